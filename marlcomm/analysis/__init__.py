@@ -1,0 +1,1 @@
+"""Analysis: evaluation of runs, and reports for people."""

@@ -1,0 +1,74 @@
+"""Measuring a world's card: its scripted references, and what teams learned in silence."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from marlcomm.envs.cards import cards
+from marlcomm.policies.evaluation import evaluate_script
+from marlcomm.registry import ENVS, ConfigError
+from marlcomm.runs import Run
+
+_SEED = 0
+_STREAM = "card"
+
+
+def card_file(env: str) -> Path:
+    """Where the cards of an environment are stored."""
+    return Path(str(resources.files("marlcomm.envs") / "cards_data" / f"{env}.json"))
+
+
+def measure_cards(env: str, episodes: int, watch: Callable[[str], None] = lambda what: None) -> dict[str, Any]:
+    """Cards of all the settings that the environment names: setting -> references -> success, return and errors.
+
+    What was learned in silence is kept from the stored cards.
+    """
+    row = ENVS.row(env)
+    measured = {}
+    for settings in row.settings_model().card_settings:
+        world = row.load()(ENVS.check(env, settings))
+        references = {}
+        for name, script in world.scripts().items():
+            watch(f"{world.spec.setting}: {name}")
+            figures = evaluate_script(world, script, _SEED, episodes, stream=_STREAM)
+            wanted = ("success", "success_standard_error", "return", "return_standard_error")
+            references[name] = {key: round(figures[key], 4) for key in wanted}
+        stored = cards(env).get(world.spec.setting, {})
+        measured[world.spec.setting] = {
+            "settings": settings,
+            "floor": world.spec.floor,
+            "ceiling": world.spec.ceiling,
+            "episodes": episodes,
+            "references": references,
+            **({"silent": stored["silent"]} if "silent" in stored else {}),
+        }
+    return measured
+
+
+def silent_entry(runs: Sequence[Run]) -> tuple[str, dict[str, Any]]:
+    """The setting and the entry of runs that were trained in silence, one for each seed; the best one counts."""
+    summaries = [run.summary() for run in runs]
+    for run, summary in zip(runs, summaries, strict=True):
+        if summary["channel"] != "silent":
+            raise ConfigError(f"bench: {run.folder} was trained with channel {summary['channel']!r}, wanted 'silent'")
+    settings = {summary["setting"] for summary in summaries}
+    if len(settings) != 1:
+        raise ConfigError(f"bench: the silent runs are of different settings: {', '.join(sorted(settings))}")
+    best = max(summaries, key=lambda summary: float(summary["evaluation/success"]))
+    return settings.pop(), {
+        "success": round(best["evaluation/success"], 4),
+        "return": round(best["evaluation/return"], 4),
+        "env_steps": best["env_steps"],
+        "by_seed": {str(summary["seed"]): round(summary["evaluation/success"], 4) for summary in summaries},
+        "command": f"marlcomm train configs/{best['name']}.yaml",
+    }
+
+
+def write_cards(measured: dict[str, Any], file: Path) -> None:
+    """Store cards as JSON, where `marlcomm.envs.cards.card` finds them."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(measured, indent=2) + "\n", encoding="utf-8")

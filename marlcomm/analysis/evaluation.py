@@ -1,0 +1,96 @@
+"""Evaluating a run: its last checkpoint, between the scripted floor and ceiling of its world."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from marlcomm import checkpoint
+from marlcomm.config import Experiment
+from marlcomm.envs.base import TeamEnv
+from marlcomm.policies.base import TeamPolicy
+from marlcomm.policies.evaluation import evaluate, evaluate_script
+from marlcomm.policies.team import TeamNames
+from marlcomm.runs import Run
+
+_PREFIX = "policy."
+
+
+def team_names(settings: Experiment) -> TeamNames:
+    """The parts of an experiment's team. A curriculum is left out: evaluations are at the final difficulty."""
+    env_config = settings.env.settings.model_dump()
+    if "curriculum" in env_config:
+        env_config["curriculum"] = None
+    return TeamNames(
+        settings.env.name,
+        env_config,
+        settings.policy.name,
+        settings.policy.settings.model_dump(),
+        settings.channel.name,
+        settings.channel.settings.model_dump(),
+    )
+
+
+def load_team(settings: Experiment, folder: Path) -> tuple[TeamEnv, TeamPolicy]:
+    """The world and the trained policy of a checkpoint, ready to play."""
+    names = team_names(settings)
+    env = names.make_env()
+    policy = names.make_policy(env.spec, settings.seed)
+    weights = {
+        name.removeprefix(_PREFIX): torch.as_tensor(value)
+        for name, value in checkpoint.read_part(folder, checkpoint.WEIGHTS).items()
+        if name.startswith(_PREFIX)
+    }
+    policy.load_state_dict(weights)
+    return env, policy.eval()
+
+
+def evaluate_run(
+    run: Run,
+    settings: Experiment,
+    *,
+    episodes: int | None = None,
+    seed: int | None = None,
+    watch: Callable[[str], None] = lambda what: None,
+) -> dict[str, Any]:
+    """The summary of a run's last checkpoint: figures under evaluation/, greedy/, floor/ and ceiling/.
+
+    Sampled actions are the headline, the likeliest ones stand beside. All play the same worlds.
+    """
+    folder = run.last_checkpoint()
+    env, policy = load_team(settings, folder)
+    counters = checkpoint.read_counters(folder)
+    episodes = settings.evaluation.episodes if episodes is None else episodes
+    seed = settings.seed if seed is None else seed
+    clock = time.perf_counter()
+    summary: dict[str, Any] = {
+        "name": settings.name,
+        "seed": settings.seed,
+        "env": settings.env.name,
+        "setting": env.spec.setting,
+        "policy": settings.policy.name,
+        "channel": settings.channel.name,
+        "algorithm": settings.algorithm.name,
+        "checkpoint": folder.name,
+        "env_steps": counters["env_steps"],
+        "training_seconds": round(counters["seconds"], 1),
+        "episodes": episodes,
+        "evaluation_seed": seed,
+    }
+    watch("sampled actions")
+    groups = {"evaluation": evaluate(env, policy, seed, episodes)}
+    watch("greedy actions")
+    groups["greedy"] = evaluate(env, policy, seed, episodes, greedy=True)
+    for group, script in (("floor", env.spec.floor), ("ceiling", env.spec.ceiling)):
+        if script is not None:
+            watch(f"the {group}, {script}")
+            summary[group] = script
+            groups[group] = evaluate_script(env, env.scripts()[script], seed, episodes)
+    summary["evaluation_seconds"] = round(time.perf_counter() - clock, 1)
+    for group, figures in groups.items():
+        summary |= {f"{group}/{name}": value for name, value in figures.items()}
+    return summary

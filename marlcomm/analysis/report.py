@@ -1,0 +1,73 @@
+"""Tables that a person reads at the end of a run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.table import Table
+
+from marlcomm.envs.cards import card
+
+
+def summary_table(summary: dict[str, Any]) -> Table:
+    """The run between floor and ceiling; see `marlcomm.analysis.evaluation.evaluate_run` for the keys."""
+    table = Table(title=f"{summary['env']} {summary['setting']}: {summary['episodes']} episodes, same worlds for all")
+    table.add_column("team")
+    for column in ("success", "return", "bits / message", "bits / agent step", "bytes / message"):
+        table.add_column(column, justify="right")
+    if "floor" in summary:
+        _add(table, f"floor: {_words(summary['floor'])}", summary, "floor")
+    stored = (card(summary["env"], summary["setting"]) or {}).get("silent")
+    if stored:
+        table.add_row(
+            f"trained in silence, {stored['env_steps']:,} env steps (committed)",
+            f"{stored['success']:.3f}",
+            f"{stored['return']:.2f}",
+            "0",
+            "0",
+            "0",
+        )
+    trained = f"{summary['policy']} + {summary['channel']}"
+    _add(table, f"[bold]{trained}, sampled[/bold]", summary, "evaluation")
+    _add(table, f"{trained}, greedy", summary, "greedy")
+    if "ceiling" in summary:
+        _add(table, f"ceiling: {_words(summary['ceiling'])}", summary, "ceiling")
+    notes = [f"trained on {summary['env_steps']:,} env steps in {_minutes(summary['training_seconds'])}"]
+    notes.append(f"evaluated in {_minutes(summary['evaluation_seconds'])}")
+    if {"floor/success", "ceiling/success"} <= summary.keys():
+        low, high = summary["floor/success"], summary["ceiling/success"]
+        if high > low:
+            share = (summary["evaluation/success"] - low) / (high - low)
+            notes.append(f"{share:.0%} of the way from floor to ceiling")
+    if stored:
+        notes.append(f"silence: {stored['command']}")
+    table.caption = "\n".join(notes)
+    return table
+
+
+def _add(table: Table, title: str, summary: dict[str, Any], group: str) -> None:
+    table.add_row(
+        title,
+        _with_error(summary, f"{group}/success", ".3f"),
+        _with_error(summary, f"{group}/return", ".2f"),
+        *(
+            _number(summary.get(f"{group}/{name}"))
+            for name in ("prefix_bits_per_message", "prefix_bits_per_agent_step", "wire_bytes_per_message")
+        ),
+    )
+
+
+def _with_error(summary: dict[str, Any], key: str, form: str) -> str:
+    return f"{summary[key]:{form}} ± {summary[f'{key}_standard_error']:{form}}"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:.0f} s"

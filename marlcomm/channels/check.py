@@ -1,0 +1,182 @@
+"""The contract of a channel, checked: for the built-in ones in the tests, for yours by ``marlcomm check channel``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from marlcomm.channels.base import Channel
+from marlcomm.wire.codes import default_code
+
+_MESSAGES = (64, 3)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One promise of the contract and, where it is broken, a sentence that says how."""
+
+    promise: str
+    problem: str | None
+
+
+def check_channel(build: Callable[[], Channel], seed: int = 0) -> list[Finding]:
+    """Check every promise on a channel that `build` makes anew; nothing is raised."""
+    findings = []
+    for promise, check in _CHECKS.items():
+        torch.manual_seed(seed)
+        try:
+            problem = check(_Case(build()))
+        except Exception as error:  # a third party's channel may raise anything, and that is the finding
+            problem = f"raised {type(error).__name__}: {error}"
+        findings.append(Finding(promise, problem))
+    return findings
+
+
+class _Case:
+    """A fresh channel with messages, noise and what it makes of them."""
+
+    def __init__(self, channel: Channel) -> None:
+        self.channel = channel
+        self.messages = 2 * torch.randn(*_MESSAGES, channel.message_size)
+        self.noise = torch.rand(*_MESSAGES, channel.noise_size).clamp(1e-6, 1 - 1e-6) if channel.noise_size else None
+
+    def symbols(self) -> Tensor:
+        with torch.no_grad():
+            return self.channel.encode(self.messages, self.noise)
+
+
+def _symbols_fit_the_alphabet(case: _Case) -> str | None:
+    alphabet, symbols = case.channel.alphabet(), case.symbols()
+    if symbols.dtype != torch.int32:
+        return f"encode returns {symbols.dtype}, wanted torch.int32"
+    if symbols.shape != (*_MESSAGES, alphabet.slots):
+        return (
+            f"encode returns shape {tuple(symbols.shape)}, wanted {(*_MESSAGES, alphabet.slots)}: one symbol per slot"
+        )
+    for slot, (low, high) in enumerate(alphabet.bounds):
+        if symbols[..., slot].min() < low or symbols[..., slot].max() > high:
+            return f"slot {slot} holds symbols outside {low}..{high}"
+    return None
+
+
+def _decode_gives_vectors(case: _Case) -> str | None:
+    with torch.no_grad():
+        decoded = case.channel.decode(case.symbols(), case.noise)
+    if decoded.shape != case.messages.shape:
+        return f"decode returns shape {tuple(decoded.shape)}, wanted {tuple(case.messages.shape)}"
+    if decoded.dtype != torch.float32:
+        return f"decode returns {decoded.dtype}, wanted torch.float32"
+    return None if torch.isfinite(decoded).all() else "decode returns numbers that are infinite or NaN"
+
+
+def _receivers_hear_what_was_decoded(case: _Case) -> str | None:
+    sent = case.channel.transmit(case.messages.requires_grad_(), case.noise)
+    decoded = case.channel.decode(sent.symbols, case.noise)
+    if not torch.equal(sent.received, decoded):
+        return "transmit's received differs from decode(symbols): the gradient path changed the value"
+    return None
+
+
+def _bytes_round_trip(case: _Case) -> str | None:
+    symbols = case.symbols()
+    code = default_code(case.channel.alphabet())
+    flat = symbols.flatten(0, 1).numpy()
+    packets = code.encode(flat)
+    if not np.array_equal(packets.bits, code.lengths(flat)):
+        return "the length of the code differs from the bits it wrote"
+    returned = torch.from_numpy(code.decode(packets)).view_as(symbols)
+    with torch.no_grad():
+        same = torch.equal(case.channel.decode(returned, case.noise), case.channel.decode(symbols, case.noise))
+    return None if torch.equal(returned, symbols) and same else "symbols change on their way through bytes"
+
+
+def _same_input_same_symbols(case: _Case) -> str | None:
+    first, second = case.symbols(), case.symbols()
+    if not torch.equal(first, second):
+        return "encode gives other symbols for the same messages and noise: draw from the noise argument only"
+    half = None if case.noise is None else case.noise[:32]
+    with torch.no_grad():
+        part = case.channel.encode(case.messages[:32], half)
+    changed = float((part != first[:32]).double().mean()) if part.numel() else 0.0
+    return None if changed < 1e-3 else "a message's symbols depend on the other messages of the batch"
+
+
+def _sampling_changes_nothing(case: _Case) -> str | None:
+    before = {name: value.clone() for name, value in case.channel.state_dict().items()}
+    with torch.no_grad():
+        case.channel.transmit(case.messages, case.noise)
+    for name, value in case.channel.state_dict().items():
+        if not torch.equal(before[name], value):
+            return f"{name} changed while sampling; state may change in after_update only"
+    return None
+
+
+def _gradient_reaches_the_sender(case: _Case) -> str | None:
+    if not case.channel.carries:
+        return None
+    messages = case.messages.requires_grad_()
+    received = case.channel.transmit(messages, case.noise).received
+    gradient = None
+    if received.requires_grad:
+        (gradient,) = torch.autograd.grad(received.square().sum(), messages, allow_unused=True)
+    if gradient is None or not gradient.abs().sum() > 0:
+        return "no gradient reaches the sender from the receiver's loss: surrogate must depend on the messages"
+    return None if torch.isfinite(gradient).all() else "the sender's gradient is infinite or NaN"
+
+
+def _silence_carries_nothing(case: _Case) -> str | None:
+    if case.channel.carries:
+        return None
+    if case.channel.alphabet().slots:
+        return "a channel with carries = False has symbols on the wire"
+    sent = case.channel.transmit(case.messages.requires_grad_(), case.noise)
+    return None if not sent.received.any() else "a channel with carries = False lets something through"
+
+
+def _losses_have_gradients(case: _Case) -> str | None:
+    messages = case.messages.requires_grad_()
+    losses = case.channel.transmit(messages, case.noise).losses
+    weights = case.channel.loss_weights()
+    if losses.keys() != weights.keys():
+        return f"losses are {sorted(losses)}, loss_weights are {sorted(weights)}: wanted the same names"
+    learning = [messages, *case.channel.parameters()]
+    for name, values in losses.items():
+        if values.shape != _MESSAGES:
+            return f"loss {name!r} has shape {tuple(values.shape)}, wanted one value per message {_MESSAGES}"
+        if not values.requires_grad:
+            return f"loss {name!r} has no gradient"
+        gradients = torch.autograd.grad(values.sum(), learning, allow_unused=True, retain_graph=True)
+        if not any(gradient is not None and gradient.abs().sum() > 0 for gradient in gradients):
+            return f"loss {name!r} moves neither messages nor parameters"
+    return None
+
+
+def _dtype_is_kept(case: _Case) -> str | None:
+    for dtype in (torch.float64, torch.bfloat16):
+        received = case.channel.transmit(case.messages.to(dtype), case.noise).received
+        if received.dtype != dtype:
+            return f"messages of {dtype} come back as {received.dtype}"
+    return None
+
+
+_CHECKS: dict[str, Callable[[_Case], str | None]] = {
+    "symbols are int32 and fit the alphabet": _symbols_fit_the_alphabet,
+    "decode gives finite vectors of the message's shape": _decode_gives_vectors,
+    "receivers hear the decoded symbols, bit for bit": _receivers_hear_what_was_decoded,
+    "symbols survive the way through bytes": _bytes_round_trip,
+    "the same messages and noise give the same symbols": _same_input_same_symbols,
+    "sampling changes no state": _sampling_changes_nothing,
+    "the receiver's loss has a gradient for the sender": _gradient_reaches_the_sender,
+    "a channel that carries nothing is silent": _silence_carries_nothing,
+    "every loss has a weight and a gradient": _losses_have_gradients,
+    "the dtype of messages is kept": _dtype_is_kept,
+}
+
+
+def promises() -> Iterator[str]:
+    """The promises of the contract, in words."""
+    yield from _CHECKS

@@ -1,0 +1,97 @@
+"""Checkpoints on disk, without pickle: tensors as safetensors, the rest as JSON, whole or not there at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+import marlcomm
+from marlcomm.registry import ConfigError
+
+FORMAT = 1
+WEIGHTS, OPTIMIZER, _STATE = "weights", "optimizer", "state.json"
+
+
+def write(folder: Path, counters: dict[str, Any], **parts: Any) -> None:
+    """Write a checkpoint of counters and of parts, nested structures of arrays and plain values.
+
+    The folder appears under its name only when it is whole.
+    """
+    partial = folder.with_name(f".{folder.name}.{os.getpid()}")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    trees = {}
+    for name, part in parts.items():
+        arrays, trees[name] = _split(part)
+        save_file(arrays, partial / f"{name}.safetensors")
+    state = {"format": FORMAT, "marlcomm": marlcomm.__version__, "counters": counters, "trees": trees}
+    (partial / _STATE).write_text(json.dumps(state), encoding="utf-8")
+    for file in partial.iterdir():
+        with file.open("rb") as written:
+            os.fsync(written.fileno())
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
+
+
+def read_counters(folder: Path) -> dict[str, Any]:
+    """The counters of a checkpoint."""
+    return cast(dict[str, Any], _read_state(folder)["counters"])
+
+
+def read_part(folder: Path, name: str) -> Any:
+    """One part of a checkpoint; raises `ConfigError` where it is damaged."""
+    file = folder / f"{name}.safetensors"
+    tree = _read_state(folder)["trees"][name]
+    try:
+        return _join(tree, load_file(file))
+    except (OSError, SafetensorError, KeyError) as error:
+        raise ConfigError(f"checkpoint: cannot read {file}: {error}") from None
+
+
+def _read_state(folder: Path) -> dict[str, Any]:
+    file = folder / _STATE
+    try:
+        state = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"checkpoint: cannot read {file}: {error}") from None
+    found = state.get("format") if isinstance(state, dict) else None
+    if found != FORMAT:
+        raise ConfigError(f"checkpoint: {file} has format {found!r}, wanted {FORMAT}")
+    return cast(dict[str, Any], state)
+
+
+def _split(tree: Any) -> tuple[dict[str, np.ndarray], Any]:
+    """A nested structure as arrays by path, and a JSON tree that refers to them."""
+    arrays: dict[str, np.ndarray] = {}
+
+    def visit(node: Any, path: str) -> Any:
+        if isinstance(node, np.ndarray):
+            arrays[path] = np.ascontiguousarray(node)
+            return {"array": path}
+        if isinstance(node, dict):
+            return {"dict": [[key, visit(value, f"{path}/{key}")] for key, value in node.items()]}
+        if isinstance(node, (list, tuple)):
+            kind = "tuple" if isinstance(node, tuple) else "list"
+            return {kind: [visit(value, f"{path}/{index}") for index, value in enumerate(node)]}
+        return {"value": node.item() if isinstance(node, np.generic) else node}
+
+    return arrays, visit(tree, "")
+
+
+def _join(tree: Any, arrays: dict[str, np.ndarray]) -> Any:
+    ((kind, content),) = tree.items()
+    if kind == "array":
+        return arrays[content]
+    if kind == "dict":
+        return {key: _join(value, arrays) for key, value in content}
+    if kind in ("list", "tuple"):
+        values = [_join(value, arrays) for value in content]
+        return tuple(values) if kind == "tuple" else values
+    return content

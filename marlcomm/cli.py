@@ -1,0 +1,300 @@
+"""The command line: marlcomm train | evaluate | list | check | bench."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+import marlcomm
+from marlcomm import config, registry
+from marlcomm.registry import ConfigError
+
+if TYPE_CHECKING:
+    from marlcomm.config import Experiment
+    from marlcomm.runs import Run
+
+app = typer.Typer(
+    help="Train teams of agents that talk under a bit budget, and count the bits honestly.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+check_app = typer.Typer(help="Check a channel of yours against the contract.", no_args_is_help=True)
+bench_app = typer.Typer(help="Measure what the tables compare with.", no_args_is_help=True)
+app.add_typer(check_app, name="check")
+app.add_typer(bench_app, name="bench")
+
+_ROUNDS_PER_LINE = 10  # in a log file, where there is no bar
+
+out = Console()
+err = Console(stderr=True)
+
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="dotted settings, as in channel.name=vq", show_default=False),
+]
+Imports = Annotated[
+    list[str] | None,
+    typer.Option("--import", metavar="MODULE", help="module to import first: it registers things of yours"),
+]
+
+
+def main() -> None:
+    """Entry point: a wrong setting is a sentence and exit code 2, never a traceback."""
+    try:
+        app()
+    except ConfigError as error:
+        for line in str(error).splitlines():
+            err.print(f"[bold red]error:[/bold red] {escape(line)}", highlight=False, soft_wrap=True)
+        sys.exit(2)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        out.print(f"marlcomm {marlcomm.__version__}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="show the version")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def train(
+    config_file: Annotated[
+        Path | None, typer.Argument(metavar="[CONFIG]", help="YAML file, as in configs/", show_default=False)
+    ] = None,
+    overrides: Overrides = None,
+    resume: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="continue a run from its last checkpoint", show_default=False)
+    ] = None,
+    root: Annotated[Path, typer.Option("--runs", help="folder that runs are made in")] = Path("runs"),
+    evaluate_after: Annotated[
+        bool, typer.Option("--evaluate/--no-evaluate", help="evaluate the end of the run")
+    ] = True,
+) -> None:
+    """Train a team, then evaluate its last checkpoint.
+
+    Ctrl-C finishes the update, saves and tells how to resume; a second Ctrl-C stops at once.
+    """
+    from marlcomm.rllib.cluster import check_cpus
+    from marlcomm.runs import Run
+
+    if resume is not None:
+        if config_file is not None or overrides:
+            raise ConfigError("--resume takes a run and nothing else: a run continues with the settings it has")
+        run = Run.open(resume)
+        settings = run.experiment()
+        run.last_checkpoint()
+    elif config_file is None:
+        raise ConfigError("train: wanted a config file, as in marlcomm train configs/demo.yaml, or --resume RUN")
+    else:
+        settings = _settings(config_file, overrides)
+        check_cpus(settings)
+        run = Run.create(settings, root)
+    exit_code = _train(run, settings, resuming=resume is not None)
+    if exit_code is not None:
+        out.print(
+            f"\nstopped and saved; continue with\n  [bold]marlcomm train --resume {run.folder}[/bold]", soft_wrap=True
+        )
+        raise typer.Exit(exit_code)
+    if evaluate_after:
+        _evaluate(run, settings, None, None)
+    out.print(f"\ncurves: [bold]tensorboard --logdir {run.folder}[/bold]", highlight=False, soft_wrap=True)
+
+
+def _settings(file: Path, overrides: list[str] | None) -> Experiment:
+    data, notes = config.read(file, overrides or [])
+    settings = config.experiment(data)
+    for note in notes:
+        err.print(f"[yellow]note:[/yellow] {escape(note)}", highlight=False, soft_wrap=True)
+    return settings
+
+
+def _train(run: Run, settings: Experiment, resuming: bool) -> int | None:
+    """Train to the end; returns the exit code if it was interrupted."""
+    from marlcomm.rllib.cluster import running_ray
+    from marlcomm.training import Interruption, built, rounds
+
+    out.print(
+        f"[bold]{settings.name}[/bold]: {settings.policy.name} + {settings.channel.name} under "
+        f"{settings.algorithm.name} on {settings.env.name}, seed {settings.seed}, in {run.folder}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+    def announce() -> None:
+        err.print("\nfinishing the update, then saving; once more stops at once")
+
+    with Interruption(announce) as interruption, ExitStack() as stack:
+        with out.status("starting Ray"):
+            stack.enter_context(running_ray(settings))
+        interruption.install()
+        with out.status("building the team"):
+            algorithm = stack.enter_context(built(run, settings, resuming))
+        with _progress() as progress:
+            done = algorithm.env_steps
+            bar = progress.add_task("training", total=settings.run.env_steps, completed=done, figures="")
+            for figures in rounds(algorithm, run, settings, interruption):
+                progress.update(bar, completed=algorithm.env_steps, figures=_headline(figures))
+                if not out.is_terminal and algorithm.round % _ROUNDS_PER_LINE == 0:
+                    out.print(
+                        f"{algorithm.env_steps:,} env steps  {_headline(figures)}", highlight=False, soft_wrap=True
+                    )
+    return interruption.exit_code if interruption.requested else None
+
+
+def _progress() -> Progress:
+    return Progress(
+        TextColumn("{task.percentage:>3.0f}%"),
+        BarColumn(bar_width=20),
+        TimeElapsedColumn(),
+        TextColumn("eta"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[figures]}"),
+        console=out,
+    )
+
+
+def _headline(figures: dict[str, float]) -> str:
+    bits = figures.get("bandwidth/prefix_bits_per_message", 0.0)
+    return (
+        f"success {figures['train/success']:.2f}  return {figures['train/return']:.1f}  "
+        f"{bits:.1f} bits/message  {figures['time/env_steps_per_second']:,.0f} env steps/s"
+    )
+
+
+@app.command()
+def evaluate(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="folder of a run, or the folder above its runs")],
+    episodes: Annotated[
+        int | None, typer.Option(min=1, help="episodes; by default evaluation.episodes of the run")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="seed of the evaluation's worlds; by default the run's")
+    ] = None,
+) -> None:
+    """Evaluate a run's last checkpoint between floor and ceiling, and write summary.json."""
+    from marlcomm.runs import Run
+
+    run = Run.open(run_folder)
+    _evaluate(run, run.experiment(), episodes, seed)
+
+
+def _evaluate(run: Run, settings: Experiment, episodes: int | None, seed: int | None) -> None:
+    run.last_checkpoint()
+    with out.status("evaluating") as status:
+        from marlcomm.analysis.evaluation import evaluate_run
+        from marlcomm.analysis.report import summary_table
+
+        summary = evaluate_run(
+            run, settings, episodes=episodes, seed=seed, watch=lambda what: status.update(f"evaluating: {what}")
+        )
+    file = run.write_summary(summary)
+    out.print()
+    out.print(summary_table(summary))
+    out.print(f"written to {file}", highlight=False, soft_wrap=True)
+
+
+@app.command(name="list")
+def list_things(
+    kind: Annotated[str, typer.Argument(metavar="envs|channels|policies|algorithms", help="what to list")],
+    imports: Imports = None,
+) -> None:
+    """List what is registered."""
+    config.import_plugins(imports or [])
+    plural = {"envs": "env", "channels": "channel", "policies": "policy", "algorithms": "algorithm"}
+    if kind not in plural:
+        raise ConfigError(f"list: unknown kind {kind!r}; {registry.nearest(kind, plural)}")
+    table = Table(box=None, pad_edge=False)
+    table.add_column("name", style="bold")
+    table.add_column("what it is")
+    table.add_column("settings")
+    for row in registry.TABLES[plural[kind]].rows.values():
+        fields = row.settings_model().model_fields
+        table.add_row(row.name, row.summary, ", ".join(fields))
+    out.print(table)
+
+
+@check_app.command(name="channel")
+def check_channel(
+    name: Annotated[str, typer.Argument(help="name of a registered channel")],
+    overrides: Overrides = None,
+    message_size: Annotated[int, typer.Option(min=1, help="width of the message vector")] = 8,
+    imports: Imports = None,
+) -> None:
+    """Check every promise that a channel must keep."""
+    config.import_plugins(imports or [])
+    settings, _ = config.merge({}, overrides or [])
+    registry.CHANNELS.check(name, settings)
+    with out.status("importing torch"):
+        from marlcomm.channels.check import check_channel as check
+        from marlcomm.policies.team import make_channel
+    findings = check(lambda: make_channel(name, settings, message_size))
+    for finding in findings:
+        mark = "[green]ok[/green]  " if finding.problem is None else "[red]fail[/red]"
+        out.print(f"{mark} {finding.promise}", highlight=False)
+        if finding.problem is not None:
+            out.print(f"     {escape(finding.problem)}", highlight=False, soft_wrap=True)
+    broken = sum(finding.problem is not None for finding in findings)
+    if broken:
+        out.print(f"{broken} of {len(findings)} promises are broken")
+        raise typer.Exit(1)
+    out.print(f"channel {name} keeps all {len(findings)} promises")
+
+
+@bench_app.command(name="card")
+def bench_card(
+    name: Annotated[str, typer.Argument(help="name of a registered environment")],
+    episodes: Annotated[int, typer.Option(min=1, help="episodes of each reference")] = 4000,
+    silent: Annotated[
+        list[Path] | None, typer.Option(metavar="RUN", help="a run trained in silence, once a seed", show_default=False)
+    ] = None,
+    file: Annotated[
+        Path | None, typer.Option("--out", help="JSON file; by default the package's", show_default=False)
+    ] = None,
+    imports: Imports = None,
+) -> None:
+    """Measure an environment's card: random, floor and ceiling in every setting that it names."""
+    from marlcomm.runs import Run
+
+    config.import_plugins(imports or [])
+    registry.ENVS.row(name)
+    runs = [Run.open(path) for path in silent or []]
+    with out.status("measuring") as status:
+        from marlcomm.analysis.cards import card_file, measure_cards, silent_entry, write_cards
+
+        measured = measure_cards(name, episodes, watch=lambda what: status.update(f"measuring {what}"))
+    if runs:
+        setting, entry = silent_entry(runs)
+        measured.setdefault(setting, {})["silent"] = entry
+    table = Table(title=f"{name}: {episodes} episodes each")
+    for column in ("setting", "reference"):
+        table.add_column(column)
+    for column in ("success", "return"):
+        table.add_column(column, justify="right")
+    for setting, card in measured.items():
+        figures = card.get("references", {}) | ({"silent": card["silent"]} if "silent" in card else {})
+        for reference, scores in figures.items():
+            table.add_row(setting, reference, f"{scores['success']:.3f}", f"{scores['return']:.2f}")
+    out.print(table)
+    target = file or card_file(name)
+    write_cards(measured, target)
+    out.print(f"written to {target}", highlight=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,230 @@
+"""An experiment as data: YAML and dotted overrides to checked, typed settings, and back."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import Field
+
+from marlcomm.registry import TABLES, ConfigError, Settings, nearest, validate
+
+GROUPS = tuple(TABLES)
+_DEFAULT_NAMES = {"env": "traffic_junction", "channel": "ddcl", "policy": "transformer", "algorithm": "mappo"}
+
+
+class RunSettings(Settings):
+    """How long to train, and how often to look."""
+
+    worlds: int = Field(512, ge=1, description="worlds played at a time, over all runners: one episode of each a round")
+    env_steps: int = Field(1_500_000, ge=1, description="train until this many env steps were sampled")
+    evaluate_every: int | None = Field(10, ge=1, description="rounds between short evaluations; null: none")
+    evaluation_worlds: int = Field(500, ge=1, description="episodes of a short evaluation")
+    checkpoint_every: int = Field(10, ge=1, description="rounds between checkpoints")
+
+
+class ResourceSettings(Settings):
+    """Where the work runs. None of these changes what is learned, up to the rounding of floats."""
+
+    num_env_runners: int = Field(
+        0, ge=0, description="remote processes that play; 0: the training process itself plays"
+    )
+    num_learners: int = Field(0, ge=0, description="remote processes that learn; 0: the training process itself learns")
+    num_gpus_per_learner: float = Field(0, ge=0, description="GPUs of each learner")
+    num_cpus: int | None = Field(None, ge=1, description="CPUs that Ray may give to workers; null: all processor cores")
+    threads: int | None = Field(None, ge=1, description="threads of the training process; null: all processor cores")
+
+
+class EvaluationSettings(Settings):
+    """The final evaluation, which fills summary.json."""
+
+    episodes: int = Field(2000, ge=1, description="episodes, one of each of as many worlds")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A registered thing by name, with its checked settings."""
+
+    name: str
+    settings: Settings
+
+    def as_data(self) -> dict[str, Any]:
+        return {"name": self.name, **self.settings.model_dump(mode="json")}
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Everything that a run is made of."""
+
+    name: str
+    seed: int
+    env: Choice
+    policy: Choice
+    channel: Choice
+    algorithm: Choice
+    run: RunSettings
+    resources: ResourceSettings
+    evaluation: EvaluationSettings
+    imports: tuple[str, ...] = ()
+
+    def as_data(self) -> dict[str, Any]:
+        """Plain data that `experiment` reads back."""
+        return {
+            "name": self.name,
+            "seed": self.seed,
+            **{group: getattr(self, group).as_data() for group in GROUPS},
+            **{section: getattr(self, section).model_dump(mode="json") for section in _SECTIONS},
+            "imports": list(self.imports),
+        }
+
+    def as_yaml(self) -> str:
+        return OmegaConf.to_yaml(OmegaConf.create(self.as_data()))
+
+
+_SECTIONS: dict[str, type[Settings]] = {
+    "run": RunSettings,
+    "resources": ResourceSettings,
+    "evaluation": EvaluationSettings,
+}
+
+
+class _Head(Settings):
+    """The keys outside every group."""
+
+    name: str = Field("run", min_length=1, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="folder of the run")
+    seed: int = Field(0, ge=0, lt=2**31, description="seed of everything random")
+    imports: tuple[str, ...] = Field((), description="modules to import first: they register things of their own")
+
+
+def experiment(data: Mapping[str, Any]) -> Experiment:
+    """Check plain data. Raises `ConfigError` with one line for each thing that is wrong."""
+    errors: list[str] = []
+    head_keys = set(_Head.model_fields)
+    known = [*head_keys, *GROUPS, *_SECTIONS]
+    errors += [f"{key}: unknown key; {nearest(str(key), known)}" for key in data if key not in known]
+
+    def attempt(check: Any, *arguments: Any) -> Any:
+        try:
+            return check(*arguments)
+        except ConfigError as error:
+            errors.append(str(error))
+            return None
+
+    head = attempt(validate, _Head, {key: data[key] for key in data if key in head_keys}, "")
+    if head is not None:
+        attempt(import_plugins, head.imports)
+    choices = {group: attempt(_choose, group, data.get(group)) for group in GROUPS}
+    sections = {
+        name: attempt(validate, model, _mapping(name, data.get(name), errors), name)
+        for name, model in _SECTIONS.items()
+    }
+    if not errors:
+        attempt(_check_together, choices, sections)
+    if errors:
+        raise ConfigError("\n".join(errors))
+    return Experiment(name=head.name, seed=head.seed, imports=head.imports, **choices, **sections)
+
+
+def import_plugins(modules: Sequence[str]) -> None:
+    """Import modules that register things of their own."""
+    for module in modules:
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            raise ConfigError(f"imports: cannot import {module!r}: {error}") from None
+
+
+def _mapping(key: str, value: Any, errors: list[str]) -> Mapping[str, Any]:
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        errors.append(f"{key}: got {value!r}, wanted a group of keys (as in {key}.KEY=VALUE)")
+        return {}
+    return cast(Mapping[str, Any], value)
+
+
+def _choose(group: str, value: Any) -> Choice:
+    if isinstance(value, str):
+        raise ConfigError(f"{group}: got {value!r}, wanted a group of keys; did you mean {group}.name={value}?")
+    errors: list[str] = []
+    settings = dict(_mapping(group, value, errors))
+    if errors:
+        raise ConfigError(errors[0])
+    name = str(settings.pop("name", _DEFAULT_NAMES[group]))
+    return Choice(name, TABLES[group].check(name, settings))
+
+
+def _check_together(choices: dict[str, Choice], sections: dict[str, Any]) -> None:
+    """What each setting allows may still not fit together."""
+    policy, channel, algorithm = (choices[group].settings for group in ("policy", "channel", "algorithm"))
+    if hasattr(channel, "fit"):
+        channel.fit(policy.message_width)  # type: ignore[attr-defined]
+    run, resources = sections["run"], sections["resources"]
+    check_worlds(run.worlds, resources.num_env_runners, resources.num_learners, algorithm.num_minibatches)  # type: ignore[attr-defined]
+
+
+def check_worlds(worlds: int, num_env_runners: int, num_learners: int, num_minibatches: int) -> None:
+    """Raise `ConfigError` unless worlds divide by runners, and by learners times minibatches."""
+    for parts, what in (
+        (max(num_env_runners, 1), f"resources.num_env_runners {num_env_runners}"),
+        (
+            max(num_learners, 1) * num_minibatches,
+            f"learners ({max(num_learners, 1)}) x algorithm.num_minibatches ({num_minibatches})",
+        ),
+    ):
+        if worlds % parts:
+            fitting = max(round(worlds / parts), 1) * parts
+            raise ConfigError(f"run.worlds: got {worlds}, wanted a multiple of {parts} = {what} (nearest: {fitting})")
+
+
+def read(path: Path | str, overrides: Sequence[str] = ()) -> tuple[dict[str, Any], list[str]]:
+    """Plain data of a YAML file under dotted overrides, and sentences about keys that were dropped on the way.
+
+    Choosing another ``name`` in a group drops the file's other keys of that group.
+    """
+    path = Path(path)
+    if not path.is_file():
+        known = sorted(file.name for file in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
+        raise ConfigError(
+            f"config: no file {str(path)!r}; {nearest(path.name, known) if known else 'no YAML files there'}"
+        )
+    try:
+        loaded = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+    except (OmegaConfBaseException, ValueError, OSError) as error:
+        raise ConfigError(f"config: cannot read {str(path)!r}: {error}") from None
+    except Exception as error:  # YAML's own errors share no base class with the above
+        raise ConfigError(f"config: {str(path)!r} is not YAML: {error}") from None
+    if not isinstance(loaded, dict):
+        raise ConfigError(f"config: {str(path)!r} must hold keys and values, got {type(loaded).__name__}")
+    data = cast(dict[str, Any], loaded)
+    data.setdefault("name", path.stem)
+    return merge(data, overrides)
+
+
+def merge(data: Mapping[str, Any], overrides: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """Data under dotted overrides ``key.path=value``, and sentences about what was dropped."""
+    for override in overrides:
+        if "=" not in override:
+            raise ConfigError(f"override {override!r}: wanted KEY=VALUE, as in channel.name=vq")
+    try:
+        changes = cast(dict[str, Any], OmegaConf.to_container(OmegaConf.from_dotlist(list(overrides))))
+    except Exception as error:  # YAML and OmegaConf errors alike
+        raise ConfigError(f"overrides {' '.join(overrides)!r}: {error}") from None
+    data, notes = dict(data), []
+    for group in GROUPS:
+        chosen = changes.get(group)
+        present = data.get(group) or {}
+        if not isinstance(chosen, dict) or not isinstance(present, dict) or "name" not in chosen:
+            continue
+        if chosen["name"] != present.get("name", _DEFAULT_NAMES[group]):
+            dropped = [f"{group}.{key}" for key in present if key != "name"]
+            if dropped:
+                notes.append(f"{group}.name={chosen['name']}: the file's {', '.join(dropped)} no longer apply")
+            data[group] = {}
+    merged = OmegaConf.to_container(OmegaConf.merge(OmegaConf.create(data), OmegaConf.create(changes)))
+    return cast(dict[str, Any], merged), notes

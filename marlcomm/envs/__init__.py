@@ -1,0 +1,13 @@
+"""Worlds: batched environments of teams, and their PettingZoo faces."""
+
+from typing import TYPE_CHECKING
+
+from marlcomm.lazy import lazy
+from marlcomm.registry import register_env
+
+if TYPE_CHECKING:
+    from marlcomm.envs.base import TeamEnv, TeamSpec, TeamStep
+
+__all__ = ["TeamEnv", "TeamSpec", "TeamStep", "register_env"]
+
+__getattr__, __dir__ = lazy(__name__, {"TeamEnv": "base", "TeamSpec": "base", "TeamStep": "base"})

@@ -1,0 +1,146 @@
+"""The contract of a world: B independent copies of a team's environment, stepped together in torch."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from marlcomm import noise
+
+
+@dataclass(frozen=True)
+class TeamSpec:
+    """What a policy and a trainer must know of a world before they see it.
+
+    Attributes:
+        name: the registry name of the world.
+        num_agents: N, the number of agent slots (a slot may be empty, or be used again by a new agent).
+        observation_size: O, the width of one agent's observation vector.
+        num_actions: A, the number of discrete actions of an agent.
+        horizon: T, after how many steps a world is truncated.
+        setting: the settings that make scores comparable, in a few words (the key of the card).
+        observation_bounds: lowest and highest value that an observation can hold.
+        floor, ceiling: the scripts (see `TeamEnv.scripts`) that scores lie between; None where there is none.
+        card: measured references of this setting (``None`` where none is stored): policy name -> metric -> value.
+    """
+
+    name: str
+    num_agents: int
+    observation_size: int
+    num_actions: int
+    horizon: int
+    setting: str
+    observation_bounds: tuple[float, float] = (-math.inf, math.inf)
+    floor: str | None = None
+    ceiling: str | None = None
+    card: dict[str, Any] | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def agent_names(self) -> list[str]:
+        return [f"agent_{index}" for index in range(self.num_agents)]
+
+
+@dataclass(frozen=True)
+class TeamStep:
+    """What a world returns at a reset and after every step.
+
+    Attributes:
+        observations: [B, N, O] float32; zero for empty slots.
+        rewards: [B, N] float32, of the slot's occupant *after* the step; zero at a reset.
+        alive: [B, N] bool, who sees, speaks and acts next.
+        spawned: [B, N] bool, which slots got a new occupant in this step: its memory must be wiped.
+        terminated: [B] bool, the world ended for good.
+        truncated: [B] bool, the horizon cut the world short.
+        info: statistics of each episode so far, name -> [B] float32; ``success`` is always among them.
+    """
+
+    observations: Tensor
+    rewards: Tensor
+    alive: Tensor
+    spawned: Tensor
+    terminated: Tensor
+    truncated: Tensor
+    info: dict[str, Tensor]
+
+
+Script = Callable[["TeamEnv"], Tensor]
+
+
+class TeamEnv(ABC):
+    """B independent worlds of N agents on one device.
+
+    Every draw is keyed by (seed, stream, world, episode, step, slot), so the trajectory of a world under given
+    actions depends neither on B, nor on the other worlds, the process or the device. `step` never resets.
+
+    A subclass implements `_begin` and `_advance` and sets `spec` in its constructor.
+    """
+
+    spec: TeamSpec
+
+    def __init__(self, device: torch.device | str = "cpu") -> None:
+        self.device = torch.device(device)
+        self.time = -1
+
+    def reset(self, seed: int, worlds: Tensor, episodes: Tensor, stream: str = "train") -> TeamStep:
+        """Start an episode of each world.
+
+        Args:
+            seed: the seed of the run.
+            worlds: [B] int64, the numbers of the worlds.
+            episodes: [B] int64, which episode of its world each one plays.
+            stream: the random stream; training, tuning and evaluation use different names and never share draws.
+        """
+        if worlds.shape != episodes.shape or worlds.dim() != 1 or len(worlds) == 0:
+            raise ValueError(
+                f"{self.spec.name}.reset: worlds and episodes must be int64 vectors of one length, "
+                f"got shapes {tuple(worlds.shape)} and {tuple(episodes.shape)}"
+            )
+        worlds, episodes = worlds.to(self.device, torch.int64), episodes.to(self.device, torch.int64)
+        self.num_worlds = len(worlds)
+        self.time = 0
+        self.keys = noise.world_keys(seed, f"{stream}/{self.spec.name}", worlds, episodes)
+        return self._begin(episodes)
+
+    def step(self, actions: Tensor) -> TeamStep:
+        """Advance every world by one step under actions [B, N] (int64; those of empty slots are ignored)."""
+        if self.time < 0 or self.time >= self.spec.horizon:
+            state = "before the first reset" if self.time < 0 else f"after the horizon of {self.spec.horizon} steps"
+            raise RuntimeError(f"{self.spec.name}.step was called {state}: call reset first")
+        expected = (self.num_worlds, self.spec.num_agents)
+        if tuple(actions.shape) != expected or actions.dtype != torch.int64:
+            raise ValueError(
+                f"{self.spec.name}.step: actions must be int64 of shape {expected}, "
+                f"got {actions.dtype} of shape {tuple(actions.shape)}"
+            )
+        lowest, highest = torch.aminmax(actions)
+        if lowest < 0 or highest >= self.spec.num_actions:
+            wrong = int(lowest if lowest < 0 else highest)
+            raise ValueError(f"{self.spec.name}.step: action {wrong} is not in 0..{self.spec.num_actions - 1}")
+        self.time += 1
+        return self._advance(actions)
+
+    @abstractmethod
+    def _begin(self, episodes: Tensor) -> TeamStep:
+        """Reset the state of the worlds, whose keys are in `self.keys` [B]."""
+
+    @abstractmethod
+    def _advance(self, actions: Tensor) -> TeamStep:
+        """Move to time `self.time` (1 after the first step)."""
+
+    def scripts(self) -> Mapping[str, Script]:
+        """Scripted teams to compare with: name -> function from this world's true state to actions [B, N]."""
+        return {}
+
+    def render(self, world: int = 0) -> np.ndarray:
+        """A picture of one world: [height, width, 3] uint8."""
+        raise NotImplementedError(f"{self.spec.name} draws no pictures")
+
+    def _at_horizon(self) -> Tensor:
+        return torch.full((self.num_worlds,), self.time >= self.spec.horizon, device=self.device)

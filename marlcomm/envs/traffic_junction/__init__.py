@@ -1,0 +1,1 @@
+"""Traffic Junction: geometry, settings, the batched world, scripted drivers, pictures."""

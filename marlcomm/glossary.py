@@ -1,0 +1,89 @@
+"""Every figure that marlcomm logs: its tag, its unit and how it is computed.
+
+Tags are GROUP/NAME. Training logs one point a round, over the episodes of that round: ``train``, ``bandwidth``,
+``loss``, ``policy``, ``channel``, ``replay``, ``update``, ``time``. A short evaluation logs under ``validation``;
+summary.json holds ``evaluation`` (sampled actions, the headline), ``greedy``, ``floor`` and ``ceiling``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure's unit and formula."""
+
+    unit: str
+    formula: str
+
+
+EPISODE = {
+    "return": Figure("reward / episode", "sum of the rewards of all slots over the episode, mean over episodes"),
+    "length": Figure("env steps", "steps until the world ended, mean over episodes"),
+    "success": Figure("share of episodes", "the world's own criterion at the end of the episode, mean over episodes"),
+}
+ENV_STATISTICS = {
+    "traffic_junction": {
+        "crashes": Figure("car steps / episode", "cars that share a cell with another, summed over steps"),
+        "cars": Figure("cars / episode", "cars that entered"),
+    }
+}
+BANDWIDTH = {
+    "messages_per_agent_step": Figure("messages / agent step", "messages sent / living agents' rights to speak"),
+    "nominal_bits_per_message": Figure("bits / message", "sum over symbol slots of log2(values of the slot)"),
+    "prefix_bits_per_message": Figure(
+        "bits / message", "length of the default prefix code, plus presence bits where there is a gate, over messages"
+    ),
+    "prefix_bits_per_agent_step": Figure("bits / agent step", "the same bits over rights to speak, used or not"),
+    "prefix_bits_per_env_step": Figure("bits / env step", "the same bits over env steps"),
+    "prefix_bits_per_episode": Figure("bits / episode", "the same bits over episodes"),
+    "received_prefix_bits_per_env_step": Figure(
+        "bits / env step", "prefix bits times the living agents other than the sender, over env steps"
+    ),
+    "received_prefix_bits_per_episode": Figure("bits / episode", "the same over episodes"),
+    "distinct_messages": Figure("messages", "how many different messages were seen"),
+    "joint_entropy_bits_per_message": Figure(
+        "bits / message",
+        "diagnostic: plug-in entropy of whole messages; withheld under ten samples a distinct message, and for floats",
+    ),
+}
+WIRE = {
+    "wire_bytes_per_message": Figure("bytes / message", "length of the packets: 4 header bytes and the padded payload"),
+    "wire_bytes_per_episode": Figure("bytes / episode", "the same bytes over episodes"),
+}
+ERRORS = {
+    "success_standard_error": Figure("share of episodes", "standard deviation of success / sqrt(episodes)"),
+    "return_standard_error": Figure("reward / episode", "standard deviation of returns / sqrt(episodes)"),
+}
+LEARNING = {
+    "loss/policy": Figure("1", "policy loss, mean over acting agents and the round's minibatches"),
+    "loss/value": Figure("scaled reward^2", "value loss before its weight, mean over acting agents and minibatches"),
+    "policy/entropy": Figure("nats", "entropy of the action distribution (gate included), mean over acting agents"),
+    "policy/clipped_fraction": Figure("share", "MAPPO: agent steps whose probability ratio left the clipping range"),
+    "policy/kl": Figure("nats", "MAPPO: mean of ratio - 1 - ln(ratio), from the rollout's policy to the present one"),
+    "channel/rate": Figure("bits / message", "ddcl: surrogate sum of log2(2 |z| / delta + 1); no code length"),
+    "channel/codebook": Figure("distance^2 / element", "vq: squared distance of codewords to messages"),
+    "channel/commitment": Figure("distance^2 / element", "vq: the same number, whose gradient moves messages"),
+    "replay/flipped_symbols": Figure("share of symbols", "symbols the learner recomputes differently before any step"),
+    "replay/ratio_error": Figure("1", "largest |probability ratio - 1| before any step, in worlds without a flip"),
+    "update/skipped": Figure("minibatches", "updates skipped this round because a gradient was infinite or NaN"),
+    "time/world": Figure("share of a round", "stepping worlds"),
+    "time/policy": Figure("share of a round", "the policy in the runners, channel included"),
+    "time/update": Figure("share of a round", "the learners' updates"),
+    "time/transfer": Figure("share of a round", "everything between: counting, joining, sending, weights"),
+    "time/env_steps_per_second": Figure("env steps / s", "env steps of the round over its wall time"),
+    "time/training_seconds": Figure("s", "wall time of all rounds so far, evaluations left out"),
+}
+
+
+def glossary(env: str) -> dict[str, Figure]:
+    """All tags that a run on this environment may log, with their meaning."""
+    episode = EPISODE | ENV_STATISTICS.get(env, {})
+    evaluated = episode | BANDWIDTH | WIRE | ERRORS
+    return (
+        {f"train/{name}": figure for name, figure in episode.items()}
+        | {f"bandwidth/{name}": figure for name, figure in BANDWIDTH.items()}
+        | LEARNING
+        | {f"validation/{name}": figure for name, figure in evaluated.items()}
+    )

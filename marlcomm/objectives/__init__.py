@@ -1,0 +1,1 @@
+"""Objectives: losses on rows of whole teams."""

@@ -1,0 +1,74 @@
+"""What an objective is: targets computed where episodes are sampled, and a loss on rows of whole worlds."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from marlcomm.channels.base import Channel
+from marlcomm.policies.base import Decision, Talk
+from marlcomm.policies.rollout import Rollout
+
+Batch = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A loss to go down, and what to log about it (detached sums and means, name -> scalar)."""
+
+    total: Tensor
+    stats: dict[str, Tensor]
+
+
+class Objective(ABC):
+    """Losses are sums over one denominator of the whole minibatch, wherever its rows are computed."""
+
+    normalizes_advantages: bool = False
+
+    @abstractmethod
+    def targets(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
+        """Advantages and value targets, both [B, T, N], from a rollout with its values."""
+
+    @abstractmethod
+    def loss(self, batch: Batch, decision: Decision, env_steps: int) -> Loss:
+        """The policy's and critic's loss on rows [B, T, N] (see `columns`), at a point of the training."""
+
+
+def columns(rollout: Rollout, objective: Objective) -> Batch:
+    """The rows that a learner needs, worlds first: name -> [B, T, N, ...] or [B]."""
+    advantages, value_targets = objective.targets(rollout)
+    batch = {
+        "world": rollout.worlds,
+        "episode": rollout.episodes,
+        "observations": rollout.observations,
+        "alive": rollout.alive[:, :-1],
+        "spawned": rollout.spawned[:, :-1],
+        "acts": rollout.acts,
+        "running": torch.arange(rollout.acts.shape[1]) < rollout.lengths.unsqueeze(1),
+        "actions": rollout.actions,
+        "log_probs": rollout.log_probs,
+        "values": rollout.values[:, :-1],
+        "advantages": advantages,
+        "value_targets": value_targets,
+        "symbols": rollout.talk.symbols,
+        "spoke": rollout.talk.spoke,
+    }
+    if rollout.gates is not None and rollout.gate_choices is not None:
+        batch |= {"gates": rollout.gates, "gate_choices": rollout.gate_choices}
+    return batch
+
+
+def channel_loss(channel: Channel, talk: Talk, acts: Tensor, messages: Tensor) -> Loss:
+    """The channel's weighted losses, averaged over the messages of the minibatch (their count is `messages`)."""
+    weights = channel.loss_weights()
+    sent = (talk.spoke & acts).to(torch.float32)
+    total = messages.new_zeros(())
+    stats = {}
+    for name, values in talk.losses.items():
+        mean = (values * sent).sum() / messages.clamp(min=1)
+        total = total + weights[name] * mean
+        stats[f"channel/{name}"] = mean.detach()
+    return Loss(total, stats)

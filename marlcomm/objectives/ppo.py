@@ -1,0 +1,69 @@
+"""Proximal policy optimisation, for each agent on its own (Schulman et al. 2017; Yu et al. 2022)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from marlcomm.objectives.base import Batch, Loss, Objective
+from marlcomm.objectives.returns import advantages, goes_on, own_rewards
+from marlcomm.objectives.schedule import Schedule
+from marlcomm.policies.base import Decision
+from marlcomm.policies.rollout import Rollout, entropies, log_probs
+
+
+@dataclass(frozen=True)
+class PPO(Objective):
+    """The clipped surrogate, a squared value error and an entropy bonus, averaged over acting agents.
+
+    Attributes:
+        gamma, lam: discount, and the decay of generalised advantage estimation.
+        clip: how far the probability ratio of an agent's action (and gate choice) may move from 1.
+        value_weight: weight of half the squared error of the value.
+        entropy_weight: by env steps.
+        reward_scale: rewards are multiplied by this before anything else.
+        mean_ratio: share of the team's mean reward in an agent's own: what one agent's braking costs those behind it
+            is nothing to itself.
+    """
+
+    gamma: float
+    lam: float
+    clip: float
+    value_weight: float
+    entropy_weight: Schedule
+    reward_scale: float
+    mean_ratio: float
+    normalizes_advantages = True
+
+    def targets(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
+        rewards = own_rewards(rollout.rewards, rollout.spawned) * (1 - self.mean_ratio)
+        rewards = (rewards + self.mean_ratio * rollout.rewards.mean(-1, keepdim=True)) * self.reward_scale
+        on = goes_on(rollout.alive, rollout.spawned, rollout.terminated)
+        estimates = advantages(rewards, rollout.values, on, rollout.acts, self.gamma, self.lam)
+        return estimates, estimates + rollout.values[:, :-1]
+
+    def loss(self, batch: Batch, decision: Decision, env_steps: int) -> Loss:
+        acts, count = batch["acts"].to(torch.float32), batch["agent_steps"][0]
+        ratio = torch.exp(log_probs(decision, batch["actions"], batch.get("gate_choices")) - batch["log_probs"])
+        gain = torch.minimum(
+            ratio * batch["advantages"], ratio.clamp(1 - self.clip, 1 + self.clip) * batch["advantages"]
+        )
+        error = 0.5 * (decision.values - batch["value_targets"]).square()
+        entropy = entropies(decision)
+
+        def mean(values: Tensor) -> Tensor:
+            return (values * acts).sum() / count
+
+        weight = self.entropy_weight.at(env_steps)
+        total = mean(-gain + self.value_weight * error - weight * entropy)
+        with torch.no_grad():
+            stats = {
+                "loss/policy": mean(-gain),
+                "loss/value": mean(error),
+                "policy/entropy": mean(entropy),
+                "policy/clipped_fraction": mean(((ratio - 1).abs() > self.clip).to(torch.float32)),
+                "policy/kl": mean(ratio - 1 - torch.log(ratio)),
+            }
+        return Loss(total, stats)

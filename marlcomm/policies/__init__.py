@@ -1,0 +1,1 @@
+"""Policies: networks that see, talk, hear, act and value."""

@@ -1,0 +1,200 @@
+"""What every policy shares: agents see, speak through a channel, hear, remember, act and value."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from marlcomm.channels.base import Channel
+from marlcomm.envs.base import TeamSpec
+from marlcomm.policies.memory import Memory
+from marlcomm.policies.settings import PolicySettings
+
+
+@dataclass(frozen=True)
+class Talk:
+    """Everything that passed between the agents; meters, losses and ablations read this and nothing else.
+
+    Attributes:
+        symbols: [..., N, S] int32, what each agent put on the wire (meaningless where it did not speak).
+        spoke: [..., N] bool, who was on the wire.
+        losses: the channel's losses, name -> [..., N], one value per message.
+    """
+
+    symbols: Tensor
+    spoke: Tensor
+    losses: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What a policy is given at a step: [B, N, ...], or [B, T, N, ...] for a whole rollout.
+
+    Attributes:
+        observations: [..., N, O].
+        alive: [..., N] bool, who sees, speaks and acts.
+        spawned: [..., N] bool, whose memory must be wiped first.
+        gates: [..., N] bool, who decided at the step before to speak now; None where the policy has no gate.
+        noise: [..., N, K] uniform draws for the channel; None where it needs none.
+    """
+
+    observations: Tensor
+    alive: Tensor
+    spawned: Tensor
+    gates: Tensor | None = None
+    noise: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What a policy answers, with the same leading axes as its `Moment`.
+
+    Attributes:
+        logits: [..., N, A] of the actions.
+        gate_logits: [..., N, 2] of staying silent or speaking at the next step; None where there is no gate.
+        values: [..., N] expected returns.
+        talk: what was said on the way.
+    """
+
+    logits: Tensor
+    gate_logits: Tensor | None
+    values: Tensor
+    talk: Talk
+
+
+@dataclass(frozen=True)
+class Overheard:
+    """Recorded words put in place of what some agents would say: [B, N, S] symbols where [B, N] replaced."""
+
+    symbols: Tensor
+    replaced: Tensor
+
+
+class TeamPolicy(nn.Module, ABC):
+    """One network shared by all agents of a team, talking through one channel.
+
+    What an agent computes uses its own observation and memory and the vectors it *received*, nothing else of the
+    others. A subclass implements `see`, `begin`, `say`, `hear` and `decide`; `step` composes them once for all.
+
+    Attributes:
+        gated: whether agents choose to speak; the choice made at a step counts at the next one.
+    """
+
+    gated: bool = False
+    _others: Tensor
+
+    def __init__(self, spec: TeamSpec, settings: PolicySettings, channel: Channel) -> None:
+        super().__init__()
+        self.spec = spec
+        self.settings = settings
+        self.channel = channel
+        self.input_size = spec.observation_size + (spec.num_agents if settings.agent_identity else 0)
+        self.register_buffer("_others", ~torch.eye(spec.num_agents, dtype=torch.bool), persistent=False)
+
+    @abstractmethod
+    def see(self, observations: Tensor) -> Tensor:
+        """Features [..., N, F] of inputs [..., N, input_size]; knows no time, so a whole rollout passes at once."""
+
+    @abstractmethod
+    def begin(self, worlds: int) -> Memory:
+        """Fresh memory of the agents of B worlds: name -> [B, N, ...]; zero means "nothing happened yet"."""
+
+    @abstractmethod
+    def say(self, features: Tensor, memory: Memory) -> Tensor:
+        """The vectors [B, N, D] given to the channel."""
+
+    @abstractmethod
+    def hear(
+        self, features: Tensor, memory: Memory, received: Tensor, audible: Tensor, alive: Tensor
+    ) -> tuple[Tensor, Memory]:
+        """The agents' states [B, N, H] and new memory.
+
+        Args:
+            features: [B, N, F], what each agent sees.
+            memory: what each agent remembers.
+            received: [B, N, D], the vector decoded from each *sender*.
+            audible: [B, N, N] bool, whether receiver (axis 1) hears sender (axis 2); never itself.
+            alive: [B, N] bool; the states of others are of no consequence.
+        """
+
+    @abstractmethod
+    def decide(self, states: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Action logits [..., N, A], gate logits [..., N, 2] or None, and values [..., N] of states [..., N, H]."""
+
+    def forward(self, moment: Moment) -> Decision:
+        """Replay a rollout from its beginning: all tensors [B, T, N, ...]."""
+        return self._over_time(moment)
+
+    def step(self, moment: Moment, memory: Memory, overheard: Overheard | None = None) -> tuple[Decision, Memory]:
+        """One step of B worlds: all tensors [B, N, ...]."""
+        features = self.see(self._inputs(moment.observations))
+        states, memory, talk = self._live(features, moment, memory, overheard)
+        return Decision(*self.decide(states), talk), memory
+
+    def _over_time(self, moment: Moment) -> Decision:
+        # Time goes first inside, so that the slice of a step is contiguous.
+        steps = [None if x is None else x.transpose(0, 1) for x in _fields(moment)]
+        features = self.see(self._inputs(steps[0].contiguous())).unbind(0)  # type: ignore[union-attr]
+        memory = self.begin(moment.alive.shape[0])
+        states, talks = [], []
+        for time, seen in enumerate(features):
+            if self.settings.detach_every and time and time % self.settings.detach_every == 0:
+                memory = {name: value.detach() for name, value in memory.items()}
+            now = Moment(*(None if x is None else x[time] for x in steps))  # type: ignore[arg-type]
+            state, memory, talk = self._live(seen, now, memory)
+            states.append(state)
+            talks.append(talk)
+        logits, gate_logits, values = self.decide(torch.stack(states))
+        return Decision(
+            logits.transpose(0, 1),
+            None if gate_logits is None else gate_logits.transpose(0, 1),
+            values.transpose(0, 1),
+            stack_talks(talks),
+        )
+
+    def _live(
+        self, features: Tensor, moment: Moment, memory: Memory, overheard: Overheard | None = None
+    ) -> tuple[Tensor, Memory, Talk]:
+        """Speak and hear once: states [B, N, H], new memory, and what was said."""
+        keeps = (moment.alive & ~moment.spawned).unsqueeze(-1)
+        memory = {name: value * keeps for name, value in memory.items()}
+        sent = self.channel.transmit(self.say(features, memory), moment.noise)
+        symbols, received = sent.symbols, sent.received
+        if overheard is not None:
+            symbols = torch.where(overheard.replaced.unsqueeze(-1), overheard.symbols, symbols)
+            received = self.channel.decode(symbols, moment.noise).to(received.dtype)
+        spoke = moment.alive if moment.gates is None else moment.alive & moment.gates
+        if not self.channel.carries:
+            spoke = torch.zeros_like(spoke)
+        audible = spoke.unsqueeze(-2) & self._others
+        states, memory = self.hear(features, memory, received, audible, moment.alive)
+        return states, memory, Talk(symbols, spoke, sent.losses)
+
+    def _inputs(self, observations: Tensor) -> Tensor:
+        if not self.settings.agent_identity:
+            return observations
+        identity = torch.eye(self.spec.num_agents, device=observations.device)
+        return torch.cat([observations, identity.expand(*observations.shape[:-1], -1)], dim=-1)
+
+
+def _fields(moment: Moment) -> list[Tensor | None]:
+    return [moment.observations, moment.alive, moment.spawned, moment.gates, moment.noise]
+
+
+def first_worlds(decision: Decision, worlds: int) -> Decision:
+    """The decision of the first worlds of a batch (its channel losses left out)."""
+    gate_logits = None if decision.gate_logits is None else decision.gate_logits[:worlds]
+    talk = Talk(decision.talk.symbols[:worlds], decision.talk.spoke[:worlds])
+    return Decision(decision.logits[:worlds], gate_logits, decision.values[:worlds], talk)
+
+
+def stack_talks(talks: list[Talk]) -> Talk:
+    """The talks of T steps, each [B, N, ...], as one of [B, T, N, ...]."""
+    return Talk(
+        symbols=torch.stack([talk.symbols for talk in talks], dim=1),
+        spoke=torch.stack([talk.spoke for talk in talks], dim=1),
+        losses={name: torch.stack([talk.losses[name] for talk in talks], dim=1) for name in talks[0].losses},
+    )

@@ -1,0 +1,62 @@
+"""IC3Net (Singh et al. 2019): agents with an LSTM hear the mean of what the others remember, behind learned gates.
+
+Departures from the published code: float32; a shut gate mutes but does not deafen; the mean is over the senders that
+were heard, not over the living (whoever hears a mean need not be told who is alive); memory is wiped where a slot gets
+a new agent; with `force_gate_open` no gate is sampled or trained at all (the published code adds the gradient noise of
+a gate that nothing obeys).
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from marlcomm.channels.base import Channel
+from marlcomm.envs.base import TeamSpec
+from marlcomm.policies.base import TeamPolicy
+from marlcomm.policies.memory import AgentLSTM, Memory
+from marlcomm.policies.settings import IC3NetSettings
+
+
+class IC3Net(TeamPolicy):
+    """One talk a step: the message is the hidden state of the step before, so talk is one step late.
+
+    The gate is an extra action: its choice at a step decides whether the hidden state of that step is sent at the
+    next. A new agent begins with a shut gate and nothing to say.
+    """
+
+    settings: IC3NetSettings
+
+    def __init__(self, spec: TeamSpec, settings: IC3NetSettings, channel: Channel) -> None:
+        super().__init__(spec, settings, channel)
+        hidden = settings.hidden_size
+        self.gated = not settings.force_gate_open
+        self.encoder = nn.Linear(self.input_size, hidden)
+        self.to_message = nn.Identity() if settings.message_size is None else nn.Linear(hidden, settings.message_size)
+        self.from_message = nn.Linear(settings.message_width, hidden)
+        self.core = AgentLSTM(hidden, hidden)
+        self.action_head = nn.Linear(hidden, spec.num_actions)
+        self.gate_head = nn.Linear(hidden, 2) if self.gated else None
+        self.value_head = nn.Linear(hidden, 1)
+
+    def see(self, observations: Tensor) -> Tensor:
+        features: Tensor = self.encoder(observations)
+        return features
+
+    def begin(self, worlds: int) -> Memory:
+        return self.core.begin(worlds, self.spec.num_agents)
+
+    def say(self, features: Tensor, memory: Memory) -> Tensor:
+        message: Tensor = self.to_message(memory["hidden"])
+        return message
+
+    def hear(
+        self, features: Tensor, memory: Memory, received: Tensor, audible: Tensor, alive: Tensor
+    ) -> tuple[Tensor, Memory]:
+        weights = audible / audible.sum(-1, keepdim=True).clamp(min=1)
+        heard = self.from_message(weights @ received)
+        memory = self.core(features + heard, memory, alive)
+        return memory["hidden"], memory
+
+    def decide(self, states: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
+        gate_logits = None if self.gate_head is None else self.gate_head(states)
+        return self.action_head(states), gate_logits, self.value_head(states).squeeze(-1)

@@ -1,0 +1,191 @@
+"""One episode of every world under a policy: what trainers learn from and evaluations count."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from time import perf_counter
+
+import torch
+from torch import Tensor
+
+from marlcomm import noise
+from marlcomm.channels.base import Channel
+from marlcomm.envs.base import TeamEnv, TeamStep
+from marlcomm.policies.base import Decision, Moment, Talk, TeamPolicy, stack_talks
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """Episodes of B worlds, padded to T steps.
+
+    Attributes:
+        worlds, episodes: [B] int64, whose episodes these are.
+        observations: [B, T, N, O].
+        alive, spawned: [B, T + 1, N] bool, before each action and after the last.
+        acts: [B, T, N] bool, whose actions count: alive, in a world that has not ended.
+        gates, gate_choices: [B, T, N] bool, who may speak at each step, and the choice for the next; None without gate.
+        actions: [B, T, N] int64.
+        log_probs: [B, T, N], of actions (and gate choices) when they were taken.
+        values: [B, T + 1, N].
+        rewards: [B, T, N], of the slots' occupants after each action.
+        terminated: [B, T] bool.
+        lengths: [B] int64, steps until each world ended.
+        talk: what was said, [B, T, N, ...].
+        info: episode statistics at the end, name -> [B].
+        seconds: wall time spent, by part.
+    """
+
+    worlds: Tensor
+    episodes: Tensor
+    observations: Tensor
+    alive: Tensor
+    spawned: Tensor
+    acts: Tensor
+    gates: Tensor | None
+    gate_choices: Tensor | None
+    actions: Tensor
+    log_probs: Tensor
+    values: Tensor
+    rewards: Tensor
+    terminated: Tensor
+    lengths: Tensor
+    talk: Talk
+    info: dict[str, Tensor]
+    seconds: dict[str, float]
+
+    @property
+    def env_steps(self) -> int:
+        return int(self.lengths.sum())
+
+
+def channel_noise(
+    channel: Channel, seed: int, stream: str, worlds: Tensor, episodes: Tensor, steps: int, agents: int
+) -> Tensor | None:
+    """The channel's uniform draws [B, T, N, K] for whole episodes; sampler, learner and receiver all call this."""
+    if not channel.noise_size:
+        return None
+    keys = noise.world_keys(seed, f"{stream}/channel", worlds, episodes)
+    return noise.uniform(keys, steps, agents, channel.noise_size)
+
+
+def log_probs(decision: Decision, actions: Tensor, gate_choices: Tensor | None) -> Tensor:
+    """Log-probabilities [...] of what agents did: action, and gate choice where there is a gate."""
+    total = torch.log_softmax(decision.logits, -1).gather(-1, actions.unsqueeze(-1)).squeeze(-1)
+    if decision.gate_logits is not None and gate_choices is not None:
+        chosen = gate_choices.long().unsqueeze(-1)
+        total = total + torch.log_softmax(decision.gate_logits, -1).gather(-1, chosen).squeeze(-1)
+    return total
+
+
+def entropies(decision: Decision) -> Tensor:
+    """Entropies [...] in nats of what agents may do, gate included."""
+    total = _entropy(decision.logits)
+    return total if decision.gate_logits is None else total + _entropy(decision.gate_logits)
+
+
+def _entropy(logits: Tensor) -> Tensor:
+    log_p = torch.log_softmax(logits, -1)
+    return -(log_p.exp() * log_p).sum(-1)
+
+
+class Player:
+    """Plays policies in a world: sampled actions with keyed draws, or the likeliest ones."""
+
+    def __init__(self, env: TeamEnv, policy: TeamPolicy, seed: int, stream: str = "train") -> None:
+        self.env, self.policy, self.seed, self.stream = env, policy, seed, stream
+
+    @torch.no_grad()
+    def play(self, worlds: Tensor, episodes: Tensor, greedy: bool = False) -> Rollout:
+        """One episode of every world."""
+        env, spec = self.env, self.env.spec
+        draws = self._draws(worlds, episodes)
+        seconds = {"world": 0.0, "policy": 0.0}
+        memory = self.policy.begin(len(worlds))
+        gates = torch.zeros((len(worlds), spec.num_agents), dtype=torch.bool) if self.policy.gated else None
+        record: dict[str, list[Tensor]] = {}
+        talks: list[Talk] = []
+        running = torch.ones(len(worlds), dtype=torch.bool)
+        lengths = torch.zeros(len(worlds), dtype=torch.int64)
+
+        clock = perf_counter()
+        now = env.reset(self.seed, worlds, episodes, self.stream)
+        seconds["world"] += perf_counter() - clock
+        for time in range(spec.horizon):
+            clock = perf_counter()
+            if gates is not None:
+                gates = gates & now.alive & ~now.spawned
+            moment = Moment(
+                now.observations,
+                now.alive,
+                now.spawned,
+                gates,
+                None if draws.channel is None else draws.channel[:, time],
+            )
+            decision, memory = self.policy.step(moment, memory)
+            actions, choices = self._choose(decision, draws, time, greedy)
+            talks.append(decision.talk)
+            _append(record, observations=now.observations, alive=now.alive, spawned=now.spawned)
+            _append(record, actions=actions, log_probs=log_probs(decision, actions, choices), values=decision.values)
+            _append(record, acts=now.alive & running.unsqueeze(-1))
+            if gates is not None and choices is not None:
+                _append(record, gates=gates, gate_choices=choices)
+                gates = choices
+            lengths += running
+            seconds["policy"] += perf_counter() - clock
+            clock = perf_counter()
+            now = env.step(actions)
+            seconds["world"] += perf_counter() - clock
+            _append(record, rewards=now.rewards, terminated=now.terminated)
+            running = running & ~(now.terminated | now.truncated)
+        clock = perf_counter()
+        _append(record, alive=now.alive, spawned=now.spawned, values=self._last_values(now, memory, gates, draws))
+        columns = {name: torch.stack(values, dim=1) for name, values in record.items()}
+        seconds["policy"] += perf_counter() - clock
+        return Rollout(
+            worlds=worlds,
+            episodes=episodes,
+            gates=columns.pop("gates", None),
+            gate_choices=columns.pop("gate_choices", None),
+            lengths=lengths,
+            talk=stack_talks(talks),
+            info=now.info,
+            seconds=seconds,
+            **columns,
+        )
+
+    def _draws(self, worlds: Tensor, episodes: Tensor) -> _Draws:
+        steps, agents = self.env.spec.horizon, self.env.spec.num_agents
+        keys = noise.world_keys(self.seed, f"{self.stream}/actions", worlds, episodes)
+        return _Draws(
+            actions=noise.uniform(keys, steps, agents, 2 if self.policy.gated else 1),
+            channel=channel_noise(self.policy.channel, self.seed, self.stream, worlds, episodes, steps + 1, agents),
+        )
+
+    def _choose(self, decision: Decision, draws: _Draws, time: int, greedy: bool) -> tuple[Tensor, Tensor | None]:
+        if greedy:
+            choices = None if decision.gate_logits is None else decision.gate_logits.argmax(-1).bool()
+            return decision.logits.argmax(-1), choices
+        actions = noise.categorical(decision.logits, draws.actions[:, time, :, 0])
+        if decision.gate_logits is None:
+            return actions, None
+        return actions, noise.categorical(decision.gate_logits, draws.actions[:, time, :, 1]).bool()
+
+    def _last_values(self, now: TeamStep, memory: dict[str, Tensor], gates: Tensor | None, draws: _Draws) -> Tensor:
+        if gates is not None:
+            gates = gates & now.alive & ~now.spawned
+        noise_now = None if draws.channel is None else draws.channel[:, -1]
+        decision, _ = self.policy.step(Moment(now.observations, now.alive, now.spawned, gates, noise_now), memory)
+        return decision.values
+
+
+@dataclass(frozen=True)
+class _Draws:
+    """Uniform draws of whole episodes: actions [B, T, N, 1 or 2], channel [B, T + 1, N, K]."""
+
+    actions: Tensor
+    channel: Tensor | None
+
+
+def _append(record: dict[str, list[Tensor]], **values: Tensor) -> None:
+    for name, value in values.items():
+        record.setdefault(name, []).append(value)

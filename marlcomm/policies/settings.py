@@ -1,0 +1,69 @@
+"""Settings of the built-in policies (no torch here: a bad setting is refused before torch is imported)."""
+
+from __future__ import annotations
+
+from pydantic import Field, model_validator
+
+from marlcomm.registry import Settings
+
+
+class PolicySettings(Settings):
+    """What every policy's settings offer."""
+
+    message_size: int | None = Field(8, ge=1, description="D, the width of the vector given to the channel")
+    agent_identity: bool = Field(False, description="append the one-hot number of the agent slot to its observation")
+    detach_every: int | None = Field(
+        None, ge=1, description="cut the gradient through memory every so many steps; null: never"
+    )
+
+    @property
+    def message_width(self) -> int:
+        """D, also where `message_size` is null."""
+        if self.message_size is None:
+            raise ValueError("message_size: this policy needs a number")
+        return self.message_size
+
+
+class IC3NetSettings(PolicySettings):
+    """IC3Net (Singh et al. 2019): an LSTM that hears the mean of the others' hidden states behind learned gates."""
+
+    message_size: int | None = Field(
+        None,
+        ge=1,
+        description="D, the width of a linear map of the hidden state; null: the hidden state itself is sent",
+    )
+    detach_every: int | None = Field(
+        10, ge=1, description="cut the gradient through memory every so many steps; null: never"
+    )
+    hidden_size: int = Field(128, ge=1, description="H, width of the LSTM")
+    force_gate_open: bool = Field(
+        False, description="everybody always speaks and no gate is learned, as in the published Traffic Junction runs"
+    )
+
+    @property
+    def message_width(self) -> int:
+        return self.hidden_size if self.message_size is None else self.message_size
+
+
+class CommNetSettings(IC3NetSettings):
+    """CommNet (Sukhbaatar et al. 2016) as a preset of IC3Net: open gates, and training on the team's mean return."""
+
+    force_gate_open: bool = Field(True, description="everybody always speaks and no gate is learned")
+
+
+class TransformerSettings(PolicySettings):
+    """Each agent attends over its own state and the vectors it received, then remembers and acts."""
+
+    width: int = Field(32, ge=1, description="width of the tokens")
+    heads: int = Field(1, ge=1, description="attention heads")
+    layers: int = Field(1, ge=1, description="attention layers of each agent's own stack")
+    recurrent: bool = Field(True, description="an LSTM after the stack; without it the policy has no memory")
+    hidden_size: int = Field(128, ge=1, description="H, width of the observation features and of the LSTM")
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> TransformerSettings:
+        if self.width % self.heads:
+            raise ValueError(f"heads {self.heads} must divide width {self.width}")
+        if self.message_size is None:
+            raise ValueError("message_size must be a number for the transformer policy")
+        return self

@@ -1,0 +1,63 @@
+"""A team from names and settings: the world, and the policy with its channel."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+
+from marlcomm.channels.base import Channel
+from marlcomm.envs.base import TeamEnv, TeamSpec
+from marlcomm.policies.base import TeamPolicy
+from marlcomm.registry import CHANNELS, ENVS, POLICIES, ConfigError
+from marlcomm.wire.meter import BandwidthMeter
+
+
+@dataclass(frozen=True)
+class TeamNames:
+    """Names and plain settings of a team's parts."""
+
+    env: str
+    env_config: dict[str, Any]
+    policy: str
+    policy_config: dict[str, Any]
+    channel: str
+    channel_config: dict[str, Any]
+
+    def check(self) -> None:
+        """Raise `ConfigError` where a part is unknown, a setting wrong, or the parts do not fit together."""
+        ENVS.check(self.env, self.env_config)
+        policy = POLICIES.check(self.policy, self.policy_config)
+        channel = CHANNELS.check(self.channel, self.channel_config)
+        if hasattr(channel, "fit"):
+            channel.fit(policy.message_width)  # type: ignore[attr-defined]
+
+    def make_env(self, device: torch.device | str = "cpu") -> TeamEnv:
+        env = ENVS.row(self.env).load()(ENVS.check(self.env, self.env_config), device)
+        return cast(TeamEnv, env)
+
+    def make_channel(self, message_size: int) -> Channel:
+        return make_channel(self.channel, self.channel_config, message_size)
+
+    def make_policy(self, spec: TeamSpec, seed: int) -> TeamPolicy:
+        """The policy with weights drawn from `seed` alone, wherever and whenever it is built."""
+        settings: Any = POLICIES.check(self.policy, self.policy_config)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            channel = self.make_channel(settings.message_width)
+            return cast(TeamPolicy, POLICIES.row(self.policy).load()(spec, settings, channel))
+
+
+def make_channel(name: str, settings: dict[str, Any], message_size: int) -> Channel:
+    """A channel of the table for messages of a size."""
+    checked = CHANNELS.check(name, settings)
+    channel = CHANNELS.row(name).load()(message_size, checked)
+    if not isinstance(channel, Channel):
+        raise ConfigError(f"channel.name: {name!r} is registered but is no marlcomm.channels.Channel")
+    return channel
+
+
+def make_meter(policy: TeamPolicy) -> BandwidthMeter:
+    """The meter that fits a policy: its channel's alphabet, and presence bits where it has a gate."""
+    return BandwidthMeter(policy.channel.alphabet(), gated=policy.gated)

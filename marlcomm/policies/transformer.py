@@ -1,0 +1,122 @@
+"""A transformer policy: each agent runs its own stack over its own state and the vectors that it received."""
+
+from __future__ import annotations
+
+import math
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from marlcomm.channels.base import Channel
+from marlcomm.envs.base import TeamSpec
+from marlcomm.policies.base import TeamPolicy
+from marlcomm.policies.memory import AgentLSTM, Memory
+from marlcomm.policies.settings import TransformerSettings
+
+
+class Transformer(TeamPolicy):
+    """The message is a linear map of memory and present observation, so talk has no delay.
+
+    Receiver i's stack sees one token of its own state and one for each vector it received. Further layers mix the
+    tokens inside i's stack only: attending to what *others* heard would be talk that nobody counts.
+    """
+
+    settings: TransformerSettings
+
+    def __init__(self, spec: TeamSpec, settings: TransformerSettings, channel: Channel) -> None:
+        super().__init__(spec, settings, channel)
+        hidden, width = settings.hidden_size, settings.width
+        own = 2 * hidden if settings.recurrent else hidden
+        self.encoder = nn.Sequential(nn.Linear(self.input_size, hidden), nn.ReLU())
+        self.to_message = nn.Linear(own, settings.message_width)
+        self.own_token = nn.Linear(own, width)
+        # A nonlinear map of each vector before they are mixed: a mean of linear ones would forget who said what.
+        self.heard_token = nn.Sequential(nn.Linear(settings.message_width, hidden), nn.ReLU(), nn.Linear(hidden, width))
+        self.layers = nn.ModuleList(Layer(width, settings.heads) for _ in range(settings.layers))
+        joined = hidden + width
+        self.core = AgentLSTM(joined, hidden) if settings.recurrent else None
+        self.feed_forward = None if settings.recurrent else nn.Sequential(nn.Linear(joined, hidden), nn.ReLU())
+        self.action_head = nn.Linear(hidden, spec.num_actions)
+        self.value_head = nn.Linear(hidden, 1)
+
+    def see(self, observations: Tensor) -> Tensor:
+        features: Tensor = self.encoder(observations)
+        return features
+
+    def begin(self, worlds: int) -> Memory:
+        return {} if self.core is None else self.core.begin(worlds, self.spec.num_agents)
+
+    def _own(self, features: Tensor, memory: Memory) -> Tensor:
+        return torch.cat([memory["hidden"], features], dim=-1) if self.core is not None else features
+
+    def say(self, features: Tensor, memory: Memory) -> Tensor:
+        message: Tensor = self.to_message(self._own(features, memory))
+        return message
+
+    def hear(
+        self, features: Tensor, memory: Memory, received: Tensor, audible: Tensor, alive: Tensor
+    ) -> tuple[Tensor, Memory]:
+        own = self.own_token(self._own(features, memory))
+        heard = self.heard_token(received).unsqueeze(1)  # one set of tokens, the same for every receiver
+        *mixing, last = (cast(Layer, layer) for layer in self.layers)
+        for layer in mixing:
+            own, heard = layer(own, heard, audible), layer.update_heard(own, heard, audible)
+        own = last(own, heard, audible)
+        joined = torch.cat([features, own], dim=-1)
+        if self.core is None:
+            assert self.feed_forward is not None
+            return self.feed_forward(joined), {}
+        memory = self.core(joined, memory, alive)
+        return memory["hidden"], memory
+
+    def decide(self, states: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
+        return self.action_head(states), None, self.value_head(states).squeeze(-1)
+
+
+class Layer(nn.Module):
+    """Pre-norm attention and feed-forward over the tokens of each receiver's stack.
+
+    Shapes: own [B, N, W], the receiver's token; heard [B, R, N, W], its tokens of the senders, R = 1 where all
+    receivers still share them; audible [B, N, N].
+    """
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm = nn.LayerNorm(width)
+        self.query = nn.Linear(width, width)
+        self.key_value = nn.Linear(width, 2 * width)
+        self.output = nn.Linear(width, width)
+        self.feed_forward = nn.Sequential(
+            nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.ReLU(), nn.Linear(2 * width, width)
+        )
+
+    def forward(self, own: Tensor, heard: Tensor, audible: Tensor) -> Tensor:
+        """The receiver's new token [B, N, W]."""
+        new: Tensor = self._update(own.unsqueeze(2), own, heard, audible).squeeze(2)
+        return new
+
+    def update_heard(self, own: Tensor, heard: Tensor, audible: Tensor) -> Tensor:
+        """New tokens [B, N, N, W] of the senders, now different in every receiver's stack."""
+        tokens = heard.expand(-1, own.shape[1], -1, -1)
+        return self._update(tokens, own, heard, audible)
+
+    def _update(self, tokens: Tensor, own: Tensor, heard: Tensor, audible: Tensor) -> Tensor:
+        """Tokens [B, N, Q, W] of each stack after attending over own and heard tokens of the same stack."""
+        queries = self._split(self.query(self.norm(tokens)))  # [B, N, Q, h, W/h]
+        own_key, own_value = map(self._split, self.key_value(self.norm(own)).chunk(2, dim=-1))
+        keys, values = map(self._split, self.key_value(self.norm(heard)).chunk(2, dim=-1))
+        scale = 1 / math.sqrt(queries.shape[-1])
+        to_heard = torch.einsum("bnqhw,bnshw->bnqhs", queries, keys)  # n is 1 in shared keys
+        to_own = torch.einsum("bnqhw,bnhw->bnqh", queries, own_key)
+        to_heard = to_heard.masked_fill(~audible[:, :, None, None, :], -torch.inf)
+        weights = torch.softmax(torch.cat([to_own.unsqueeze(-1), to_heard], dim=-1) * scale, dim=-1)
+        mixed = torch.einsum("bnqhs,bnshw->bnqhw", weights[..., 1:], values)
+        mixed = mixed + weights[..., :1] * own_value.unsqueeze(2)
+        attended: Tensor = tokens + self.output(mixed.flatten(-2))
+        new: Tensor = attended + self.feed_forward(attended)
+        return new
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.view(*x.shape[:-1], self.heads, -1)

@@ -1,0 +1,245 @@
+"""Names to things: one table per kind (env, channel, policy, algorithm), and settings checked against it.
+
+Built-in rows name their class and settings model as ``"module:attribute"``, so that listing them and refusing
+a bad setting import neither torch nor ray. Everybody else registers with a decorator::
+
+    @register_channel("sign", settings=SignSettings)
+    class SignChannel(Channel): ...
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+T = TypeVar("T", bound=type)
+
+
+class ConfigError(ValueError):
+    """A setting that cannot be used; the message names its key, its value and what was wanted."""
+
+
+class Settings(BaseModel):
+    """The settings of a registered thing: typed, immutable, closed to unknown keys.
+
+    Every field carries a description. A subclass raises `ValueError` in a validator where fields do not fit
+    together. The settings of an environment list, in `card_settings`, those that its card is measured for.
+    """
+
+    card_settings: ClassVar[tuple[dict[str, Any], ...]] = ({},)
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a table.
+
+    Attributes:
+        name: what the user writes.
+        target: the class, or ``"module:attribute"`` of it.
+        settings: its `Settings` model, or ``"module:attribute"`` of it.
+        summary: one line for ``marlcomm list``.
+    """
+
+    name: str
+    target: Any
+    settings: Any
+    summary: str
+
+    def load(self) -> Any:
+        """The class itself (this imports what the class needs)."""
+        return _resolve(self.target)
+
+    def settings_model(self) -> type[Settings]:
+        model: type[Settings] = _resolve(self.settings)
+        return model
+
+
+@dataclass
+class Table:
+    """All things of one kind, by name."""
+
+    kind: str
+    rows: dict[str, Row] = field(default_factory=dict)
+
+    def add(self, row: Row) -> None:
+        """Add a row; the same class again is no change (a module may be imported twice), a double name raises."""
+        known = self.rows.get(row.name)
+        if known is not None and not _same_target(known.target, row.target):
+            raise ConfigError(
+                f"{self.kind} {row.name!r} is registered already, by {_describe(known.target)}: choose another name"
+            )
+        self.rows[row.name] = row
+
+    def row(self, name: str) -> Row:
+        if name not in self.rows:
+            raise ConfigError(f"{self.kind}.name: unknown {self.kind} {name!r}; {nearest(name, self.rows)}")
+        return self.rows[name]
+
+    def check(self, name: str, settings: Mapping[str, Any], path: str | None = None) -> Settings:
+        """The validated settings of a named thing; raises `ConfigError` with key paths under `path`."""
+        return validate(self.row(name).settings_model(), settings, self.kind if path is None else path)
+
+    def register(self, name: str, *, settings: type[Settings] = Settings) -> Callable[[T], T]:
+        """Class decorator: make the class known under `name`."""
+
+        def decorate(target: T) -> T:
+            summary = (inspect.getdoc(target) or "").partition("\n")[0]
+            self.add(Row(name, target, settings, summary))
+            return target
+
+        return decorate
+
+
+def _resolve(target: Any) -> Any:
+    if not isinstance(target, str):
+        return target
+    module, _, attribute = target.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def _describe(target: Any) -> str:
+    return target if isinstance(target, str) else f"{target.__module__}:{target.__qualname__}"
+
+
+def _same_target(first: Any, second: Any) -> bool:
+    return _describe(first) == _describe(second)
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """A hint for a word that is not among the known ones."""
+    known = list(known)
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    if close:
+        return f"did you mean {close[0]!r}? (known: {', '.join(known)})"
+    return f"known: {', '.join(known)}" if known else "no keys are known here"
+
+
+def validate(model: type[Settings], settings: Mapping[str, Any], path: str) -> Settings:
+    """Build a settings model; raises `ConfigError` with one line per wrong key, each with its full path."""
+    try:
+        return model(**settings)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(problem, model, path) for problem in error.errors())) from None
+
+
+def _explain(problem: Any, model: type[BaseModel], path: str) -> str:
+    location = [str(part) for part in problem["loc"]]
+    key = ".".join([path, *location]) if path else ".".join(location)
+    if problem["type"] == "extra_forbidden":
+        known = [*_fields_at(model, location[:-1]), *(["name"] if len(location) == 1 else [])]
+        return f"{key}: unknown key (value {problem['input']!r}); {nearest(location[-1], known)}"
+    if problem["type"] == "missing":
+        return f"{key}: a value is required"
+    wanted = problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    if not location:
+        return f"{key}: {wanted}"
+    return f"{key}: got {problem['input']!r}, wanted {wanted}"
+
+
+def _fields_at(model: type[BaseModel], location: list[str]) -> list[str]:
+    """The field names of the (possibly nested) model at a location."""
+    for part in location:
+        annotation = model.model_fields[part].annotation if part in model.model_fields else None
+        options = [annotation, *getattr(annotation, "__args__", ())]
+        nested = [option for option in options if isinstance(option, type) and issubclass(option, BaseModel)]
+        if not nested:
+            return []
+        model = nested[0]
+    return list(model.model_fields)
+
+
+def _table(kind: str, *rows: tuple[str, str, str, str]) -> Table:
+    """A table of built-in rows: name, "module:class", "module:settings" (both under marlcomm), summary."""
+    table = Table(kind)
+    for name, target, settings, summary in rows:
+        table.add(Row(name, f"marlcomm.{target}", f"marlcomm.{settings}", summary))
+    return table
+
+
+ENVS = _table(
+    "env",
+    (
+        "traffic_junction",
+        "envs.traffic_junction.world:TrafficJunction",
+        "envs.traffic_junction.settings:TrafficJunctionSettings",
+        "cars that cannot see each other cross junctions: easy (5), medium (10), hard (20)",
+    ),
+)
+CHANNELS = _table(
+    "channel",
+    (
+        "continuous",
+        "channels.plain:ContinuousChannel",
+        "channels.settings:ContinuousSettings",
+        "float32 numbers as they are: 32 bits per element",
+    ),
+    ("silent", "channels.plain:SilentChannel", "channels.settings:SilentSettings", "nothing is sent: the reference"),
+    (
+        "ddcl",
+        "channels.ddcl:DDCLChannel",
+        "channels.settings:DDCLSettings",
+        "integers from a dithered quantiser with a learned rate",
+    ),
+    (
+        "vq",
+        "channels.vq:VQChannel",
+        "channels.settings:VQSettings",
+        "the nearest codeword of a learned codebook, per segment",
+    ),
+    (
+        "gumbel",
+        "channels.gumbel:GumbelChannel",
+        "channels.settings:GumbelSettings",
+        "tokens by straight-through Gumbel-softmax",
+    ),
+)
+POLICIES = _table(
+    "policy",
+    (
+        "ic3net",
+        "policies.ic3net:IC3Net",
+        "policies.settings:IC3NetSettings",
+        "LSTM agents hear the mean of the others behind learned gates",
+    ),
+    (
+        "commnet",
+        "policies.ic3net:IC3Net",
+        "policies.settings:CommNetSettings",
+        "ic3net with open gates, trained on the team's mean return",
+    ),
+    (
+        "transformer",
+        "policies.transformer:Transformer",
+        "policies.settings:TransformerSettings",
+        "each agent attends over its own state and what it received",
+    ),
+)
+ALGORITHMS = _table(
+    "algorithm",
+    (
+        "ic3net",
+        "algorithms.ic3net:IC3NetConfig",
+        "algorithms.settings:IC3NetTraining",
+        "REINFORCE with a value baseline and individual returns",
+    ),
+    (
+        "mappo",
+        "algorithms.mappo:MAPPOConfig",
+        "algorithms.settings:MAPPOTraining",
+        "clipped policy optimisation for each agent, shared parameters",
+    ),
+)
+TABLES = {table.kind: table for table in (ENVS, CHANNELS, POLICIES, ALGORITHMS)}
+
+register_env = ENVS.register
+register_channel = CHANNELS.register
+register_policy = POLICIES.register
+register_algorithm = ALGORITHMS.register

@@ -1,0 +1,1 @@
+"""The bridge to RLlib: the only room that knows its internals."""

@@ -1,0 +1,380 @@
+"""The algorithm and its config: sample a round, learn from it, count it, write it down."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Self, cast
+
+import numpy as np
+import torch
+
+from marlcomm import log
+from marlcomm.config import check_worlds, import_plugins
+from marlcomm.objectives.base import Batch, Objective
+from marlcomm.policies.team import TeamNames
+from marlcomm.registry import ConfigError, nearest, validate
+from marlcomm.rllib.compat import (
+    DEFAULT_MODULE_ID,
+    ENV_RUNNER_RESULTS,
+    EPISODE_RETURN_MEAN,
+    LEARNER_RESULTS,
+    NUM_ENV_STEPS_SAMPLED,
+    NUM_ENV_STEPS_SAMPLED_LIFETIME,
+    Algorithm,
+    AlgorithmConfig,
+    MultiAgentBatch,
+    NotProvided,
+    RLModuleSpec,
+    SampleBatch,
+    ray,
+)
+from marlcomm.rllib.learner import FIRST_EPOCH, LAST_EPOCH, TeamLearner
+from marlcomm.rllib.module import TeamRLModule
+from marlcomm.rllib.rows import epoch_rows, join, normalize_advantages
+from marlcomm.rllib.runner import Sample, TeamEnvRunner
+from marlcomm.rllib.settings import Training
+from marlcomm.wire.meter import BitCounts
+
+# Settings of RLlib that the team path does not honour, and why. Changing one raises.
+_NOT_HONOURED = {
+    "rollout_fragment_length": "a rollout is one whole episode of every world",
+    "batch_mode": "a rollout is one whole episode of every world",
+    "train_batch_size": "a round holds num_env_runners x num_envs_per_env_runner episodes",
+    "_train_batch_size_per_learner": "a round holds num_env_runners x num_envs_per_env_runner episodes",
+    "minibatch_size": "use training(num_minibatches=...)",
+    "shuffle_batch_per_epoch": "worlds are always permuted, by a key of seed, round and epoch",
+    "observation_filter": "the policy sees observations as they are",
+    "clip_rewards": "use training(reward_scale=...)",
+    "policy_mapping_fn": "a team is one module: use communication(policy=...)",
+    "policies_to_train": "a team is one module",
+    "_env_to_module_connector": "there are no connectors on the team path",
+    "_module_to_env_connector": "there are no connectors on the team path",
+    "_learner_connector": "there are no connectors on the team path",
+    "exploration_config": "actions are sampled from the policy",
+    "explore": "actions are sampled from the policy",
+    "_rl_module_spec": "use communication(policy=..., channel=...)",
+    "_model_config": "use communication(policy_config=..., channel_config=...)",
+    "evaluation_num_env_runners": "short evaluations run in the training process",
+    "evaluation_duration_unit": "evaluations are counted in episodes",
+    "evaluation_parallel_to_training": "short evaluations run between updates",
+}
+
+
+class TeamConfig(AlgorithmConfig):
+    """An RLlib config for teams that talk. A subclass names its settings and its objective.
+
+    Setters store plain data, so `tune.grid_search` works inside them; `validate` checks everything.
+    """
+
+    settings_model: ClassVar[type[Training]] = Training
+
+    def __init__(self, algo_class: type[Algorithm] | None = None) -> None:
+        super().__init__(algo_class=algo_class or TeamAlgorithm)
+        self.env_runner_cls = TeamEnvRunner
+        self.seed = 0
+        self.policy = "transformer"
+        self.policy_config: dict[str, Any] = {}
+        self.channel = "ddcl"
+        self.channel_config: dict[str, Any] = {}
+        self.imports: list[str] = []
+        self.log_dir: str | None = None
+        for name, value in self.settings_model().model_dump().items():
+            setattr(self, name, value)
+        # A worker that fails must not make the whole run wait a minute for its restart (RLlib's default).
+        self.delay_between_env_runner_restarts_s = 1.0
+        self.max_num_env_runner_restarts = 3
+        self.sample_timeout_s = 600.0
+
+    def communication(
+        self,
+        *,
+        policy: str = NotProvided,
+        policy_config: dict[str, Any] = NotProvided,
+        channel: str = NotProvided,
+        channel_config: dict[str, Any] = NotProvided,
+        imports: Sequence[str] = NotProvided,
+    ) -> Self:
+        """How the team talks.
+
+        Args:
+            policy: name of a registered policy.
+            policy_config: its settings; ``message_size`` is the width of the vector given to the channel.
+            channel: name of a registered channel.
+            channel_config: its settings.
+            imports: modules that register things of your own; every worker imports them first.
+        """
+        for name, value in (("policy", policy), ("policy_config", policy_config), ("channel", channel)):
+            if value is not NotProvided:
+                setattr(self, name, value)
+        if channel_config is not NotProvided:
+            self.channel_config = channel_config
+        if imports is not NotProvided:
+            self.imports = list(imports)
+        return self
+
+    def training(self, **settings: Any) -> Self:
+        """The algorithm's settings (see its model in `marlcomm.algorithms.settings`), and RLlib's own."""
+        ours = {name: settings.pop(name) for name in list(settings) if name in self.settings_model.model_fields}
+        try:
+            super().training(**settings)
+        except TypeError:
+            known = list(self.settings_model.model_fields)
+            unknown = next(iter(settings))
+            raise ConfigError(f"training({unknown}=...): unknown setting; {nearest(unknown, known)}") from None
+        for name, value in ours.items():
+            setattr(self, name, value)
+        return self
+
+    def logging(self, *, log_dir: str | os.PathLike[str]) -> Self:
+        """Where TensorBoard events and metrics.jsonl go; by default Tune's trial folder, or RLlib's."""
+        self.log_dir = str(log_dir)
+        return self
+
+    def validate(self) -> None:
+        """Check everything. Raises `ConfigError` (a `ValueError`) that names the setting."""
+        import_plugins(self.imports)
+        if not self.in_evaluation:  # RLlib changes its copy for evaluations
+            self._refuse_what_is_not_honoured()
+        self.team_names().check()
+        self.algorithm_settings()
+        check_worlds(self.num_worlds, self.num_env_runners, self.num_learners, self.num_minibatches)
+        super().validate()
+
+    def _refuse_what_is_not_honoured(self) -> None:
+        pristine = AlgorithmConfig()
+        for name, reason in _NOT_HONOURED.items():
+            if getattr(self, name) != getattr(pristine, name):
+                raise ConfigError(f"{name.lstrip('_')}: not honoured for teams: {reason}")
+        if self.is_multi_agent:
+            raise ConfigError(
+                "multi_agent: not honoured for teams: a team is one module, see communication(policy=...)"
+            )
+
+    @property
+    def num_worlds(self) -> int:
+        """Worlds of all runners together."""
+        return cast(int, max(self.num_env_runners, 1) * self.num_envs_per_env_runner)
+
+    def team_names(self) -> TeamNames:
+        """Names and settings of the team's parts."""
+        if not isinstance(self.env, str):
+            raise ConfigError(
+                f"environment: got {self.env!r}, wanted the name of a registered env, as in 'traffic_junction'"
+            )
+        return TeamNames(self.env, self.env_config, self.policy, self.policy_config, self.channel, self.channel_config)
+
+    def algorithm_settings(self) -> Training:
+        """The checked settings of the algorithm."""
+        values = {name: getattr(self, name) for name in self.settings_model.model_fields}
+        return cast(Training, validate(self.settings_model, values, "training"))
+
+    def objective(self) -> Objective:
+        """The loss; a subclass says which."""
+        raise NotImplementedError
+
+    def make_optimizer(self, parameters: Sequence[torch.nn.Parameter]) -> torch.optim.Optimizer:
+        """The optimiser of the settings; RLlib sets its learning rate."""
+        settings = self.algorithm_settings()
+        if settings.optimizer == "rmsprop":
+            return torch.optim.RMSprop(parameters, alpha=settings.rmsprop_alpha, eps=settings.rmsprop_eps)
+        return torch.optim.Adam(parameters) if settings.optimizer == "adam" else torch.optim.SGD(parameters, lr=1.0)
+
+    def get_default_learner_class(self) -> type[TeamLearner]:
+        return TeamLearner
+
+    def get_default_rl_module_spec(self) -> RLModuleSpec:
+        team = self.team_names()
+        config = {"team": vars(team), "seed": self.seed, "imports": list(self.imports)}
+        return RLModuleSpec(module_class=TeamRLModule, model_config=config)
+
+
+class TeamAlgorithm(Algorithm):
+    """Rounds of whole episodes, the same draws whatever the number of runners and learners."""
+
+    config: TeamConfig
+
+    def setup(self, config: Any) -> None:
+        self.round = 0
+        self.env_steps = 0
+        self.seconds = 0.0
+        _refuse_too_few_cpus(self.config)
+        super().setup(config)
+        folder = self.config.log_dir
+        if folder is not None:
+            with contextlib.suppress(OSError):
+                os.rmdir(self.logdir)  # RLlib made one of its own
+        self._log = log.MetricLog(Path(folder or self.logdir))
+        self._figures: dict[str, float] = {}
+
+    def training_step(self) -> None:
+        clock = time.perf_counter()
+        samples = self._sample()
+        sampled = time.perf_counter()
+        batch = join([sample.batch for sample in samples])
+        if self.config.objective().normalizes_advantages:
+            normalize_advantages(batch, np.sum([sample.moments for sample in samples], axis=0))
+        self.env_steps += sum(sample.env_steps for sample in samples)
+        joined = time.perf_counter()
+        learned = self._learn(batch)
+        updated = time.perf_counter()
+        self.env_runner_group.sync_weights(from_worker_or_learner_group=self.learner_group, inference_only=True)
+        self.round += 1
+        synced = time.perf_counter()
+        wall = synced - clock
+        playing = {part: float(np.mean([s.seconds[part] for s in samples])) for part in samples[0].seconds}
+        shares = {
+            "time/world": playing["world"] / wall,
+            "time/policy": playing["policy"] / wall,
+            "time/update": (updated - joined) / wall,
+            "time/transfer": max(sampled - clock - sum(playing.values()) + joined - sampled + synced - updated, 0)
+            / wall,
+        }
+        env_steps = sum(sample.env_steps for sample in samples)
+        self._figures = _episode_figures(samples) | learned | shares
+        self._figures |= {f"bandwidth/{name}": value for name, value in self._bits(samples).items()}
+        self.seconds += wall
+        self._figures["time/env_steps_per_second"] = env_steps / wall
+        self._figures["time/training_seconds"] = self.seconds
+        self._report(env_steps)
+
+    def _sample(self) -> list[Sample]:
+        """One round of every runner; a runner that fails fails the round."""
+        group = self.env_runner_group
+        if not group.num_remote_env_runners():
+            return [self.env_runner.sample(round=self.round)]
+        results = group.foreach_env_runner(
+            "try_sample",
+            kwargs={"round": self.round},
+            local_env_runner=False,
+            timeout_seconds=self.config.sample_timeout_s,
+        )
+        for result in results:
+            if isinstance(result, str):
+                raise RuntimeError(f"an env runner failed in round {self.round}:\n{result}")
+        if len(results) != self.config.num_env_runners:
+            raise RuntimeError(
+                f"only {len(results)} of {self.config.num_env_runners} env runners returned round {self.round} within "
+                f"{self.config.sample_timeout_s:g} s; the others died or hang"
+            )
+        samples = cast(list[Sample], results)
+        return sorted(samples, key=lambda sample: int(sample.batch["world"][0]))
+
+    def _learn(self, batch: Batch) -> dict[str, float]:
+        """All epochs over a round; returns the mean of each learner figure over the minibatches."""
+        config = self.config
+        learners = max(config.num_learners, 1)
+        size = config.num_worlds // (learners * config.num_minibatches)
+        sums: dict[str, float] = {}
+        for epoch in range(config.num_epochs):
+            rows = epoch_rows(batch, config.seed, self.round, epoch, config.num_minibatches, learners)
+            columns = {name: values.numpy() for name, values in rows.items()} if config.num_learners else rows
+            results = self.learner_group.update(
+                batch=MultiAgentBatch({DEFAULT_MODULE_ID: SampleBatch(columns)}, env_steps=config.num_worlds),
+                timesteps={
+                    NUM_ENV_STEPS_SAMPLED_LIFETIME: self.env_steps,
+                    FIRST_EPOCH: epoch == 0,
+                    LAST_EPOCH: epoch == config.num_epochs - 1,
+                },
+                num_epochs=1,
+                minibatch_size=size,
+            )
+            for result in results:
+                _add_sums(sums, result[DEFAULT_MODULE_ID], compared=epoch == 0)
+            self.metrics.aggregate(results, key=LEARNER_RESULTS)
+        return _learner_figures(sums, updates=config.num_epochs * config.num_minibatches)
+
+    def _bits(self, samples: list[Sample]) -> dict[str, float]:
+        counts = sum((sample.counts for sample in samples), BitCounts())
+        return cast(TeamEnvRunner, self.env_runner).meter.report(counts)
+
+    def _report(self, env_steps: int) -> None:
+        """Hand the figures to RLlib: its own names for what it knows, ours under "team"."""
+        runners: dict[str, tuple[float, str]] = {
+            NUM_ENV_STEPS_SAMPLED: (env_steps, "sum"),
+            NUM_ENV_STEPS_SAMPLED_LIFETIME: (env_steps, "lifetime_sum"),
+        }
+        for name, (value, reduce) in runners.items():
+            self.metrics.log_value((ENV_RUNNER_RESULTS, name), value, reduce=reduce)
+        self.metrics.log_value((ENV_RUNNER_RESULTS, EPISODE_RETURN_MEAN), self._figures["train/return"], window=1)
+        for name, value in self._figures.items():
+            self.metrics.log_value(("team", name), value, window=1)
+
+    def evaluate(self, parallel_train_future: Any = None, *, greedy: bool = False) -> dict[str, Any]:
+        """A short evaluation in this process: ``evaluation_duration`` episodes of the validation stream."""
+        runner = cast(TeamEnvRunner, self.env_runner)
+        self.env_runner_group.sync_weights(from_worker_or_learner_group=self.learner_group, inference_only=True)
+        _copy_weights(self, runner)
+        figures = runner.evaluate(self.config.evaluation_duration, stream="validation", greedy=greedy)
+        self._figures |= {f"validation/{name}": value for name, value in figures.items()}
+        return {ENV_RUNNER_RESULTS: figures | {EPISODE_RETURN_MEAN: figures["return"]}}
+
+    def log_result(self, result: dict[str, Any]) -> None:
+        self._log.write(self._figures, self.env_steps, self.round)
+        super().log_result(result)
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """What the last round logged, by the tags of the glossary."""
+        return self._figures
+
+    def get_state(self, components: Any = None, *, not_components: Any = None, **kwargs: Any) -> dict[str, Any]:
+        state = super().get_state(components, not_components=not_components, **kwargs)
+        return cast(dict[str, Any], state) | {"team": self.counters()}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        super().set_state(state)
+        for name, value in state.get("team", {}).items():
+            setattr(self, name, value)
+
+    def counters(self) -> dict[str, Any]:
+        """All state of the training outside weights and optimisers."""
+        return {"round": self.round, "env_steps": self.env_steps, "seconds": self.seconds}
+
+    def cleanup(self) -> None:
+        self._log.close()
+        super().cleanup()
+
+
+def _copy_weights(algorithm: TeamAlgorithm, runner: TeamEnvRunner) -> None:
+    """Give the local runner the learner's weights (RLlib leaves it out where remote runners play)."""
+    if algorithm.env_runner_group.num_remote_env_runners():
+        state = algorithm.learner_group.get_weights(inference_only=True)
+        runner.module.set_state(state[DEFAULT_MODULE_ID])
+
+
+def _refuse_too_few_cpus(config: TeamConfig) -> None:
+    per_learner = 1 if config.num_cpus_per_learner == "auto" else config.num_cpus_per_learner
+    runners = config.num_env_runners * config.num_cpus_per_env_runner
+    learners = config.num_learners * (0 if config.num_gpus_per_learner else per_learner)
+    available = ray.cluster_resources().get("CPU", 0) if ray.is_initialized() else os.cpu_count() or 1
+    if runners + learners > available:
+        raise ConfigError(
+            f"resources: {config.num_env_runners} env runners ({runners:g} CPUs) and {config.num_learners} learners "
+            f"({learners:g} CPUs) need {runners + learners:g} CPUs, Ray has {available:g}"
+        )
+
+
+def _episode_figures(samples: list[Sample]) -> dict[str, float]:
+    """Means over the episodes of the round; every runner played equally many."""
+    return {f"train/{name}": float(np.mean([s.means[name] for s in samples])) for name in samples[0].means}
+
+
+def _add_sums(sums: dict[str, float], result: dict[str, Any], compared: bool) -> None:
+    """Add what one learner logged in one epoch; the replay is compared with the rollout in the first one only."""
+    for name, stats in result.items():
+        if "/" not in name or (name.startswith("replay/") and not compared):
+            continue
+        value = float(stats.peek())
+        sums[name] = max(sums.get(name, 0.0), value) if name == "replay/ratio_error" else sums.get(name, 0.0) + value
+
+
+def _learner_figures(sums: dict[str, float], updates: int) -> dict[str, float]:
+    figures = {name: value / updates for name, value in sums.items() if not name.startswith(("replay/", "update/"))}
+    figures["replay/flipped_symbols"] = sums["replay/flipped"] / max(sums["replay/symbols"], 1)
+    figures["replay/ratio_error"] = sums["replay/ratio_error"]
+    figures["update/skipped"] = sums["update/skipped"]
+    return figures

@@ -1,0 +1,40 @@
+"""Saving an algorithm, and going on exactly.
+
+A checkpoint holds weights and buffers of the policy and its channel (schedules included), the optimiser's state, and
+the counters of rounds and env steps. Runners keep nothing, worlds begin anew every round and all noise is keyed, so
+that is everything: a run that continues from it is the run that never stopped.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from marlcomm import checkpoint
+from marlcomm.rllib.algorithm import TeamAlgorithm
+from marlcomm.rllib.compat import COMPONENT_LEARNER, COMPONENT_RL_MODULE, DEFAULT_MODULE_ID
+
+_COMPONENTS = [f"{COMPONENT_LEARNER}/{name}" for name in (COMPONENT_RL_MODULE, checkpoint.OPTIMIZER)]
+
+
+def save(algorithm: TeamAlgorithm, folder: Path) -> None:
+    """Write a checkpoint of an algorithm."""
+    learner = algorithm.learner_group.get_state(components=_COMPONENTS)[COMPONENT_LEARNER]
+    checkpoint.write(
+        folder,
+        algorithm.counters() | {"training_iteration": algorithm.training_iteration},
+        weights=dict(learner[COMPONENT_RL_MODULE][DEFAULT_MODULE_ID]),
+        optimizer=learner[checkpoint.OPTIMIZER],
+    )
+
+
+def restore(algorithm: TeamAlgorithm, folder: Path) -> None:
+    """Continue from a checkpoint: weights, optimiser and counters; runners get the weights too."""
+    counters = checkpoint.read_counters(folder)
+    iteration = counters.pop("training_iteration")
+    learner = {
+        COMPONENT_RL_MODULE: {DEFAULT_MODULE_ID: checkpoint.read_part(folder, checkpoint.WEIGHTS)},
+        checkpoint.OPTIMIZER: checkpoint.read_part(folder, checkpoint.OPTIMIZER),
+    }
+    algorithm.set_state(
+        {"learner_group": {COMPONENT_LEARNER: learner}, "training_iteration": iteration, "team": counters}
+    )

@@ -1,0 +1,69 @@
+"""Everything that marlcomm takes from RLlib, in one place. Made for Ray 2.60; `check_version` refuses others.
+
+RLlib calls most of these classes alpha. What is relied on beyond their signatures is written beside each use and
+tested in ``tests/test_rllib_contract.py``.
+"""
+
+from __future__ import annotations
+
+import logging
+
+import ray
+from ray.rllib.algorithms.algorithm import Algorithm
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
+from ray.rllib.core import COMPONENT_LEARNER, COMPONENT_RL_MODULE, DEFAULT_MODULE_ID
+from ray.rllib.core.learner.torch.torch_learner import TorchLearner
+from ray.rllib.core.rl_module.rl_module import RLModuleSpec
+from ray.rllib.core.rl_module.torch.torch_rl_module import TorchRLModule
+from ray.rllib.env.env_runner import EnvRunner
+from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
+from ray.rllib.utils.checkpoints import Checkpointable
+from ray.rllib.utils.metrics import (
+    ENV_RUNNER_RESULTS,
+    EPISODE_RETURN_MEAN,
+    LEARNER_RESULTS,
+    NUM_ENV_STEPS_SAMPLED,
+    NUM_ENV_STEPS_SAMPLED_LIFETIME,
+)
+
+SUPPORTED = "2.60"
+
+__all__ = [
+    "COMPONENT_LEARNER",
+    "COMPONENT_RL_MODULE",
+    "DEFAULT_MODULE_ID",
+    "ENV_RUNNER_RESULTS",
+    "EPISODE_RETURN_MEAN",
+    "LEARNER_RESULTS",
+    "NUM_ENV_STEPS_SAMPLED",
+    "NUM_ENV_STEPS_SAMPLED_LIFETIME",
+    "Algorithm",
+    "AlgorithmConfig",
+    "Checkpointable",
+    "EnvRunner",
+    "MultiAgentBatch",
+    "NotProvided",
+    "RLModuleSpec",
+    "SampleBatch",
+    "TorchLearner",
+    "TorchRLModule",
+    "check_version",
+    "ray",
+    "set_log_level",
+]
+
+
+def check_version(version: str = ray.__version__) -> None:
+    """Raise `ImportError` unless Ray is the release whose internals this package knows."""
+    if not version.startswith(SUPPORTED + "."):
+        raise ImportError(
+            f"marlcomm works with ray {SUPPORTED}.*, found {version}: pip install 'ray[rllib]=={SUPPORTED}.*'"
+        )
+
+
+def set_log_level(level: str) -> None:
+    """Ray's log level in this process; RLlib sets it in the driver only, and deprecates itself aloud in workers."""
+    logging.getLogger("ray").setLevel(level)
+
+
+check_version()

@@ -1,0 +1,62 @@
+"""The team's policy as RLlib sees it: one module, whose rows are whole episodes of a whole team."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from torch import Tensor
+
+from marlcomm.config import import_plugins
+from marlcomm.envs.base import TeamSpec
+from marlcomm.policies.base import Decision, Moment
+from marlcomm.policies.rollout import channel_noise
+from marlcomm.policies.team import TeamNames
+from marlcomm.rllib.compat import TorchRLModule
+
+DECISION = "decision"
+
+
+class TeamRLModule(TorchRLModule):
+    """Everything trainable of a team. `model_config` holds names and plain settings, so any process can rebuild it.
+
+    A batch holds columns [B, T, N, ...] (see `marlcomm.objectives.base.columns`); the output is ``{"decision": ...}``.
+    """
+
+    def setup(self) -> None:
+        config = self.model_config
+        import_plugins(config["imports"])
+        names = TeamNames(**config["team"])
+        self.seed: int = config["seed"]
+        self.spec: TeamSpec = names.make_env().spec
+        self.policy = names.make_policy(self.spec, self.seed)
+
+    def _forward(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        return {DECISION: self.replay(batch)}
+
+    def replay(self, batch: dict[str, Tensor]) -> Decision:
+        """The policy's answers to recorded episodes, with the channel noise of the rollout."""
+        noise = channel_noise(
+            self.policy.channel, self.seed, "train", batch["world"], batch["episode"], *batch["alive"].shape[1:3]
+        )
+        decision: Decision = self.policy(
+            Moment(batch["observations"], batch["alive"], batch["spawned"], batch.get("gates"), noise)
+        )
+        return decision
+
+    @contextlib.contextmanager
+    def no_sync(self) -> Iterator[None]:
+        """Nothing to hold back: `TeamLearner` sums gradients itself. RLlib's learner asks for this method."""
+        yield
+
+
+def spaces(spec: TeamSpec) -> tuple[gym.Space[Any], gym.Space[Any]]:
+    """Observation and action space of a whole team."""
+    shape = (spec.num_agents, spec.observation_size)
+    return (
+        gym.spaces.Box(*spec.observation_bounds, shape, np.float32),
+        gym.spaces.MultiDiscrete([spec.num_actions] * spec.num_agents),
+    )

@@ -1,0 +1,63 @@
+"""Rows on their way from runners to learners: joined, normalised, ordered into minibatches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+
+from marlcomm import noise
+from marlcomm.objectives.base import Batch
+
+_DENOMINATORS = ("agent_steps", "messages", "env_steps")
+
+
+def join(batches: Sequence[dict[str, np.ndarray]]) -> Batch:
+    """The rows of all runners, in the order of their worlds."""
+    names = batches[0].keys()
+    if len(batches) == 1:
+        return {name: torch.from_numpy(batches[0][name]) for name in names}
+    return {name: torch.from_numpy(np.concatenate([batch[name] for batch in batches])) for name in names}
+
+
+def normalize_advantages(batch: Batch, moments: np.ndarray) -> None:
+    """Centre and scale advantages in place by the merged moments (count, sum, sum of squares) of all runners."""
+    number, total, squares = moments
+    mean = total / number
+    deviation = max(squares / number - mean**2, 0.0) ** 0.5
+    batch["advantages"] = (batch["advantages"] - float(mean)) / float(deviation + 1e-8)
+
+
+def epoch_rows(batch: Batch, seed: int, round_: int, epoch: int, minibatches: int, learners: int) -> Batch:
+    """The rows of one epoch, ordered so that one learner and several see the same minibatches.
+
+    Worlds are permuted by a key of (seed, round, epoch) and cut into minibatches. Learners cut the rows they are given
+    into contiguous shards, and each shard into contiguous minibatches; so learner l gets the l-th part of every
+    minibatch. Each row also carries the denominators of its minibatch: acting agents, messages, env steps.
+    """
+    worlds = len(batch["world"])
+    groups = noise.permutation(worlds, seed, "minibatches", round_, epoch).view(minibatches, learners, -1)
+    rows = groups.transpose(0, 1).reshape(-1)
+    ordered = {name: values[rows] for name, values in batch.items()}
+    sums = _row_sums(batch)
+    for name in _DENOMINATORS:
+        per_minibatch = sums[name][groups].sum((1, 2))
+        ordered[name] = per_minibatch.repeat_interleave(groups.shape[2]).repeat(learners)
+    return ordered
+
+
+def _row_sums(batch: Batch) -> Batch:
+    acts = batch["acts"]
+    return {
+        "agent_steps": acts.sum((1, 2)).float(),
+        "messages": (batch["spoke"] & acts).sum((1, 2)).float(),
+        "env_steps": batch["running"].sum(1).float(),
+    }
+
+
+def minibatches(ordered: Batch, count: int) -> Iterator[Batch]:
+    """The minibatches of one learner's rows, for training loops without RLlib."""
+    size = len(ordered["world"]) // count
+    for index in range(count):
+        yield {name: values[index * size : (index + 1) * size] for name, values in ordered.items()}

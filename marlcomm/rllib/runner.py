@@ -1,0 +1,134 @@
+"""The environment runner: B worlds in lock-step, one whole episode of each a round, one batch [B, T, N, ...] back."""
+
+from __future__ import annotations
+
+import traceback
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import torch
+
+from marlcomm.config import import_plugins
+from marlcomm.objectives.base import columns
+from marlcomm.policies.evaluation import Episodes, count, evaluate
+from marlcomm.policies.rollout import Player
+from marlcomm.policies.team import make_meter
+from marlcomm.rllib.compat import (
+    COMPONENT_RL_MODULE,
+    DEFAULT_MODULE_ID,
+    Checkpointable,
+    EnvRunner,
+    ray,
+    set_log_level,
+)
+from marlcomm.rllib.module import TeamRLModule, spaces
+from marlcomm.wire.meter import BitCounts
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What a runner sends back after a round: rows, and sums that add up over runners.
+
+    Attributes:
+        batch: name -> [B, T, N, ...] or [B], as numpy arrays (Ray moves those without copies).
+        env_steps: of all worlds.
+        counts: of what was said.
+        means: of the episodes' statistics.
+        moments: count, sum and sum of squares of the advantages.
+        seconds: wall time by part.
+    """
+
+    batch: dict[str, np.ndarray]
+    env_steps: int
+    counts: BitCounts
+    means: dict[str, float]
+    moments: np.ndarray
+    seconds: dict[str, float]
+
+
+class TeamEnvRunner(EnvRunner, Checkpointable):
+    """Runner r of R owns worlds r * B to (r + 1) * B - 1 and keeps no state but weights.
+
+    Every draw is keyed by (seed, world, round), so a runner that restarts, or that runs elsewhere, samples the same.
+    """
+
+    def __init__(self, *, config: Any, **kwargs: Any) -> None:
+        set_log_level(config.log_level)
+        super().__init__(config=config, **kwargs)
+        import_plugins(self.config.imports)
+        self.make_env()
+        self.make_module()
+
+    def make_env(self) -> None:
+        self.env = self.config.team_names().make_env()
+
+    def make_module(self) -> None:
+        spec = self.config.get_rl_module_spec(spaces=self.get_spaces(), inference_only=False)
+        self.module = cast(TeamRLModule, spec.build())
+        self.objective = self.config.objective()
+        self.meter = make_meter(self.module.policy)
+
+    def get_spaces(self) -> dict[str, Any]:
+        pair = spaces(self.env.spec)
+        return {"__env__": pair, "__env_single__": pair, DEFAULT_MODULE_ID: pair}
+
+    def sample(self, *, round: int, **kwargs: Any) -> Sample:  # noqa: A002 (the design's word)
+        """One episode of each of this runner's worlds, the `round`-th."""
+        worlds = self._first_world() + torch.arange(self.config.num_envs_per_env_runner)
+        self.module.eval()
+        rollout = Player(self.env, self.module.policy, self.config.seed).play(worlds, torch.full_like(worlds, round))
+        batch = columns(rollout, self.objective)
+        statistics = Episodes()
+        statistics.add(rollout.rewards, rollout.lengths, rollout.info)
+        advantages = batch["advantages"][rollout.acts].double()
+        moments = [len(advantages), float(advantages.sum()), float(advantages.square().sum())]
+        return Sample(
+            batch={name: values.numpy() for name, values in batch.items()},
+            env_steps=rollout.env_steps,
+            counts=count(self.meter, rollout),
+            means=statistics.means(),
+            moments=np.array(moments),
+            seconds=rollout.seconds,
+        )
+
+    def try_sample(self, *, round: int) -> Sample | str:  # noqa: A002
+        """A sample, or the traceback of what went wrong: RLlib would end this process and only log the reason."""
+        try:
+            return self.sample(round=round)
+        except Exception:
+            return traceback.format_exc()
+
+    def evaluate(self, episodes: int, *, stream: str, greedy: bool = False) -> dict[str, float]:
+        """Figures of an evaluation with the present weights."""
+        self.module.eval()
+        return evaluate(self.env, self.module.policy, self.config.seed, episodes, stream=stream, greedy=greedy)
+
+    def _first_world(self) -> int:
+        # The local runner has index 0 and plays alone; remote ones count from 1.
+        return max((self.worker_index or 0) - 1, 0) * cast(int, self.config.num_envs_per_env_runner)
+
+    def get_state(self, components: Any = None, *, not_components: Any = None, **kwargs: Any) -> dict[str, Any]:
+        if not self._check_component(COMPONENT_RL_MODULE, components, not_components):
+            return {}
+        return {COMPONENT_RL_MODULE: {DEFAULT_MODULE_ID: self.module.get_state()}}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        modules = state.get(COMPONENT_RL_MODULE)
+        if isinstance(modules, ray.ObjectRef):
+            modules = ray.get(modules)
+        if modules is not None:
+            self.module.set_state(modules[DEFAULT_MODULE_ID])
+
+    def get_ctor_args_and_kwargs(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        return (), {"config": self.config}
+
+    def get_checkpointable_components(self) -> list[tuple[str, Any]]:
+        return [(COMPONENT_RL_MODULE, self.module)]
+
+    def get_metrics(self) -> Any:
+        return self.metrics.reduce()
+
+    def assert_healthy(self) -> None:
+        assert self.env is not None
+        assert self.module is not None

@@ -1,0 +1,107 @@
+"""Run folders: where everything about a run lies.
+
+``runs/NAME/STAMP/`` holds config.yaml (resolved), versions.json, tensorboard/, metrics.jsonl, checkpoints/ROUND/ and,
+after the final evaluation, summary.json.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+import sys
+import time
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, cast
+
+from marlcomm.config import Experiment, experiment, read
+from marlcomm.registry import ConfigError
+
+_KEPT_CHECKPOINTS = 2
+_PACKAGES = ("marlcomm", "torch", "ray", "numpy", "gymnasium", "pettingzoo")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run's folder."""
+
+    folder: Path
+
+    @staticmethod
+    def create(settings: Experiment, root: Path) -> Run:
+        """A new folder under ``root/NAME/`` with the resolved config and the versions of what runs."""
+        stamp = time.strftime("%Y-%m-%d_%H-%M-%S")
+        for attempt in range(1000):
+            folder = root / settings.name / (stamp if attempt == 0 else f"{stamp}_{attempt}")
+            try:
+                folder.mkdir(parents=True)
+                break
+            except FileExistsError:
+                continue
+        (folder / "config.yaml").write_text(settings.as_yaml(), encoding="utf-8")
+        (folder / "versions.json").write_text(json.dumps(versions(), indent=2) + "\n", encoding="utf-8")
+        return Run(folder)
+
+    @staticmethod
+    def open(path: Path | str) -> Run:
+        """An existing run: its folder, or a folder above with exactly one newest run below."""
+        path = Path(path)
+        if (path / "config.yaml").is_file():
+            return Run(path)
+        below = sorted(file.parent for file in path.glob("*/config.yaml")) if path.is_dir() else []
+        if not below:
+            raise ConfigError(f"run: no run in {str(path)!r}: a run's folder holds config.yaml, as in runs/NAME/STAMP")
+        return Run(below[-1])
+
+    def experiment(self) -> Experiment:
+        """The settings of the run, checked."""
+        data, _ = read(self.folder / "config.yaml")
+        return experiment(data)
+
+    @property
+    def metrics(self) -> Path:
+        return self.folder / "metrics.jsonl"
+
+    def checkpoint(self, round_: int) -> Path:
+        return self.folder / "checkpoints" / f"{round_:06d}"
+
+    def checkpoints(self) -> list[Path]:
+        """The whole checkpoints, oldest first."""
+        return sorted(path for path in (self.folder / "checkpoints").glob("[0-9]*") if (path / "state.json").is_file())
+
+    def last_checkpoint(self) -> Path:
+        found = self.checkpoints()
+        if not found:
+            raise ConfigError(f"run: no checkpoint yet in {self.folder}")
+        return found[-1]
+
+    def drop_old_checkpoints(self) -> None:
+        """Keep the newest ones, and remove what an interrupted save left behind."""
+        for path in [*self.checkpoints()[:-_KEPT_CHECKPOINTS], *(self.folder / "checkpoints").glob(".*")]:
+            shutil.rmtree(path, ignore_errors=True)
+
+    def write_summary(self, summary: dict[str, Any]) -> Path:
+        file = self.folder / "summary.json"
+        partial = file.with_suffix(".partial")
+        partial.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+        partial.rename(file)
+        return file
+
+    def summary(self) -> dict[str, Any]:
+        file = self.folder / "summary.json"
+        if not file.is_file():
+            raise ConfigError(f"run: no summary yet in {self.folder}: marlcomm evaluate {self.folder} writes one")
+        return cast(dict[str, Any], json.loads(file.read_text(encoding="utf-8")))
+
+
+def versions() -> dict[str, str]:
+    """What is installed here, for the record."""
+    found = {"python": sys.version.split()[0], "platform": platform.platform()}
+    for package in _PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found

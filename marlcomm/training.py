@@ -1,0 +1,101 @@
+"""A training run: rounds until the goal, saved on the way, stopped cleanly when asked."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType, TracebackType
+from typing import TYPE_CHECKING, Self
+
+from marlcomm import checkpoint
+from marlcomm.config import Experiment
+from marlcomm.log import cut_after
+from marlcomm.runs import Run
+
+if TYPE_CHECKING:
+    from marlcomm.rllib.algorithm import TeamAlgorithm
+
+_EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 0}
+
+
+class Interruption:
+    """The first Ctrl-C or SIGTERM asks to stop after the update; the second stops at once.
+
+    Install it before Ray starts, and call `install` again after: Ray sets handlers of its own.
+    """
+
+    def __init__(self, announce: Callable[[], None]) -> None:
+        self._announce = announce
+        self._signal: signal.Signals | None = None
+        self._previous: dict[signal.Signals, object] = {}
+
+    def __enter__(self) -> Self:
+        self._previous = {number: signal.getsignal(number) for number in _EXIT_CODES}
+        self.install()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+    def install(self) -> None:
+        for number in _EXIT_CODES:
+            signal.signal(number, self._receive)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if self._signal is not None:
+            os._exit(_EXIT_CODES[signal.Signals(number)])
+        self._signal = signal.Signals(number)
+        self._announce()
+
+    @property
+    def requested(self) -> bool:
+        return self._signal is not None
+
+    @property
+    def exit_code(self) -> int:
+        return 0 if self._signal is None else _EXIT_CODES[self._signal]
+
+
+@contextmanager
+def built(run: Run, settings: Experiment, resume: bool) -> Iterator[TeamAlgorithm]:
+    """The algorithm of a run, at its beginning or at its last checkpoint; stopped in the end."""
+    from marlcomm.algorithms.build import algorithm_config
+    from marlcomm.rllib.checkpoint import restore
+
+    if resume:
+        folder = run.last_checkpoint()
+        cut_after(run.metrics, int(checkpoint.read_counters(folder)["env_steps"]))
+    algorithm: TeamAlgorithm = algorithm_config(settings).logging(log_dir=run.folder).build_algo()
+    try:
+        if resume:
+            restore(algorithm, folder)
+        yield algorithm
+    finally:
+        algorithm.stop()
+
+
+def rounds(
+    algorithm: TeamAlgorithm, run: Run, settings: Experiment, interruption: Interruption
+) -> Iterator[dict[str, float]]:
+    """Train until the env steps are reached or a stop is requested; yields the figures of each round.
+
+    Saves every `checkpoint_every` rounds and at the end, whichever end that is.
+    """
+    from marlcomm.rllib.checkpoint import save
+
+    saved = algorithm.round
+    while algorithm.env_steps < settings.run.env_steps and not interruption.requested:
+        algorithm.train()
+        if algorithm.round % settings.run.checkpoint_every == 0:
+            save(algorithm, run.checkpoint(algorithm.round))
+            run.drop_old_checkpoints()
+            saved = algorithm.round
+        yield algorithm.figures
+    if algorithm.round != saved:
+        save(algorithm, run.checkpoint(algorithm.round))
+        run.drop_old_checkpoints()

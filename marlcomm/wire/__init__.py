@@ -1,0 +1,23 @@
+"""The wire: symbols to bits to bytes, and meters that read them. Needs numpy only."""
+
+from marlcomm.wire.alphabet import Alphabet
+from marlcomm.wire.bits import Packets, WireError
+from marlcomm.wire.codes import CODES, Code, EliasGammaCode, FixedLengthCode, MixedRadixCode, default_code
+from marlcomm.wire.meter import BandwidthMeter, BitCounts
+from marlcomm.wire.packets import read_packets, write_packets
+
+__all__ = [
+    "CODES",
+    "Alphabet",
+    "BandwidthMeter",
+    "BitCounts",
+    "Code",
+    "EliasGammaCode",
+    "FixedLengthCode",
+    "MixedRadixCode",
+    "Packets",
+    "WireError",
+    "default_code",
+    "read_packets",
+    "write_packets",
+]

@@ -1,0 +1,115 @@
+"""Counting what is transmitted: one record that adds up, and the figures made of it.
+
+A *message* is the sent talk of a living agent. An *agent step* is a living agent's right to speak, used or not.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from marlcomm.wire.alphabet import Alphabet
+from marlcomm.wire.codes import Code, default_code
+from marlcomm.wire.entropy import estimable, histogram, plug_in_entropy
+
+
+@dataclass(frozen=True)
+class BitCounts:
+    """Sums over any stretch of talk. Counts of several runners or rounds are added; entropies never are.
+
+    Attributes:
+        env_steps, episodes, agent_steps, messages: how many of each.
+        nominal_bits: of all messages, by a code without statistics.
+        prefix_bits: of all messages, by the prefix code; presence bits included where agents may stay silent.
+        received_bits: prefix bits times the living agents that each message reached.
+        histogram: how often each message occurred; empty where it is not kept.
+    """
+
+    env_steps: int = 0
+    episodes: int = 0
+    agent_steps: int = 0
+    messages: int = 0
+    nominal_bits: float = 0.0
+    prefix_bits: int = 0
+    received_bits: int = 0
+    histogram: Counter[int] = field(default_factory=Counter)
+
+    def __add__(self, other: BitCounts) -> BitCounts:
+        return BitCounts(
+            self.env_steps + other.env_steps,
+            self.episodes + other.episodes,
+            self.agent_steps + other.agent_steps,
+            self.messages + other.messages,
+            self.nominal_bits + other.nominal_bits,
+            self.prefix_bits + other.prefix_bits,
+            self.received_bits + other.received_bits,
+            self.histogram + other.histogram,
+        )
+
+
+class BandwidthMeter:
+    """Reads symbols off the wire, never a config.
+
+    Args:
+        alphabet: of the channel's messages.
+        gated: whether agents may stay silent; then each agent step costs one presence bit.
+        code: the prefix code; the alphabet's default if None.
+    """
+
+    def __init__(self, alphabet: Alphabet, gated: bool = False, code: Code | None = None) -> None:
+        self.alphabet = alphabet
+        self.gated = gated
+        self.code = default_code(alphabet) if code is None else code
+
+    def count(
+        self,
+        symbols: NDArray[np.int32],
+        spoke: NDArray[np.bool_],
+        acts: NDArray[np.bool_],
+        env_steps: int,
+        episodes: int,
+    ) -> BitCounts:
+        """Count symbols [..., N, S] where spoke [..., N], among agents that acts [..., N]."""
+        sent = spoke & acts
+        messages = symbols[sent]
+        lengths = self.code.lengths(messages)
+        present = acts.sum(axis=-1, keepdims=True)
+        listeners = np.broadcast_to(present - 1, acts.shape)
+        agent_steps = int(acts.sum())
+        presence = agent_steps if self.gated else 0
+        presence_heard = int((listeners * acts).sum()) if self.gated else 0
+        return BitCounts(
+            env_steps=env_steps,
+            episodes=episodes,
+            agent_steps=agent_steps,
+            messages=len(messages),
+            nominal_bits=self.alphabet.nominal_bits * len(messages),
+            prefix_bits=int(lengths.sum()) + presence,
+            received_bits=int((lengths * listeners[sent]).sum()) + presence_heard,
+            # Hardly two float messages are ever equal: their histogram would only grow.
+            histogram=Counter() if self.alphabet.kind == "raw" else histogram(messages),
+        )
+
+    def report(self, counts: BitCounts) -> dict[str, float]:
+        """Figures in bits by the tags of the glossary; those per message only where something was said."""
+        figures = {
+            "messages_per_agent_step": counts.messages / max(counts.agent_steps, 1),
+            "prefix_bits_per_agent_step": counts.prefix_bits / max(counts.agent_steps, 1),
+            "prefix_bits_per_env_step": counts.prefix_bits / max(counts.env_steps, 1),
+            "prefix_bits_per_episode": counts.prefix_bits / max(counts.episodes, 1),
+            "received_prefix_bits_per_env_step": counts.received_bits / max(counts.env_steps, 1),
+            "received_prefix_bits_per_episode": counts.received_bits / max(counts.episodes, 1),
+        }
+        if counts.messages:
+            figures |= {
+                "nominal_bits_per_message": counts.nominal_bits / counts.messages,
+                "prefix_bits_per_message": counts.prefix_bits / counts.messages,
+            }
+            if counts.histogram:
+                figures["distinct_messages"] = len(counts.histogram)
+                if estimable(counts.histogram):
+                    figures["joint_entropy_bits_per_message"] = plug_in_entropy(counts.histogram.values())
+        return figures

@@ -1,0 +1,292 @@
+"""The command line, end to end, as a user runs it: in processes of their own."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from marlcomm.glossary import glossary
+
+SMALL = [
+    "run.worlds=32",
+    "run.evaluate_every=2",
+    "run.evaluation_worlds=40",
+    "run.checkpoint_every=3",
+    "evaluation.episodes=60",
+    "policy.hidden_size=16",
+    "resources.threads=1",
+]
+ROUND = 32 * 20
+
+
+def command(*arguments):
+    return [sys.executable, "-m", "marlcomm.cli", *map(str, arguments)]
+
+
+def environment():
+    return os.environ | {"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}
+
+
+def marlcomm(*arguments, cwd, code=0):
+    done = subprocess.run(
+        command(*arguments), capture_output=True, text=True, cwd=cwd, env=environment(), timeout=280, check=False
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    return done
+
+
+@pytest.fixture
+def workplace(tmp_path, pytestconfig):
+    shutil.copytree(pytestconfig.rootpath / "configs", tmp_path / "configs")
+    return tmp_path
+
+
+def only_run(workplace):
+    (folder,) = (workplace / "runs" / "demo").iterdir()
+    return folder
+
+
+def last_weights(folder):
+    return load_file(sorted((folder / "checkpoints").glob("[0-9]*"))[-1] / "weights.safetensors")
+
+
+def figures(folder, leave_out=("time/",)):
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{tag: value for tag, value in line.items() if not tag.startswith(leave_out)} for line in lines]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, pytestconfig):
+    """One small run from beginning to end, with what it printed."""
+    workplace = tmp_path_factory.mktemp("finished")
+    shutil.copytree(pytestconfig.rootpath / "configs", workplace / "configs")
+    done = marlcomm("train", "configs/demo.yaml", *SMALL, f"run.env_steps={7 * ROUND}", cwd=workplace)
+    return workplace, only_run(workplace), done
+
+
+def test_train_leaves_a_whole_run(finished):
+    _, folder, done = finished
+    assert {path.name for path in folder.iterdir()} == {
+        "config.yaml",
+        "versions.json",
+        "metrics.jsonl",
+        "tensorboard",
+        "checkpoints",
+        "summary.json",
+    }
+    assert json.loads((folder / "versions.json").read_text())["torch"]
+    assert [path.name for path in sorted((folder / "checkpoints").iterdir())] == ["000006", "000007"]
+    for word in ("success", "env steps/s", "bits/message", "eta"):
+        assert word in done.stdout
+    assert f"tensorboard --logdir {folder.relative_to(folder.parents[2])}" in done.stdout.replace("\n", "")
+    for row in ("floor: always gas", "transformer + ddcl, sampled", "greedy", "ceiling: scheduler"):
+        assert row in done.stdout
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["env_steps"] == 7 * ROUND
+    assert summary["episodes"] == 60
+    assert summary["ceiling/success"] > summary["floor/success"]
+    for key in (
+        "evaluation/success",
+        "evaluation/prefix_bits_per_message",
+        "greedy/success",
+        "evaluation/wire_bytes_per_episode",
+    ):
+        assert np.isfinite(summary[key])
+
+
+def test_every_logged_tag_is_in_the_glossary_and_the_other_way_round(finished):
+    _, folder, _ = finished
+    events = EventAccumulator(str(folder / "tensorboard"), size_guidance={"scalars": 0})
+    events.Reload()
+    logged = set(events.Tags()["scalars"])
+    known = set(glossary("traffic_junction"))
+    assert logged <= known
+    # vq's losses belong to another channel; entropies appear when samples suffice
+    sometimes = {"channel/codebook", "channel/commitment"} | {tag for tag in known if "joint_entropy" in tag}
+    assert known - logged <= sometimes
+    steps = [point.step for point in events.Scalars("train/success")]
+    assert steps == [ROUND * (index + 1) for index in range(7)]
+    assert [point.step for point in events.Scalars("validation/success")] == [ROUND * index for index in (2, 4, 6)]
+    in_jsonl = set().union(*map(set, figures(folder, leave_out=()))) - {"env_steps", "round"}
+    assert in_jsonl == logged
+
+
+def test_evaluate_says_the_same_again(finished):
+    workplace, folder, _ = finished
+    before = json.loads((folder / "summary.json").read_text())
+    done = marlcomm("evaluate", "runs/demo", cwd=workplace)
+    assert "ceiling: scheduler" in done.stdout
+    after = json.loads((folder / "summary.json").read_text())
+    assert {k: v for k, v in after.items() if "seconds" not in k} == {
+        k: v for k, v in before.items() if "seconds" not in k
+    }
+    marlcomm("evaluate", folder, "--episodes", 10, "--seed", 5, cwd=workplace)
+    again = json.loads((folder / "summary.json").read_text())
+    assert (again["episodes"], again["evaluation_seed"]) == (10, 5)
+
+
+def wait_for(condition, process, seconds=120):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def start(workplace, *arguments):
+    return subprocess.Popen(
+        command("train", "configs/demo.yaml", *SMALL, *arguments),
+        cwd=workplace,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def rounds_done(workplace):
+    files = list((workplace / "runs").glob("demo/*/metrics.jsonl"))
+    return len(files[0].read_text().splitlines()) if files else 0
+
+
+def test_ctrl_c_saves_and_resume_is_exact(workplace, finished):
+    """Interrupted in the middle and continued in a fresh process: bit for bit the run that never stopped."""
+    _, whole, _ = finished
+    # As a terminal does it: Ctrl-C reaches every process of the group, Ray's workers too.
+    process = start(workplace, f"run.env_steps={7 * ROUND}")
+    wait_for(lambda: rounds_done(workplace) >= 2, process)
+    os.killpg(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 130, out + err
+    assert "Traceback" not in err
+    assert "finishing the update, then saving" in err
+    folder = only_run(workplace)
+    assert f"marlcomm train --resume {folder.relative_to(workplace)}" in out.replace("\n", "")
+    done = rounds_done(workplace)
+    assert done < 7
+    assert sorted((folder / "checkpoints").iterdir())[-1].name == f"{done:06d}"
+    marlcomm("train", "--resume", folder.relative_to(workplace), cwd=workplace)
+    assert figures(folder) == figures(whole)
+    for name, value in last_weights(whole).items():
+        assert np.array_equal(value, last_weights(folder)[name]), name
+
+
+def test_sigterm_saves_and_exits_well(workplace):
+    process = start(workplace, f"run.env_steps={10_000 * ROUND}")
+    wait_for(lambda: rounds_done(workplace) >= 1, process)
+    process.terminate()
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, out + err
+    assert "marlcomm train --resume" in out
+    assert list((only_run(workplace) / "checkpoints").glob("[0-9]*/state.json"))
+
+
+def test_a_second_ctrl_c_stops_at_once_and_leaves_the_last_checkpoint_whole(workplace):
+    process = start(workplace, "run.worlds=6000", "run.checkpoint_every=1", f"run.env_steps={10**9}")
+    wait_for(lambda: rounds_done(workplace) >= 1, process, seconds=200)
+    checkpoints = only_run(workplace) / "checkpoints"
+    wait_for(lambda: list(checkpoints.glob("[0-9]*/state.json")), process)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.2)
+    clock = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert time.monotonic() - clock < 10
+    for folder in checkpoints.glob("[0-9]*"):
+        assert {path.name for path in folder.iterdir()} == {
+            "state.json",
+            "weights.safetensors",
+            "optimizer.safetensors",
+        }
+
+
+def test_another_channel_on_the_command_line_trains(workplace):
+    done = marlcomm(
+        "train", "configs/demo.yaml", "channel.name=vq", "channel.codebook_size=64", *SMALL, f"run.env_steps={ROUND}",
+        "--no-evaluate", cwd=workplace,
+    )  # fmt: skip
+    assert "no longer apply" in done.stderr
+    config = (only_run(workplace) / "config.yaml").read_text()
+    assert "codebook_size: 64" in config
+    assert "delta" not in config
+
+
+def test_a_registered_channel_trains_from_the_command_line(workplace):
+    marlcomm(
+        "train", "configs/demo.yaml", "channel.name=sign", "imports=[third_party]", *SMALL, f"run.env_steps={ROUND}",
+        cwd=workplace,
+    )  # fmt: skip
+    summary = json.loads((only_run(workplace) / "summary.json").read_text())
+    assert summary["evaluation/prefix_bits_per_message"] == 4.0
+
+
+def test_lists():
+    expected = {
+        "envs": ["traffic_junction"],
+        "channels": ["continuous", "silent", "ddcl", "vq", "gumbel", "sign"],
+        "policies": ["ic3net", "commnet", "transformer"],
+        "algorithms": ["ic3net", "mappo"],
+    }
+    for kind, names in expected.items():
+        plugin = ["--import", "third_party"] if kind == "channels" else []
+        out = marlcomm("list", kind, *plugin, cwd=".").stdout
+        assert [line.split()[0] for line in out.splitlines()[1:] if line and not line.startswith(" ")] == names
+
+
+def test_check_channel():
+    out = marlcomm("check", "channel", "sign", "--import", "third_party", cwd=".").stdout
+    assert "channel sign keeps all 10 promises" in out
+    out = marlcomm("check", "channel", "vq", "segments=4", "codebook_size=3", cwd=".").stdout
+    assert "keeps all" in out
+
+
+def test_bench_card(workplace):
+    out = marlcomm("bench", "card", "traffic_junction", "--episodes", 20, "--out", "card.json", cwd=workplace).stdout
+    assert "scheduler" in out
+    card = json.loads((workplace / "card.json").read_text())
+    assert card["easy-vision0-rate0.3"]["references"]["scheduler"]["success"] > 0.9
+
+
+@pytest.mark.parametrize("verb", ["", "train", "evaluate", "list", "check", "check channel", "bench", "bench card"])
+def test_help_everywhere(verb):
+    assert "Usage" in marlcomm(*verb.split(), "--help", cwd=".").stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["train"], "wanted a config file"),
+        (["train", "configs/dem.yaml"], "did you mean 'demo.yaml'"),
+        (["train", "configs/demo.yaml", "channel.delt=1"], "channel.delt: unknown key (value 1); did you mean 'delta'"),
+        (["train", "configs/demo.yaml", "channel.name=vq", "channel.segments=3"], "channel.segments: got 3"),
+        (["train", "configs/demo.yaml", "channel"], "wanted KEY=VALUE"),
+        (["train", "configs/demo.yaml", "--resume", "runs/x"], "--resume takes a run and nothing else"),
+        (["train", "--resume", "runs/none"], "no run in 'runs/none'"),
+        (
+            ["train", "configs/demo.yaml", "resources.num_env_runners=64", "resources.num_cpus=3"],
+            "64 env runners and 0 learners need 64 CPUs, here are 3; resources.num_cpus=64 lets them share",
+        ),
+        (["evaluate", "runs/none"], "no run in 'runs/none'"),
+        (["list", "chanels"], "did you mean 'channels'"),
+        (["check", "channel", "vqq"], "did you mean 'vq'"),
+        (["check", "channel", "vq", "size=3"], "channel.size: unknown key"),
+        (["bench", "card", "trafic_junction"], "did you mean 'traffic_junction'"),
+        (["train", "configs/demo.yaml", "--import"], "No such option"),
+    ],
+)
+def test_wrong_arguments_are_named_with_exit_code_2(workplace, arguments, words):
+    done = marlcomm(*arguments, cwd=workplace, code=2)
+    assert words in re.sub(r"\s+", " ", done.stderr)
+    assert not (workplace / "runs").exists()

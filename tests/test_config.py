@@ -1,0 +1,223 @@
+"""Registry and config: what is wrong is named, with its key, its value and the nearest right one."""
+
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import Field
+
+from marlcomm import config
+from marlcomm.config import experiment, merge, read
+from marlcomm.registry import TABLES, ConfigError, Row, Settings, Table, nearest, validate
+
+
+def error(data):
+    with pytest.raises(ConfigError) as caught:
+        experiment(data)
+    return str(caught.value)
+
+
+def test_nothing_given_is_a_complete_experiment():
+    default = experiment({})
+    assert (default.env.name, default.policy.name, default.channel.name) == ("traffic_junction", "transformer", "ddcl")
+    assert experiment(default.as_data()) == default
+
+
+@pytest.mark.parametrize("group", TABLES)
+def test_every_registered_name_is_accepted_and_loads(group):
+    for name, row in TABLES[group].rows.items():
+        assert getattr(experiment({group: {"name": name}}), group).name == name
+        assert row.summary
+        assert isinstance(row.load(), type)
+        for field in row.settings_model().model_fields.values():
+            assert field.description  # one sentence for every knob
+
+
+WRONG = [
+    ({"chanel": {}}, "chanel: unknown key; did you mean 'channel'?"),
+    ({"channel": {"name": "vqq"}}, "channel.name: unknown channel 'vqq'; did you mean 'vq'?"),
+    ({"channel": {"delt": 0.2}}, "channel.delt: unknown key (value 0.2); did you mean 'delta'?"),
+    ({"channel": {"delta": "wide"}}, "channel.delta: got 'wide', wanted a valid number"),
+    ({"channel": {"delta": -1}}, "channel.delta: got -1, wanted greater than 0"),
+    ({"channel": "vq"}, "channel: got 'vq', wanted a group of keys; did you mean channel.name=vq?"),
+    ({"channel": ["vq"]}, "channel: got ['vq'], wanted a group of keys"),
+    ({"run": 5}, "run: got 5, wanted a group of keys"),
+    ({"env": {"difficulty": "esy"}}, "env.difficulty: got 'esy', wanted 'easy', 'medium' or 'hard'"),
+    (
+        {"env": {"curriculum": {"start": 1}}},
+        "env.curriculum.start: unknown key (value 1); did you mean 'start_epoch'?",
+    ),
+    (
+        {"env": {"curriculum": {"start_epoch": 9, "end_epoch": 3}}},
+        "env.curriculum: got {'start_epoch': 9, 'end_epoch': 3}, wanted end_epoch 3 must be greater than start_epoch 9",
+    ),
+    ({"policy": {"heads": 3}}, "policy: heads 3 must divide width 32"),
+    ({"policy": {"message_size": None}}, "policy: message_size must be a number for the transformer policy"),
+    (
+        {"channel": {"name": "vq", "segments": 3}},
+        "channel.segments: got 3, wanted a divisor of policy.message_size 8 (nearest: 2)",
+    ),
+    ({"run": {"worlds": 511}}, "run.worlds: got 511, wanted a multiple of 2"),
+    ({"run": {"worlds": 500}, "resources": {"num_env_runners": 3}}, "run.worlds: got 500, wanted a multiple of 3"),
+    (
+        {"resources": {"num_learners": 3}},
+        "run.worlds: got 512, wanted a multiple of 6 = learners (3) x algorithm.num_minibatches (2) (nearest: 510)",
+    ),
+    ({"seed": -1}, "seed: got -1, wanted greater than or equal to 0"),
+    ({"name": "../up"}, "name: got '../up', wanted"),
+    ({"imports": ["no_such_module"]}, "imports: cannot import 'no_such_module'"),
+    ({"algorithm": {"entropy_coeff": [[5, 1], [2, 1]]}}, "rising env steps"),
+]
+
+
+@pytest.mark.parametrize(("data", "words"), WRONG, ids=str)
+def test_what_is_wrong_is_named(data, words):
+    assert words in error(data)
+
+
+def test_all_errors_are_told_at_once():
+    lines = error({"channel": {"delt": 1}, "policy": {"name": "transfomer"}, "runn": {}}).splitlines()
+    assert len(lines) == 3
+
+
+def test_another_name_drops_the_files_keys_and_says_so():
+    data = {"channel": {"name": "ddcl", "delta": 0.5, "rate_weight": 0.1}, "policy": {"width": 16}}
+    merged, notes = merge(data, ["channel.name=vq", "channel.codebook_size=64"])
+    assert merged["channel"] == {"name": "vq", "codebook_size": 64}
+    assert notes == ["channel.name=vq: the file's channel.delta, channel.rate_weight no longer apply"]
+    assert experiment(merged).channel.settings.codebook_size == 64
+    same, notes = merge(data, ["channel.name=ddcl", "channel.delta=0.25"])
+    assert same["channel"] == {"name": "ddcl", "delta": 0.25, "rate_weight": 0.1}
+    assert notes == []
+
+
+def test_a_key_of_the_old_type_on_the_same_command_line_is_an_error():
+    merged, _ = merge({"channel": {"name": "ddcl"}}, ["channel.name=vq", "channel.delta=1"])
+    assert "channel.delta: unknown key" in error(merged)
+
+
+@pytest.mark.parametrize("override", ["channel", "channel.name", "=", "a=b=[", "channel.delta=[1"])
+def test_malformed_overrides_are_named(override):
+    with pytest.raises(ConfigError):  # noqa: PT012 (one of the two refuses)
+        merged, _ = merge({}, [override])
+        experiment(merged)
+
+
+def test_numbers_schedules_and_nulls_survive_the_command_line():
+    merged, _ = merge(
+        {}, ["algorithm.lr=1e-4", "algorithm.entropy_coeff=[[0,0.1],[1000,0]]", "algorithm.grad_clip=null"]
+    )
+    settings = experiment(merged).algorithm.settings
+    assert settings.lr == 1e-4
+    assert settings.entropy_coeff == [(0, 0.1), (1000, 0)]
+    assert settings.grad_clip is None
+
+
+def test_files(tmp_path):
+    good = tmp_path / "team.yaml"
+    good.write_text("channel:\n  name: gumbel\n  tokens: 2\n")
+    data, _ = read(good)
+    settings = experiment(data)
+    assert settings.name == "team"
+    again = tmp_path / "again.yaml"
+    again.write_text(settings.as_yaml())
+    assert experiment(read(again)[0]) == settings
+    with pytest.raises(ConfigError, match=r"no file '.*temm.yaml'; did you mean 'team.yaml'"):
+        read(tmp_path / "temm.yaml")
+    for text, words in (("a: [1", "is not YAML|cannot read"), ("- 1\n- 2\n", "must hold keys and values")):
+        bad = tmp_path / "bad.yaml"
+        bad.write_text(text)
+        with pytest.raises(ConfigError, match=words):
+            read(bad)
+
+
+def test_shipped_configs_are_valid(pytestconfig):
+    files = sorted((pytestconfig.rootpath / "configs").glob("*.yaml"))
+    assert files
+    for file in files:
+        experiment(read(file)[0])
+
+
+class Knobs(Settings):
+    size: int = Field(1, description="a number")
+
+
+def test_registering():
+    table = Table("thing")
+
+    @table.register("one", settings=Knobs)
+    class One:
+        """The first of its kind.
+
+        More words.
+        """
+
+    assert table.row("one").load() is One
+    assert table.row("one").summary == "The first of its kind."
+    assert table.check("one", {"size": 3}).size == 3
+    table.register("one", settings=Knobs)(One)  # imported twice: no change
+    with pytest.raises(ConfigError, match=r"thing 'one' is registered already, by .*One: choose another name"):
+        table.register("one")(type("Other", (), {}))
+    with pytest.raises(ConfigError, match=r"thing.size: got 'x', wanted a valid integer"):
+        table.check("one", {"size": "x"})
+    table.add(Row("lazy", "math:sqrt", Knobs, "not imported until it is used"))
+    assert table.row("lazy").load()(9) == 3
+
+
+def test_hints():
+    assert nearest("delt", ["delta", "limit"]) == "did you mean 'delta'? (known: delta, limit)"
+    assert nearest("zzz", ["delta"]) == "known: delta"
+    assert nearest("zzz", []) == "no keys are known here"
+    with pytest.raises(ConfigError, match=r"^size: got"):
+        validate(Knobs, {"size": []}, "")
+
+
+keys = st.sampled_from(["name", "delta", "segments", "worlds", "heads", "lr", "difficulty", "curriculum", "x"])
+values = st.recursive(
+    st.one_of(
+        st.none(), st.booleans(), st.integers(-5, 600), st.floats(allow_nan=True), st.sampled_from(["vq", "easy", ""])
+    ),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(keys, inner, max_size=3)),
+    max_leaves=6,
+)
+groups = st.sampled_from([*config.GROUPS, "run", "resources", "evaluation", "seed", "imports", "y"])
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.dictionaries(groups, values, max_size=4))
+def test_any_data_is_accepted_or_refused_with_words(data):
+    try:
+        checked = experiment(data)
+    except ConfigError as refusal:
+        assert str(refusal)  # noqa: PT017 (either way is fine, a traceback is not)
+        return
+    assert experiment(checked.as_data()) == checked
+
+
+def test_a_bad_config_is_refused_before_torch_and_ray_are_imported():
+    script = (
+        "import sys\n"
+        "from marlcomm.config import experiment\n"
+        "from marlcomm import cli, registry\n"
+        "try: experiment({'channel': {'name': 'vq', 'segments': 3}})\n"
+        "except registry.ConfigError as error: print(error)\n"
+        "print(sorted({'torch', 'ray', 'gymnasium', 'pettingzoo', 'tensorboard'} & sys.modules.keys()))\n"
+    )
+    out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    assert "channel.segments: got 3" in out
+    assert out.endswith("[]\n")
+
+
+def test_a_bare_import_imports_nothing():
+    script = "import sys, marlcomm; print(sorted({'torch', 'ray', 'numpy', 'pydantic'} & sys.modules.keys()))"
+    assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+@pytest.mark.parametrize("room", ["envs", "channels", "algorithms"])
+def test_the_linked_rooms_refuse_a_second_name(room, pytestconfig):
+    script = f"import {room}"
+    out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=pytestconfig.rootpath)
+    assert out.returncode == 1
+    assert f"ImportError: import it as marlcomm.{room}" in out.stderr

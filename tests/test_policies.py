@@ -1,0 +1,338 @@
+"""Policies: nothing passes between agents but what is on the wire."""
+
+import pytest
+import torch
+
+from marlcomm.envs.base import TeamSpec
+from marlcomm.policies.base import Moment, Overheard
+from marlcomm.policies.memory import AgentLSTM
+from marlcomm.policies.rollout import Player, channel_noise
+from marlcomm.policies.team import TeamNames
+
+CHANNELS = {
+    "continuous": {},
+    "silent": {},
+    "ddcl": {"delta": 0.1},
+    "vq": {"codebook_size": 8, "segments": 2},
+    "gumbel": {"vocabulary": 8, "tokens": 2},
+}
+POLICIES = {
+    "ic3net": {"hidden_size": 16, "message_size": 8},
+    "ic3net-hidden": {"hidden_size": 16},
+    "commnet": {"hidden_size": 16, "agent_identity": True},
+    "transformer": {"hidden_size": 16, "width": 8, "message_size": 8},
+    "transformer-deep": {
+        "hidden_size": 16,
+        "width": 8,
+        "message_size": 8,
+        "layers": 3,
+        "heads": 2,
+        "agent_identity": True,
+    },
+    "transformer-feedforward": {"hidden_size": 16, "width": 8, "message_size": 8, "recurrent": False},
+}
+
+
+def team(policy="transformer", channel="ddcl", env_config=None):
+    names = TeamNames(
+        env="traffic_junction",
+        env_config={"add_rate": 0.5} | (env_config or {}),
+        policy=policy.partition("-")[0],
+        policy_config=POLICIES[policy],
+        channel=channel,
+        channel_config=CHANNELS[channel],
+    )
+    env = names.make_env()
+    return env, names.make_policy(env.spec, seed=0)
+
+
+def rollout(env, policy, worlds=40):
+    return Player(env, policy, seed=0).play(torch.arange(worlds), torch.zeros(worlds, dtype=torch.int64))
+
+
+def moments(played, policy):
+    """The inputs of a played rollout, whole: [B, T, N, ...]."""
+    steps, agents = played.acts.shape[1:]
+    noise = channel_noise(policy.channel, 0, "train", played.worlds, played.episodes, steps, agents)
+    return Moment(played.observations, played.alive[:, :-1], played.spawned[:, :-1], played.gates, noise)
+
+
+def at(moment, time):
+    parts = (moment.observations, moment.alive, moment.spawned, moment.gates, moment.noise)
+    return Moment(*(None if part is None else part[:, time] for part in parts))
+
+
+def changed(moment, **parts):
+    return Moment(**(vars(moment) | parts))
+
+
+@pytest.mark.parametrize("channel", CHANNELS)
+@pytest.mark.parametrize("policy_name", POLICIES)
+def test_agents_know_of_others_what_they_hear_and_nothing_else(policy_name, channel):
+    """Change what agent j sees at every step, replay its recorded words: the others do not notice, bit for bit."""
+    env, policy = team(policy_name, channel)
+    played = rollout(env, policy)
+    whole = moments(played, policy)
+    j = 2
+    others = [agent for agent in range(env.spec.num_agents) if agent != j]
+    generator = torch.Generator().manual_seed(1)
+    seen = whole.observations.clone()
+    seen[:, :, j] = torch.randn(seen[:, :, j].shape, generator=generator)
+    disturbed = changed(whole, observations=seen)
+    replaced = torch.zeros(played.acts.shape[0], env.spec.num_agents, dtype=torch.bool)
+    replaced[:, j] = True
+    memory, other_memory = policy.begin(40), policy.begin(40)
+    own_changed = False
+    with torch.no_grad():
+        for time in range(played.acts.shape[1]):
+            said = Overheard(played.talk.symbols[:, time], replaced)
+            expected, memory = policy.step(at(whole, time), memory, said)
+            decision, other_memory = policy.step(at(disturbed, time), other_memory, said)
+            for name in ("logits", "values", "gate_logits"):
+                before, after = getattr(expected, name), getattr(decision, name)
+                if before is not None:
+                    assert torch.equal(before[:, others], after[:, others]), (name, time)
+            assert torch.equal(expected.talk.symbols, decision.talk.symbols)
+            own_changed |= not torch.equal(expected.logits[:, j], decision.logits[:, j])
+    assert own_changed
+
+
+@pytest.mark.parametrize("policy_name", POLICIES)
+def test_silence_is_silent(policy_name):
+    """Under `silent` no gradient of an agent's outputs reaches what another one sees, over the whole episode."""
+    env, policy = team(policy_name, "silent")
+    played = rollout(env, policy, worlds=4)
+    whole = moments(played, policy)
+    seen = whole.observations.clone().requires_grad_()
+    decision = policy(changed(whole, observations=seen))
+    for i in range(env.spec.num_agents):
+        outputs = [decision.logits[:, :, i].square().sum(), decision.values[:, :, i].sum()]
+        if decision.gate_logits is not None:
+            outputs.append(decision.gate_logits[:, :, i].square().sum())
+        (gradient,) = torch.autograd.grad(sum(outputs), seen, retain_graph=True)
+        assert gradient[:, :, i].abs().sum() > 0
+        others = [agent for agent in range(env.spec.num_agents) if agent != i]
+        assert not gradient[:, :, others].any()
+    assert not decision.talk.spoke.any()
+
+
+@pytest.mark.parametrize("policy_name", POLICIES)
+def test_silence_does_not_tell_who_is_there(policy_name):
+    """Under `silent` an agent's outputs do not change with the alive flags of others either."""
+    env, policy = team(policy_name, "silent")
+    whole = moments(rollout(env, policy, worlds=8), policy)
+    alone = torch.zeros_like(whole.alive)
+    alone[:, :, 0] = whole.alive[:, :, 0]
+    with torch.no_grad():
+        together, lonely = policy(whole), policy(changed(whole, alive=alone))
+    assert torch.equal(together.logits[:, :, 0], lonely.logits[:, :, 0])
+
+
+@pytest.mark.parametrize("channel", sorted(CHANNELS.keys() - {"silent"}))
+@pytest.mark.parametrize("policy_name", POLICIES)
+def test_the_listeners_loss_reaches_the_speaker(policy_name, channel):
+    env, policy = team(policy_name, channel)
+    played = rollout(env, policy)
+    whole = moments(played, policy)
+    if whole.gates is not None:
+        whole = changed(whole, gates=torch.ones_like(whole.gates))
+    seen = whole.observations.clone().requires_grad_()
+    decision = policy(changed(whole, observations=seen))
+    (gradient,) = torch.autograd.grad(decision.logits[:, :, 0].square().sum(), seen)
+    assert gradient[:, :, 1:].abs().sum() > 0
+
+
+@pytest.mark.parametrize("channel", CHANNELS)
+@pytest.mark.parametrize("policy_name", POLICIES)
+def test_replay_is_the_rollout(policy_name, channel):
+    env, policy = team(policy_name, channel)
+    played = rollout(env, policy)
+    with torch.no_grad():
+        decision = policy(moments(played, policy))
+    acts = played.acts
+    assert torch.allclose(decision.values[acts], played.values[:, :-1][acts], atol=1e-5)
+    flipped = (decision.talk.symbols != played.talk.symbols)[played.talk.spoke]
+    if channel != "continuous":  # a float's last bit is a symbol too
+        assert not flipped.any()
+    assert torch.equal(decision.talk.spoke, played.talk.spoke)
+
+
+def test_memory_is_wiped_where_a_new_agent_takes_the_slot():
+    env, policy = team("transformer", "continuous")
+    generator = torch.Generator().manual_seed(0)
+    alive = torch.ones(3, 5, dtype=torch.bool)
+    quiet = torch.zeros(3, 5, dtype=torch.bool)
+    first = Moment(torch.randn(3, 5, 17, generator=generator), alive, quiet)
+    second = torch.randn(3, 5, 17, generator=generator)
+    spawned = quiet.clone()
+    spawned[:, 1] = True
+    with torch.no_grad():
+        _, memory = policy.step(first, policy.begin(3))
+        # Alone, so that nobody's memory reaches it through talk.
+        only = quiet.clone()
+        only[:, 1] = True
+        kept, _ = policy.step(Moment(second, only, quiet), memory)
+        wiped, _ = policy.step(Moment(second, only, spawned), memory)
+        fresh, _ = policy.step(Moment(second, only, quiet), policy.begin(3))
+    assert torch.equal(wiped.logits[:, 1], fresh.logits[:, 1])
+    assert not torch.equal(kept.logits[:, 1], fresh.logits[:, 1])
+
+
+@pytest.mark.parametrize("policy_name", POLICIES)
+def test_the_dead_are_not_heard(policy_name):
+    env, policy = team(policy_name, "continuous")
+    generator = torch.Generator().manual_seed(0)
+    alive = torch.ones(4, 5, dtype=torch.bool)
+    alive[:, 3] = False
+    quiet = torch.zeros_like(alive)
+    gates = torch.ones_like(alive) if policy.gated else None
+    seen = torch.randn(4, 5, 17, generator=generator)
+    memory = {name: torch.randn(value.shape, generator=generator) for name, value in policy.begin(4).items()}
+    other = {name: value.clone() for name, value in memory.items()}
+    for value in other.values():
+        value[:, 3] += 1
+    otherwise = seen.clone()
+    otherwise[:, 3] += 1
+    with torch.no_grad():
+        first, _ = policy.step(Moment(seen, alive, quiet, gates), memory)
+        second, _ = policy.step(Moment(otherwise, alive, quiet, gates), other)
+    assert torch.equal(first.logits[:, :3], second.logits[:, :3])
+    assert not first.talk.spoke[:, 3].any()
+
+
+def test_a_shut_gate_mutes_but_does_not_deafen():
+    env, policy = team("ic3net", "continuous")
+    generator = torch.Generator().manual_seed(0)
+    alive = torch.ones(2, 5, dtype=torch.bool)
+    quiet = torch.zeros_like(alive)
+    memory = {name: torch.randn(value.shape, generator=generator) for name, value in policy.begin(2).items()}
+    seen = torch.randn(2, 5, 17, generator=generator)
+
+    def logits(open_gates):
+        gates = torch.zeros_like(alive)
+        gates[:, open_gates] = True
+        with torch.no_grad():
+            return policy.step(Moment(seen, alive, quiet, gates), memory)[0].logits
+
+    nobody, first, both = logits([]), logits([0]), logits([0, 1])
+    assert torch.equal(nobody[:, 0], first[:, 0])  # nobody hears oneself
+    assert not torch.equal(nobody[:, 1], first[:, 1])  # the one with the shut gate hears
+    assert torch.equal(first[:, 1], both[:, 1])
+    assert not torch.equal(first[:, 0], both[:, 0])
+
+
+def test_gates_count_one_step_later_and_start_shut():
+    env, policy = team("ic3net", "continuous")
+    played = rollout(env, policy)
+    assert policy.gated
+    assert not played.gates[:, 0].any()
+    keeps = played.alive[:, 1:-1] & ~played.spawned[:, 1:-1]
+    assert torch.equal(played.gates[:, 1:], played.gate_choices[:, :-1] & keeps)
+    assert torch.equal(played.talk.spoke, played.gates & played.alive[:, :-1])
+    assert 0.1 < played.talk.spoke[played.acts].float().mean() < 0.9
+
+
+def test_ic3net_hears_the_mean_of_the_others_by_hand():
+    env, policy = team("ic3net-hidden", "continuous")
+    generator = torch.Generator().manual_seed(0)
+    hidden, cell = (torch.randn(1, 5, 16, generator=generator) for _ in range(2))
+    seen = torch.randn(1, 5, 17, generator=generator)
+    alive = torch.tensor([[True, True, True, True, False]])
+    gates = torch.tensor([[True, True, False, True, True]])
+    with torch.no_grad():
+        _, memory = policy.step(
+            Moment(seen, alive, torch.zeros_like(alive), gates), {"hidden": hidden.clone(), "cell": cell.clone()}
+        )
+        for agent, speakers in {0: [1, 3], 1: [0, 3], 2: [0, 1, 3], 3: [0, 1]}.items():
+            mean = torch.stack([hidden[0, speaker] for speaker in speakers]).mean(0)
+            entered = policy.encoder(seen[0, agent]) + policy.from_message(mean)
+            expected, _ = policy.core.cell(entered[None], (hidden[0, agent][None], cell[0, agent][None]))
+            assert torch.allclose(memory["hidden"][0, agent], expected[0], atol=1e-6)
+
+
+def test_commnet_has_no_gate():
+    _, policy = team("commnet", "continuous")
+    assert not policy.gated
+    assert policy.gate_head is None
+
+
+def test_talk_of_the_transformer_has_no_delay_and_ic3nets_is_one_step_late():
+    for name, late in (("transformer", False), ("commnet", True)):
+        env, policy = team(name, "continuous")
+        whole = moments(rollout(env, policy, worlds=16), policy)
+        seen = whole.observations.clone().requires_grad_()
+        logits = policy(changed(whole, observations=seen)).logits
+        step = 9
+        (gradient,) = torch.autograd.grad(logits[:, step, 0].square().sum(), seen)
+        assert bool(gradient[:, step, 1:].any()) is not late
+        assert gradient[:, step - 1, 1:].any()
+        assert not gradient[:, step + 1 :].any()
+
+
+def test_the_gradient_through_memory_is_cut_where_asked():
+    names = TeamNames(
+        "traffic_junction", {"add_rate": 1.0}, "ic3net", {"hidden_size": 8, "detach_every": 5}, "continuous", {}
+    )
+    env = names.make_env()
+    policy = names.make_policy(env.spec, 0)
+    whole = moments(rollout(env, policy, worlds=8), policy)
+    seen = whole.observations.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(policy(changed(whole, observations=seen)).logits[:, 12].sum(), seen)
+    assert gradient[:, 10:13].any()
+    assert not gradient[:, :10].any()
+
+
+def test_a_deep_stack_with_private_tokens_equals_the_shared_one():
+    env, policy = team("transformer", "continuous")
+    layer = policy.layers[0]
+    own, heard = torch.randn(3, 5, 8), torch.randn(3, 1, 5, 8)
+    audible = torch.rand(3, 5, 5) < 0.6
+    assert torch.allclose(layer(own, heard, audible), layer(own, heard.expand(-1, 5, -1, -1), audible), atol=1e-6)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.05, 0.5, 1.0])
+def test_only_the_living_are_remembered(share):
+    """Whether the dead are computed along (few rows) or left out (many), the living remember the same."""
+    lstm = AgentLSTM(6, 4)
+    generator = torch.Generator().manual_seed(0)
+    inputs, hidden, cell = (torch.randn(50, 5, size, generator=generator) for size in (6, 4, 4))
+    alive = torch.rand(50, 5, generator=generator) < share
+    inputs.requires_grad_()
+    memory = lstm(inputs, {"hidden": hidden, "cell": cell}, alive)
+    expected = lstm.cell(inputs.flatten(0, 1), (hidden.flatten(0, 1), cell.flatten(0, 1)))
+    for name, rows in zip(("hidden", "cell"), expected, strict=True):
+        assert torch.allclose(memory[name][alive], rows.view(50, 5, 4)[alive], atol=1e-6)
+    (gradient,) = torch.autograd.grad(memory["hidden"][alive].sum(), inputs)
+    (wanted,) = torch.autograd.grad(expected[0].view(50, 5, 4)[alive].sum(), inputs)
+    assert torch.allclose(gradient, wanted, atol=1e-6)
+
+
+def test_weights_depend_on_the_seed_alone():
+    env, first = team()
+    torch.manual_seed(123)
+    _, second = team()
+    assert all(
+        torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True)
+    )
+
+
+def test_greedy_play_takes_the_likeliest_action():
+    env, policy = team()
+    played = Player(env, policy, 0).play(torch.arange(8), torch.zeros(8, dtype=torch.int64), greedy=True)
+    with torch.no_grad():
+        likeliest = policy(moments(played, policy)).logits.argmax(-1)
+    assert torch.equal(played.actions[played.acts], likeliest[played.acts])
+
+
+def test_rollouts_of_a_world_do_not_depend_on_the_batch():
+    env, policy = team()
+    whole = rollout(env, policy, worlds=64)
+    part = Player(env, policy, 0).play(torch.arange(32, 64), torch.zeros(32, dtype=torch.int64))
+    for name in ("actions", "rewards", "observations"):
+        assert torch.equal(getattr(part, name), getattr(whole, name)[32:])
+    assert torch.equal(part.talk.symbols, whole.talk.symbols[32:])
+
+
+def test_a_team_spec_names_its_agents():
+    spec = TeamSpec("x", 3, 2, 2, 5, "s")
+    assert spec.agent_names == ["agent_0", "agent_1", "agent_2"]

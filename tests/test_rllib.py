@@ -1,0 +1,403 @@
+"""The bridge: RLlib moves teams as rows, on any number of runners and learners, and nothing changes."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from marlcomm.algorithms import MAPPO, IC3NetConfig, MAPPOConfig
+from marlcomm.glossary import glossary
+from marlcomm.registry import ConfigError
+from marlcomm.rllib import checkpoint
+from marlcomm.rllib.algorithm import TeamAlgorithm
+from marlcomm.rllib.compat import DEFAULT_MODULE_ID, check_version
+from marlcomm.rllib.learner import NON_FINITE_LIMIT, NonFiniteGradientsError
+from marlcomm.rllib.rows import epoch_rows, join, minibatches, normalize_advantages
+
+pytestmark = pytest.mark.usefixtures("cluster")
+
+CHANNELS = {
+    "continuous": {},
+    "silent": {},
+    "ddcl": {"delta": 0.5},
+    "vq": {"codebook_size": 8, "segments": 2},
+    "gumbel": {"vocabulary": 8, "tokens": 2},
+    "sign": {},
+}
+SMALL = {"hidden_size": 16, "message_size": 4}
+
+
+def config(
+    kind=MAPPOConfig, *, worlds=32, runners=0, learners=0, channel="ddcl", policy="transformer", log_dir, **training
+):
+    return (
+        kind()
+        .environment("traffic_junction", env_config={"add_rate": 0.4})
+        .communication(
+            policy=policy,
+            policy_config=SMALL,
+            channel=channel,
+            channel_config=CHANNELS[channel],
+            imports=["third_party", "tiny_world"],
+        )
+        .training(**training)
+        .env_runners(num_env_runners=runners, num_envs_per_env_runner=worlds // max(runners, 1))
+        .learners(num_learners=learners)
+        .logging(log_dir=log_dir)
+        .debugging(seed=7)
+    )
+
+
+@pytest.fixture
+def build(tmp_path):
+    """Builds algorithms, and stops them after the test."""
+    built = []
+
+    def start(*arguments, **settings):
+        settings.setdefault("log_dir", tmp_path / str(len(built)))
+        built.append(config(*arguments, **settings).build_algo())
+        return built[-1]
+
+    yield start
+    for algorithm in built:
+        algorithm.stop()
+
+
+def weights(algorithm):
+    state = algorithm.learner_group.get_weights()[DEFAULT_MODULE_ID]
+    return {name: np.asarray(value) for name, value in state.items()}
+
+
+def largest_difference(first, second):
+    assert first.keys() == second.keys()
+    return max(float(np.abs(first[name] - second[name]).max(initial=0)) for name in first)
+
+
+# --- what is learned from ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "policy", "channel"),
+    [
+        *[(MAPPOConfig, "transformer", channel) for channel in CHANNELS],
+        *[(IC3NetConfig, "ic3net", channel) for channel in CHANNELS],
+        (IC3NetConfig, "commnet", "ddcl"),
+        (MAPPOConfig, "ic3net", "vq"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value.__name__,
+)
+def test_every_combination_trains_and_replays_what_was_played(build, kind, policy, channel):
+    algorithm = build(kind, policy=policy, channel=channel)
+    before = weights(algorithm)
+    for _ in range(2):
+        algorithm.train()
+        figures = algorithm.figures
+        # A float's last bit is a symbol: a continuous message may be rounded otherwise in another matrix shape.
+        assert figures["replay/flipped_symbols"] < (1.1 if channel == "continuous" else 1e-5)
+        assert figures["replay/ratio_error"] <= 1e-4
+        assert figures["update/skipped"] == 0
+    assert largest_difference(before, weights(algorithm)) > 0
+    assert figures.keys() <= glossary("traffic_junction").keys()
+    assert all(np.isfinite(value) for value in figures.values())
+    shares = [figures[f"time/{part}"] for part in ("world", "policy", "update", "transfer")]
+    assert sum(shares) == pytest.approx(1, abs=0.05)
+    # Nobody speaks under `silent`; under a gate the choice itself is one bit that the policy still pays for.
+    if channel == "silent":
+        assert figures["bandwidth/messages_per_agent_step"] == 0
+        assert figures["bandwidth/prefix_bits_per_agent_step"] == (1 if policy == "ic3net" else 0)
+
+
+def test_remote_runners_play_what_the_local_one_plays(build):
+    local, remote = build(worlds=64), build(worlds=64, runners=2)
+    assert largest_difference(weights(local), weights(remote)) == 0
+    local.train()
+    remote.train()
+    for name, value in local.figures.items():
+        if name.startswith(("train/", "bandwidth/")):
+            assert remote.figures[name] == pytest.approx(value, rel=1e-6), name
+    assert largest_difference(weights(local), weights(remote)) < 1e-5
+
+
+@pytest.mark.parametrize("kind", [MAPPOConfig, IC3NetConfig])
+def test_two_learners_equal_one(build, kind):
+    settings = {"optimizer": "sgd", "lr": 0.05, "num_epochs": 3, "num_minibatches": 2}
+    teams = [build(kind, learners=learners, **settings) for learners in (0, 1, 2)]
+    before = weights(teams[0])
+    for _ in range(2):
+        for team in teams:
+            team.train()
+    assert largest_difference(before, weights(teams[0])) > 1e-3
+    for team in teams[1:]:
+        assert largest_difference(weights(teams[0]), weights(team)) < 1e-5
+        for name, value in teams[0].figures.items():
+            if name.startswith(("loss/", "policy/", "channel/")):
+                assert team.figures[name] == pytest.approx(value, rel=1e-3, abs=1e-4), name
+
+
+def test_rows_are_ordered_so_that_learners_share_minibatches():
+    worlds = 24
+    batch = {
+        "world": torch.arange(worlds),
+        "acts": torch.rand(worlds, 3, 2) < 0.5,
+        "spoke": torch.rand(worlds, 3, 2) < 0.5,
+        "running": torch.ones(worlds, 3, dtype=torch.bool),
+    }
+    one = epoch_rows(batch, 5, 3, 1, minibatches=4, learners=1)
+    two = epoch_rows(batch, 5, 3, 1, minibatches=4, learners=2)
+    shards = [{name: value[start : start + 12] for name, value in two.items()} for start in (0, 12)]
+    seen = []
+    for whole, first, second in zip(minibatches(one, 4), *(minibatches(shard, 4) for shard in shards), strict=True):
+        together = torch.cat([first["world"], second["world"]])
+        assert set(whole["world"].tolist()) == set(together.tolist())
+        for part in (whole, first, second):
+            assert (part["agent_steps"] == whole["acts"].sum()).all()
+            assert (part["messages"] == (whole["acts"] & whole["spoke"]).sum()).all()
+            assert (part["env_steps"] == 18).all()
+        seen += whole["world"].tolist()
+    assert sorted(seen) == list(range(worlds))
+    other = epoch_rows(batch, 5, 3, 2, minibatches=4, learners=1)
+    assert not torch.equal(one["world"], other["world"])
+
+
+def test_advantages_are_normalised_over_all_runners():
+    generator = np.random.default_rng(0)
+    parts = [{"advantages": generator.normal(3, 2, (4, 5, 2)).astype(np.float32)} for _ in range(2)]
+    acting = [part["advantages"] for part in parts]
+    moments = sum(np.array([x.size, x.sum(), (x.astype(float) ** 2).sum()]) for x in acting)
+    batch = join(parts)
+    normalize_advantages(batch, moments)
+    assert float(batch["advantages"].mean()) == pytest.approx(0, abs=1e-5)
+    assert float(batch["advantages"].std(correction=0)) == pytest.approx(1, abs=1e-5)
+
+
+# --- learning ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "policy", "channel", "training", "rounds"),
+    [
+        (MAPPOConfig, "transformer", "vq", {"entropy_coeff": 0.01, "reward_scale": 1.0, "lr": 3e-3}, 60),
+        (MAPPOConfig, "transformer", "sign", {"entropy_coeff": 0.01, "reward_scale": 1.0, "lr": 3e-3}, 60),
+        (IC3NetConfig, "commnet", "ddcl", {"lr": 3e-3, "mean_ratio": 0.0}, 150),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_team_learns_to_say_what_the_other_cannot_see(build, tmp_path, kind, policy, channel, training, rounds):
+    team = config(kind, worlds=128, policy=policy, channel=channel, log_dir=tmp_path, **training)
+    team.environment("relay").evaluation(evaluation_duration=500).env_config = {}
+    algorithm = team.build_algo()
+    for _ in range(rounds):
+        algorithm.train()
+    figures = algorithm.evaluate()["env_runners"]
+    algorithm.stop()
+    assert figures["success"] > 0.95
+
+
+def test_silence_cannot(tmp_path):
+    team = config(worlds=128, channel="silent", log_dir=tmp_path, entropy_coeff=0.01, reward_scale=1.0, lr=3e-3)
+    team.environment("relay").evaluation(evaluation_duration=500).env_config = {}
+    algorithm = team.build_algo()
+    for _ in range(40):
+        algorithm.train()
+    figures = algorithm.evaluate()["env_runners"]
+    algorithm.stop()
+    assert figures["success"] < 0.35  # two coin flips: 0.25
+
+
+# --- going on ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_checkpoint_continues_the_run_exactly(build, tmp_path):
+    whole, first, second = (build(channel="ddcl", lr=[[0, 1e-3], [10**5, 0]]) for _ in range(3))
+    for _ in range(4):
+        whole.train()
+    for _ in range(2):
+        first.train()
+    checkpoint.save(first, tmp_path / "000002")
+    checkpoint.restore(second, tmp_path / "000002")
+    assert (second.round, second.env_steps, second.training_iteration) == (2, 2 * 32 * 20, 2)
+    for _ in range(2):
+        second.train()
+    assert largest_difference(weights(whole), weights(second)) == 0
+    for name, value in whole.figures.items():
+        if not name.startswith("time/"):
+            assert second.figures[name] == value, name
+    assert [file.name for file in sorted((tmp_path / "000002").iterdir())] == [
+        "optimizer.safetensors",
+        "state.json",
+        "weights.safetensors",
+    ]
+
+
+def test_rllibs_own_checkpoint_continues_too(build, tmp_path):
+    whole, first = build(channel="vq"), build(channel="vq")
+    for _ in range(2):
+        first.train()
+    first.save_to_path(tmp_path / "rllib")
+    second = MAPPO.from_checkpoint(str(tmp_path / "rllib"))
+    for _ in range(2):
+        second.train()
+    for _ in range(4):
+        whole.train()
+    assert (second.round, second.env_steps) == (4, whole.env_steps)
+    assert largest_difference(weights(whole), weights(second)) == 0
+    second.stop()
+
+
+def test_damaged_checkpoints_are_refused(build, tmp_path):
+    algorithm = build()
+    algorithm.train()
+    folder = tmp_path / "000001"
+    checkpoint.save(algorithm, folder)
+    state = json.loads((folder / "state.json").read_text())
+    for text, words in (("{", "cannot read"), (json.dumps(state | {"format": 99}), "has format 99, wanted 1")):
+        (folder / "state.json").write_text(text)
+        with pytest.raises(ConfigError, match=words):
+            checkpoint.restore(algorithm, folder)
+    (folder / "state.json").write_text(json.dumps(state))
+    blob = (folder / "weights.safetensors").read_bytes()
+    (folder / "weights.safetensors").write_bytes(blob[: len(blob) // 2])
+    with pytest.raises(ConfigError, match="cannot read"):
+        checkpoint.restore(algorithm, folder)
+
+
+def test_non_finite_gradients_are_skipped_counted_and_stop_the_run(build):
+    algorithm = build(num_epochs=1, num_minibatches=1)
+    learner = algorithm.learner_group._learner
+    before = weights(algorithm)
+    original = learner.objective.loss
+    learner.objective = type("Poisoned", (), {"loss": lambda self, *a: poison(original(*a))})()
+    for _ in range(NON_FINITE_LIMIT - 1):
+        algorithm.train()
+        assert algorithm.figures["update/skipped"] == 1
+    assert largest_difference(before, weights(algorithm)) == 0
+    with pytest.raises(NonFiniteGradientsError, match=r"10 updates in a row .*encoder\.0\.weight"):
+        algorithm.train()
+
+
+def poison(loss):
+    return type(loss)(loss.total * float("nan"), loss.stats)
+
+
+def test_a_missing_runner_is_an_error(build, monkeypatch):
+    algorithm = build(worlds=64, runners=2)
+    group = algorithm.env_runner_group
+    whole = group.foreach_env_runner
+    monkeypatch.setattr(group, "foreach_env_runner", lambda *a, **k: whole(*a, **k)[:1])
+    with pytest.raises(RuntimeError, match="only 1 of 2 env runners returned round 0"):
+        algorithm.train()
+
+
+def test_a_world_that_raises_is_told_with_its_reason(build, monkeypatch):
+    algorithm = build(worlds=32, runners=1)
+    algorithm.env_runner_group.foreach_env_runner(break_the_world, local_env_runner=False)
+    with pytest.raises(RuntimeError, match=r"(?s)an env runner failed in round 0:.*ValueError: the bridge is out"):
+        algorithm.train()
+
+
+def break_the_world(runner):
+    def step(actions):
+        raise ValueError("the bridge is out")
+
+    runner.env.step = step
+
+
+# --- RLlib's side -----------------------------------------------------------------------------------------------------
+
+
+def test_results_carry_rllibs_names_and_ours(build):
+    algorithm = build()
+    result = algorithm.train()
+    assert result["num_env_steps_sampled_lifetime"] == 32 * 20
+    assert result["env_runners"]["episode_return_mean"] == pytest.approx(algorithm.figures["train/return"])
+    assert result["team"]["bandwidth/prefix_bits_per_message"] == pytest.approx(
+        algorithm.figures["bandwidth/prefix_bits_per_message"]
+    )
+
+
+def test_short_evaluations_draw_the_curve(tmp_path):
+    algorithm = config(log_dir=tmp_path).evaluation(evaluation_interval=2, evaluation_duration=30).build_algo()
+    first, second = algorithm.train(), algorithm.train()
+    algorithm.stop()
+    assert "evaluation" not in first
+    assert 0 <= second["evaluation"]["env_runners"]["success"] <= 1
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert "validation/success" not in lines[0]
+    assert lines[1]["validation/prefix_bits_per_message"] > 0
+    assert [line["env_steps"] for line in lines] == [640, 1280]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda c: c.env_runners(rollout_fragment_length=10), "rollout_fragment_length: not honoured for teams"),
+        (lambda c: c.training(minibatch_size=10), "minibatch_size: not honoured .* num_minibatches"),
+        (lambda c: c.env_runners(observation_filter="MeanStdFilter"), "observation_filter: not honoured"),
+        (lambda c: c.multi_agent(policies={"a", "b"}, policy_mapping_fn=lambda *a: "a"), "polic.*: not honoured"),
+        (lambda c: c.env_runners(env_to_module_connector=lambda *a: None), "env_to_module_connector: not honoured"),
+        (lambda c: c.communication(channel="ddlc"), "did you mean 'ddcl'"),
+        (lambda c: c.communication(channel_config={"delt": 1}), "channel.delt: unknown key"),
+        (lambda c: c.communication(channel="vq", channel_config={"segments": 3}), "channel.segments: got 3"),
+        (lambda c: c.environment("traffic_junktion"), "did you mean 'traffic_junction'"),
+        (lambda c: c.environment(env=dict), "wanted the name of a registered env"),
+        (lambda c: c.environment(env_config={"dificulty": 1}), "did you mean 'difficulty'"),
+        (lambda c: c.training(gamma=2.0), "training.gamma: got 2.0"),
+        (lambda c: c.env_runners(num_envs_per_env_runner=31), "run.worlds: got 31"),
+    ],
+)
+def test_configs_that_cannot_be_honoured_are_refused(tmp_path, change, words):
+    with pytest.raises(ConfigError, match=words):
+        change(config(log_dir=tmp_path)).validate()
+
+
+def test_unknown_training_settings_are_named(tmp_path):
+    with pytest.raises(
+        ConfigError, match=r"training\(entropy_coef=...\): unknown setting; did you mean 'entropy_coeff'"
+    ):
+        config(log_dir=tmp_path).training(entropy_coef=0.1)
+
+
+def test_too_few_cpus_are_counted_at_once(tmp_path):
+    with pytest.raises(
+        ConfigError, match=r"16 env runners \(16 CPUs\) and 2 learners \(2 CPUs\) need 18 CPUs, Ray has 6"
+    ):
+        config(worlds=64, runners=16, learners=2, log_dir=tmp_path).build_algo()
+
+
+def test_tune_searches_inside_a_channels_config(tmp_path):
+    from ray import tune
+
+    team = config(log_dir=None).communication(channel_config={"delta": tune.grid_search([0.25, 1.0])})
+    team.log_dir = None
+    results = tune.Tuner(
+        MAPPO,
+        param_space=team,
+        run_config=tune.RunConfig(
+            stop={"num_env_steps_sampled_lifetime": 1280}, storage_path=str(tmp_path), name="search", verbose=0
+        ),
+    ).fit()
+    assert not results.errors
+    bits = {
+        r.config["channel_config"]["delta"]: r.metrics["team"]["bandwidth/prefix_bits_per_message"] for r in results
+    }
+    assert bits.keys() == {0.25, 1.0}
+    assert bits[0.25] > bits[1.0]
+    for result in results:
+        assert result.metrics["num_env_steps_sampled_lifetime"] == 1280
+        assert list((tmp_path / "search").glob(f"*/{'tensorboard'}/events*"))
+
+
+def test_only_the_known_ray_is_accepted():
+    check_version("2.60.0")
+    with pytest.raises(ImportError, match=r"works with ray 2.60.\*, found 2.61.0"):
+        check_version("2.61.0")
+
+
+def test_an_algorithm_is_rllibs():
+    from ray.rllib.algorithms.algorithm import Algorithm
+    from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+
+    assert issubclass(TeamAlgorithm, Algorithm)
+    assert isinstance(MAPPOConfig(), AlgorithmConfig)
+    assert MAPPO.get_default_config().algo_class is MAPPO
