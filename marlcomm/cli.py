@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -49,6 +52,7 @@ Imports = Annotated[
 
 def main() -> None:
     """Entry point: a wrong setting is a sentence and exit code 2, never a traceback."""
+    sys.path.append(os.getcwd())  # where modules of the user's own lie
     try:
         app()
     except ConfigError as error:
@@ -78,6 +82,7 @@ def train(
         Path | None, typer.Argument(metavar="[CONFIG]", help="YAML file, as in configs/", show_default=False)
     ] = None,
     overrides: Overrides = None,
+    imports: Imports = None,
     resume: Annotated[
         Path | None, typer.Option(metavar="RUN", help="continue a run from its last checkpoint", show_default=False)
     ] = None,
@@ -94,7 +99,7 @@ def train(
     from marlcomm.runs import Run
 
     if resume is not None:
-        if config_file is not None or overrides:
+        if config_file is not None or overrides or imports:
             raise ConfigError("--resume takes a run and nothing else: a run continues with the settings it has")
         run = Run.open(resume)
         settings = run.experiment()
@@ -102,22 +107,37 @@ def train(
     elif config_file is None:
         raise ConfigError("train: wanted a config file, as in marlcomm train configs/demo.yaml, or --resume RUN")
     else:
-        settings = _settings(config_file, overrides)
+        settings = _settings(config_file, overrides or [], imports or [])
         check_cpus(settings)
-        run = Run.create(settings, root)
+        run = Run.create(settings, root, sys.argv[1:])
     exit_code = _train(run, settings, resuming=resume is not None)
     if exit_code is not None:
-        out.print(
-            f"\nstopped and saved; continue with\n  [bold]marlcomm train --resume {run.folder}[/bold]", soft_wrap=True
-        )
+        out.print(f"\nstopped and saved; continue with\n  [bold]{_resume(run)}[/bold]", highlight=False, soft_wrap=True)
         raise typer.Exit(exit_code)
     if evaluate_after:
         _evaluate(run, settings, None, None)
-    out.print(f"\ncurves: [bold]tensorboard --logdir {run.folder}[/bold]", highlight=False, soft_wrap=True)
+    out.print(
+        f"\ncurves: [bold]{_program('tensorboard')} --logdir {run.folder}[/bold]", highlight=False, soft_wrap=True
+    )
 
 
-def _settings(file: Path, overrides: list[str] | None) -> Experiment:
-    data, notes = config.read(file, overrides or [])
+def _program(name: str) -> str:
+    """How this shell calls a program of this Python's environment: by name, or by path where that is not on PATH."""
+    ours = Path(sys.executable).parent / name
+    found = shutil.which(name)
+    if found is not None and (not ours.exists() or Path(found).samefile(ours)):
+        return name
+    return os.path.relpath(ours) if ours.is_relative_to(Path.cwd()) else str(ours)
+
+
+def _resume(run: Run) -> str:
+    return f"{_program('marlcomm')} train --resume {run.folder}"
+
+
+def _settings(file: Path, overrides: list[str], imports: list[str]) -> Experiment:
+    data, notes = config.read(file, overrides)
+    if imports:
+        data["imports"] = [*data.get("imports", ()), *imports]
     settings = config.experiment(data)
     for note in notes:
         err.print(f"[yellow]note:[/yellow] {escape(note)}", highlight=False, soft_wrap=True)
@@ -145,7 +165,7 @@ def _train(run: Run, settings: Experiment, resuming: bool) -> int | None:
         interruption.install()
         with out.status("building the team"):
             algorithm = stack.enter_context(built(run, settings, resuming))
-        with _progress() as progress:
+        with _progress() as progress, _told_how_to_go_on(run):
             done = algorithm.env_steps
             bar = progress.add_task("training", total=settings.run.env_steps, completed=done, figures="")
             for figures in rounds(algorithm, run, settings, interruption):
@@ -155,6 +175,26 @@ def _train(run: Run, settings: Experiment, resuming: bool) -> int | None:
                         f"{algorithm.env_steps:,} env steps  {_headline(figures)}", highlight=False, soft_wrap=True
                     )
     return interruption.exit_code if interruption.requested else None
+
+
+@contextmanager
+def _told_how_to_go_on(run: Run) -> Iterator[None]:
+    """Where training fails, say what is saved; a known reason is a sentence and exit code 1, not a traceback."""
+    from marlcomm.rllib.learner import TrainingError
+    from marlcomm.wire import WireError
+
+    try:
+        yield
+    except Exception as error:
+        known = isinstance(error, (TrainingError, WireError))
+        if known:
+            err.print(f"[bold red]error:[/bold red] {escape(str(error))}", highlight=False, soft_wrap=True)
+        if run.checkpoints():
+            saved = f"saved: {run.last_checkpoint()}; continue with\n  [bold]{_resume(run)}[/bold]"
+            err.print(saved, highlight=False, soft_wrap=True)
+        if known:
+            raise typer.Exit(1) from None
+        raise
 
 
 def _progress() -> Progress:
@@ -239,7 +279,7 @@ def check_channel(
     """Check every promise that a channel must keep."""
     config.import_plugins(imports or [])
     settings, _ = config.merge({}, overrides or [])
-    registry.CHANNELS.check(name, settings)
+    registry.CHANNELS.check(name, settings).fit(message_size)  # type: ignore[attr-defined]
     with out.status("importing torch"):
         from marlcomm.channels.check import check_channel as check
         from marlcomm.policies.team import make_channel
@@ -264,8 +304,9 @@ def bench_card(
         list[Path] | None, typer.Option(metavar="RUN", help="a run trained in silence, once a seed", show_default=False)
     ] = None,
     file: Annotated[
-        Path | None, typer.Option("--out", help="JSON file; by default the package's", show_default=False)
+        Path | None, typer.Option("--out", help="JSON file to write the cards to", show_default=False)
     ] = None,
+    write: Annotated[bool, typer.Option("--write", help="write them to the package, for every later report")] = False,
     imports: Imports = None,
 ) -> None:
     """Measure an environment's card: random, floor and ceiling in every setting that it names."""
@@ -291,9 +332,9 @@ def bench_card(
         for reference, scores in figures.items():
             table.add_row(setting, reference, f"{scores['success']:.3f}", f"{scores['return']:.2f}")
     out.print(table)
-    target = file or card_file(name)
-    write_cards(measured, target)
-    out.print(f"written to {target}", highlight=False, soft_wrap=True)
+    for target in [*([file] if file else []), *([card_file(name)] if write else [])]:
+        write_cards(measured, target)
+        out.print(f"written to {target}", highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

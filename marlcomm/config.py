@@ -37,7 +37,9 @@ class ResourceSettings(Settings):
     num_learners: int = Field(0, ge=0, description="remote processes that learn; 0: the training process itself learns")
     num_gpus_per_learner: float = Field(0, ge=0, description="GPUs of each learner")
     num_cpus: int | None = Field(None, ge=1, description="CPUs that Ray may give to workers; null: all processor cores")
-    threads: int | None = Field(None, ge=1, description="threads of the training process; null: all processor cores")
+    threads: int | None = Field(
+        None, ge=1, description="threads of the training process; null: the cores that workers leave"
+    )
 
 
 class EvaluationSettings(Settings):
@@ -133,6 +135,8 @@ def experiment(data: Mapping[str, Any]) -> Experiment:
 def import_plugins(modules: Sequence[str]) -> None:
     """Import modules that register things of their own."""
     for module in modules:
+        if not all(part.isidentifier() for part in module.split(".")):
+            raise ConfigError(f"imports: got {module!r}, wanted the name of a module, as in my_channels")
         try:
             importlib.import_module(module)
         except ImportError as error:
@@ -162,13 +166,14 @@ def _choose(group: str, value: Any) -> Choice:
 def _check_together(choices: dict[str, Choice], sections: dict[str, Any]) -> None:
     """What each setting allows may still not fit together."""
     policy, channel, algorithm = (choices[group].settings for group in ("policy", "channel", "algorithm"))
-    if hasattr(channel, "fit"):
-        channel.fit(policy.message_width)  # type: ignore[attr-defined]
+    channel.fit(policy.message_width)  # type: ignore[attr-defined]
     run, resources = sections["run"], sections["resources"]
     check_worlds(run.worlds, resources.num_env_runners, resources.num_learners, algorithm.num_minibatches)  # type: ignore[attr-defined]
 
 
-def check_worlds(worlds: int, num_env_runners: int, num_learners: int, num_minibatches: int) -> None:
+def check_worlds(
+    worlds: int, num_env_runners: int, num_learners: int, num_minibatches: int, key: str = "run.worlds"
+) -> None:
     """Raise `ConfigError` unless worlds divide by runners, and by learners times minibatches."""
     for parts, what in (
         (max(num_env_runners, 1), f"resources.num_env_runners {num_env_runners}"),
@@ -179,7 +184,7 @@ def check_worlds(worlds: int, num_env_runners: int, num_learners: int, num_minib
     ):
         if worlds % parts:
             fitting = max(round(worlds / parts), 1) * parts
-            raise ConfigError(f"run.worlds: got {worlds}, wanted a multiple of {parts} = {what} (nearest: {fitting})")
+            raise ConfigError(f"{key}: got {worlds}, wanted a multiple of {parts} = {what} (nearest: {fitting})")
 
 
 def read(path: Path | str, overrides: Sequence[str] = ()) -> tuple[dict[str, Any], list[str]]:
@@ -212,9 +217,9 @@ def merge(data: Mapping[str, Any], overrides: Sequence[str]) -> tuple[dict[str, 
         if "=" not in override:
             raise ConfigError(f"override {override!r}: wanted KEY=VALUE, as in channel.name=vq")
     try:
-        changes = cast(dict[str, Any], OmegaConf.to_container(OmegaConf.from_dotlist(list(overrides))))
+        changes = cast(dict[str, Any], OmegaConf.to_container(OmegaConf.from_dotlist(list(overrides)), resolve=True))
     except Exception as error:  # YAML and OmegaConf errors alike
-        raise ConfigError(f"overrides {' '.join(overrides)!r}: {error}") from None
+        raise ConfigError(f"overrides {' '.join(overrides)!r}: {_first_line(error)}") from None
     data, notes = dict(data), []
     for group in GROUPS:
         chosen = changes.get(group)
@@ -226,5 +231,12 @@ def merge(data: Mapping[str, Any], overrides: Sequence[str]) -> tuple[dict[str, 
             if dropped:
                 notes.append(f"{group}.name={chosen['name']}: the file's {', '.join(dropped)} no longer apply")
             data[group] = {}
-    merged = OmegaConf.to_container(OmegaConf.merge(OmegaConf.create(data), OmegaConf.create(changes)))
+    try:
+        merged = OmegaConf.to_container(OmegaConf.merge(OmegaConf.create(data), OmegaConf.create(changes)))
+    except Exception as error:  # a key below a number, a list changed by index, ...
+        raise ConfigError(f"overrides {' '.join(overrides)!r} do not fit the file: {_first_line(error)}") from None
     return cast(dict[str, Any], merged), notes
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]

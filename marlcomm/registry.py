@@ -14,7 +14,7 @@ import importlib
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -29,10 +29,8 @@ class Settings(BaseModel):
     """The settings of a registered thing: typed, immutable, closed to unknown keys.
 
     Every field carries a description. A subclass raises `ValueError` in a validator where fields do not fit
-    together. The settings of an environment list, in `card_settings`, those that its card is measured for.
+    together.
     """
-
-    card_settings: ClassVar[tuple[dict[str, Any], ...]] = ({},)
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
@@ -64,9 +62,16 @@ class Row:
 
 @dataclass
 class Table:
-    """All things of one kind, by name."""
+    """All things of one kind, by name.
+
+    Attributes:
+        kind: env, channel, policy or algorithm.
+        base: what their settings are made of, as ``"module:attribute"``.
+        rows: by name.
+    """
 
     kind: str
+    base: str
     rows: dict[str, Row] = field(default_factory=dict)
 
     def add(self, row: Row) -> None:
@@ -87,8 +92,14 @@ class Table:
         """The validated settings of a named thing; raises `ConfigError` with key paths under `path`."""
         return validate(self.row(name).settings_model(), settings, self.kind if path is None else path)
 
-    def register(self, name: str, *, settings: type[Settings] = Settings) -> Callable[[T], T]:
-        """Class decorator: make the class known under `name`."""
+    def register(self, name: str, *, settings: type[Settings] | None = None) -> Callable[[T], T]:
+        """Class decorator: make the class known under `name`; `settings` is a subclass of what this kind's share."""
+        base = _resolve(self.base)
+        settings = base if settings is None else settings
+        if not (isinstance(settings, type) and issubclass(settings, base)):
+            raise ConfigError(
+                f"{self.kind} {name!r}: settings must be a subclass of {self.base.replace(':', '.')}, got {settings!r}"
+            )
 
         def decorate(target: T) -> T:
             summary = (inspect.getdoc(target) or "").partition("\n")[0]
@@ -124,6 +135,9 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 def validate(model: type[Settings], settings: Mapping[str, Any], path: str) -> Settings:
     """Build a settings model; raises `ConfigError` with one line per wrong key, each with its full path."""
+    wrong = [key for key in settings if not isinstance(key, str)]
+    if wrong:
+        raise ConfigError(f"{path}: key {wrong[0]!r} is no text; {nearest(str(wrong[0]), model.model_fields)}")
     try:
         return model(**settings)
     except ValidationError as error:
@@ -156,9 +170,9 @@ def _fields_at(model: type[BaseModel], location: list[str]) -> list[str]:
     return list(model.model_fields)
 
 
-def _table(kind: str, *rows: tuple[str, str, str, str]) -> Table:
-    """A table of built-in rows: name, "module:class", "module:settings" (both under marlcomm), summary."""
-    table = Table(kind)
+def _table(kind: str, base: str, *rows: tuple[str, str, str, str]) -> Table:
+    """A table of built-in rows: name, "module:class", "module:settings" (all under marlcomm), summary."""
+    table = Table(kind, f"marlcomm.{base}")
     for name, target, settings, summary in rows:
         table.add(Row(name, f"marlcomm.{target}", f"marlcomm.{settings}", summary))
     return table
@@ -166,6 +180,7 @@ def _table(kind: str, *rows: tuple[str, str, str, str]) -> Table:
 
 ENVS = _table(
     "env",
+    "envs.settings:EnvSettings",
     (
         "traffic_junction",
         "envs.traffic_junction.world:TrafficJunction",
@@ -175,6 +190,7 @@ ENVS = _table(
 )
 CHANNELS = _table(
     "channel",
+    "channels.settings:ChannelSettings",
     (
         "continuous",
         "channels.plain:ContinuousChannel",
@@ -203,6 +219,7 @@ CHANNELS = _table(
 )
 POLICIES = _table(
     "policy",
+    "policies.settings:PolicySettings",
     (
         "ic3net",
         "policies.ic3net:IC3Net",
@@ -224,6 +241,7 @@ POLICIES = _table(
 )
 ALGORITHMS = _table(
     "algorithm",
+    "rllib.settings:Training",
     (
         "ic3net",
         "algorithms.ic3net:IC3NetConfig",

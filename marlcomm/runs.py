@@ -1,16 +1,18 @@
 """Run folders: where everything about a run lies.
 
-``runs/NAME/STAMP/`` holds config.yaml (resolved), versions.json, tensorboard/, metrics.jsonl, checkpoints/ROUND/ and,
-after the final evaluation, summary.json.
+``runs/NAME/STAMP/`` holds config.yaml (resolved), origin.json (the command and the versions), tensorboard/,
+metrics.jsonl, checkpoints/ROUND/ and, after the final evaluation, summary.json.
 """
 
 from __future__ import annotations
 
 import json
 import platform
+import shlex
 import shutil
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -30,8 +32,8 @@ class Run:
     folder: Path
 
     @staticmethod
-    def create(settings: Experiment, root: Path) -> Run:
-        """A new folder under ``root/NAME/`` with the resolved config and the versions of what runs."""
+    def create(settings: Experiment, root: Path, command: Sequence[str]) -> Run:
+        """A new folder under ``root/NAME/`` with the resolved config, the command line and the versions of packages."""
         stamp = time.strftime("%Y-%m-%d_%H-%M-%S")
         for attempt in range(1000):
             folder = root / settings.name / (stamp if attempt == 0 else f"{stamp}_{attempt}")
@@ -41,12 +43,13 @@ class Run:
             except FileExistsError:
                 continue
         (folder / "config.yaml").write_text(settings.as_yaml(), encoding="utf-8")
-        (folder / "versions.json").write_text(json.dumps(versions(), indent=2) + "\n", encoding="utf-8")
+        origin = {"command": shlex.join(["marlcomm", *command]), "versions": versions()}
+        (folder / "origin.json").write_text(json.dumps(origin, indent=2) + "\n", encoding="utf-8")
         return Run(folder)
 
     @staticmethod
     def open(path: Path | str) -> Run:
-        """An existing run: its folder, or a folder above with exactly one newest run below."""
+        """An existing run: its folder, or the newest one directly below a folder."""
         path = Path(path)
         if (path / "config.yaml").is_file():
             return Run(path)
@@ -59,6 +62,10 @@ class Run:
         """The settings of the run, checked."""
         data, _ = read(self.folder / "config.yaml")
         return experiment(data)
+
+    def command(self) -> str:
+        """The command line that began the run."""
+        return cast(str, json.loads((self.folder / "origin.json").read_text(encoding="utf-8"))["command"])
 
     @property
     def metrics(self) -> Path:

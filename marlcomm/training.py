@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType, TracebackType
@@ -48,6 +49,8 @@ class Interruption:
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if self._signal is not None:
+            if sys.stdout.isatty():
+                os.write(sys.stdout.fileno(), b"\x1b[?25h\n")  # the bar hid the cursor
             os._exit(_EXIT_CODES[signal.Signals(number)])
         self._signal = signal.Signals(number)
         self._announce()
@@ -84,10 +87,12 @@ def rounds(
 ) -> Iterator[dict[str, float]]:
     """Train until the env steps are reached or a stop is requested; yields the figures of each round.
 
-    Saves every `checkpoint_every` rounds and at the end, whichever end that is.
+    Saves before the first one, every `checkpoint_every` rounds and at the end, whichever end that is.
     """
     from marlcomm.rllib.checkpoint import save
 
+    if not run.checkpoints():
+        save(algorithm, run.checkpoint(algorithm.round))
     saved = algorithm.round
     while algorithm.env_steps < settings.run.env_steps and not interruption.requested:
         algorithm.train()

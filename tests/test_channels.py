@@ -94,6 +94,14 @@ class DetachedLoss(third_party.SignChannel):
         return {"rate": 1.0}
 
 
+class Crowded(third_party.SignChannel):
+    def losses(self, messages, symbols, noise=None):
+        return {"rate": (messages - messages.mean((0, 1))).square().sum(-1)}
+
+    def loss_weights(self):
+        return {"rate": 1.0}
+
+
 class Unweighted(third_party.SignChannel):
     def losses(self, messages, symbols, noise=None):
         return {"rate": messages.abs().sum(-1)}
@@ -112,6 +120,7 @@ class Broken(third_party.SignChannel):
         (Floats, "wanted torch.int32"),
         (TooLarge, r"outside 0\.\.1"),
         (Random, "other symbols for the same messages"),
+        (Crowded, "a message that nobody heard gets a gradient"),
         (BatchNormed, "depend on the other messages of the batch"),
         (Counting, "calls changed while sampling"),
         (DetachedLoss, "loss 'rate' has no gradient"),

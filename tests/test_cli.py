@@ -78,13 +78,15 @@ def test_train_leaves_a_whole_run(finished):
     _, folder, done = finished
     assert {path.name for path in folder.iterdir()} == {
         "config.yaml",
-        "versions.json",
+        "origin.json",
         "metrics.jsonl",
         "tensorboard",
         "checkpoints",
         "summary.json",
     }
-    assert json.loads((folder / "versions.json").read_text())["torch"]
+    origin = json.loads((folder / "origin.json").read_text())
+    assert origin["versions"]["torch"]
+    assert origin["command"].startswith("marlcomm train configs/demo.yaml run.worlds=32 run.evaluate_every=2")
     assert [path.name for path in sorted((folder / "checkpoints").iterdir())] == ["000006", "000007"]
     for word in ("success", "env steps/s", "bits/message", "eta"):
         assert word in done.stdout
@@ -247,7 +249,7 @@ def test_lists():
 
 def test_check_channel():
     out = marlcomm("check", "channel", "sign", "--import", "third_party", cwd=".").stdout
-    assert "channel sign keeps all 10 promises" in out
+    assert "channel sign keeps all 11 promises" in out
     out = marlcomm("check", "channel", "vq", "segments=4", "codebook_size=3", cwd=".").stdout
     assert "keeps all" in out
 

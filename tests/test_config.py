@@ -145,7 +145,7 @@ class Knobs(Settings):
 
 
 def test_registering():
-    table = Table("thing")
+    table = Table("thing", "marlcomm.registry:Settings")
 
     @table.register("one", settings=Knobs)
     class One:

@@ -42,7 +42,7 @@ def test_the_wheel_says_what_it_needs(wheel):
 
     metadata = message_from_string(read_text("METADATA"))
     needs = {re.split(r"[ <>=!;\[]", line)[0] for line in metadata.get_all("Requires-Dist")}
-    assert {"torch", "ray", "pettingzoo", "gymnasium", "supersuit", "numpy", "tensorboard"} <= needs
+    assert {"torch", "ray", "pettingzoo", "gymnasium", "numpy", "tensorboard"} <= needs
     assert "Apache-2.0" in (metadata["License-Expression"], metadata["License"])
     assert "marlcomm = marlcomm.cli:main" in read_text("entry_points.txt")
 

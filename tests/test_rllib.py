@@ -332,7 +332,7 @@ def test_short_evaluations_draw_the_curve(tmp_path):
     ("change", "words"),
     [
         (lambda c: c.env_runners(rollout_fragment_length=10), "rollout_fragment_length: not honoured for teams"),
-        (lambda c: c.training(minibatch_size=10), "minibatch_size: not honoured .* num_minibatches"),
+        (lambda c: c.training(minibatch_size=10), "minibatch_size: not honoured .*num_minibatches"),
         (lambda c: c.env_runners(observation_filter="MeanStdFilter"), "observation_filter: not honoured"),
         (lambda c: c.multi_agent(policies={"a", "b"}, policy_mapping_fn=lambda *a: "a"), "polic.*: not honoured"),
         (lambda c: c.env_runners(env_to_module_connector=lambda *a: None), "env_to_module_connector: not honoured"),
@@ -343,7 +343,7 @@ def test_short_evaluations_draw_the_curve(tmp_path):
         (lambda c: c.environment(env=dict), "wanted the name of a registered env"),
         (lambda c: c.environment(env_config={"dificulty": 1}), "did you mean 'difficulty'"),
         (lambda c: c.training(gamma=2.0), "training.gamma: got 2.0"),
-        (lambda c: c.env_runners(num_envs_per_env_runner=31), "run.worlds: got 31"),
+        (lambda c: c.env_runners(num_envs_per_env_runner=31), "num_envs_per_env_runner: got 31"),
     ],
 )
 def test_configs_that_cannot_be_honoured_are_refused(tmp_path, change, words):
@@ -385,7 +385,7 @@ def test_tune_searches_inside_a_channels_config(tmp_path):
     assert bits[0.25] > bits[1.0]
     for result in results:
         assert result.metrics["num_env_steps_sampled_lifetime"] == 1280
-        assert list((tmp_path / "search").glob(f"*/{'tensorboard'}/events*"))
+        assert list((tmp_path / "search").glob("*/tensorboard/events*"))
 
 
 def test_only_the_known_ray_is_accepted():

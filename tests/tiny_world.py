@@ -4,20 +4,19 @@ import torch
 from torch import Tensor
 
 from marlcomm import noise
-from marlcomm.envs import TeamEnv, TeamSpec, TeamStep, register_env
-from marlcomm.registry import Settings
+from marlcomm.envs import EnvSettings, TeamEnv, TeamSpec, TeamStep, register_env
 
 STEPS = 4
 
 
-@register_env("relay", settings=Settings)
+@register_env("relay")
 class Relay(TeamEnv):
     """Bits stay for the episode; from the second step on, naming the other's bit is worth 1.
 
     The world ends for good after the last step: nothing is to be expected beyond.
     """
 
-    def __init__(self, settings: Settings, device: str = "cpu") -> None:
+    def __init__(self, settings: EnvSettings, device: str = "cpu") -> None:
         super().__init__(device)
         self.spec = TeamSpec("relay", num_agents=2, observation_size=3, num_actions=2, horizon=STEPS, setting="relay")
 

@@ -6,9 +6,10 @@ import json
 from collections.abc import Callable, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from marlcomm.envs.cards import cards
+from marlcomm.envs.settings import EnvSettings
 from marlcomm.policies.evaluation import evaluate_script
 from marlcomm.registry import ENVS, ConfigError
 from marlcomm.runs import Run
@@ -29,7 +30,7 @@ def measure_cards(env: str, episodes: int, watch: Callable[[str], None] = lambda
     """
     row = ENVS.row(env)
     measured = {}
-    for settings in row.settings_model().card_settings:
+    for settings in cast(type[EnvSettings], row.settings_model()).card_settings:
         world = row.load()(ENVS.check(env, settings))
         references = {}
         for name, script in world.scripts().items():
@@ -64,7 +65,7 @@ def silent_entry(runs: Sequence[Run]) -> tuple[str, dict[str, Any]]:
         "return": round(best["evaluation/return"], 4),
         "env_steps": best["env_steps"],
         "by_seed": {str(summary["seed"]): round(summary["evaluation/success"], 4) for summary in summaries},
-        "command": f"marlcomm train configs/{best['name']}.yaml",
+        "command": best["command"],
     }
 
 

@@ -21,13 +21,10 @@ _PREFIX = "policy."
 
 
 def team_names(settings: Experiment) -> TeamNames:
-    """The parts of an experiment's team. A curriculum is left out: evaluations are at the final difficulty."""
-    env_config = settings.env.settings.model_dump()
-    if "curriculum" in env_config:
-        env_config["curriculum"] = None
+    """The parts of an experiment's team."""
     return TeamNames(
         settings.env.name,
-        env_config,
+        settings.env.settings.model_dump(),
         settings.policy.name,
         settings.policy.settings.model_dump(),
         settings.channel.name,
@@ -38,7 +35,7 @@ def team_names(settings: Experiment) -> TeamNames:
 def load_team(settings: Experiment, folder: Path) -> tuple[TeamEnv, TeamPolicy]:
     """The world and the trained policy of a checkpoint, ready to play."""
     names = team_names(settings)
-    env = names.make_env()
+    env = names.make_env(final=True)
     policy = names.make_policy(env.spec, settings.seed)
     weights = {
         name.removeprefix(_PREFIX): torch.as_tensor(value)
@@ -80,7 +77,10 @@ def evaluate_run(
         "training_seconds": round(counters["seconds"], 1),
         "episodes": episodes,
         "evaluation_seed": seed,
+        "command": run.command(),
     }
+    if env.spec.card is not None and "silent" in env.spec.card:
+        summary["silent"] = env.spec.card["silent"]
     watch("sampled actions")
     groups = {"evaluation": evaluate(env, policy, seed, episodes)}
     watch("greedy actions")

@@ -6,8 +6,6 @@ from typing import Any
 
 from rich.table import Table
 
-from marlcomm.envs.cards import card
-
 
 def summary_table(summary: dict[str, Any]) -> Table:
     """The run between floor and ceiling; see `marlcomm.analysis.evaluation.evaluate_run` for the keys."""
@@ -17,7 +15,7 @@ def summary_table(summary: dict[str, Any]) -> Table:
         table.add_column(column, justify="right")
     if "floor" in summary:
         _add(table, f"floor: {_words(summary['floor'])}", summary, "floor")
-    stored = (card(summary["env"], summary["setting"]) or {}).get("silent")
+    stored = summary.get("silent")
     if stored:
         table.add_row(
             f"trained in silence, {stored['env_steps']:,} env steps (committed)",

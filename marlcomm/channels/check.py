@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -155,6 +155,28 @@ def _losses_have_gradients(case: _Case) -> str | None:
     return None
 
 
+def _unheard_senders_contribute_nothing(case: _Case) -> str | None:
+    heard = torch.zeros(_MESSAGES, dtype=torch.bool)
+    heard[: _MESSAGES[0] // 2] = True
+    parameters = list(case.channel.parameters())
+
+    def gradients(messages: Tensor) -> list[Tensor]:
+        sent = case.channel.transmit(messages.requires_grad_(), case.noise)
+        cost = sent.received.square().sum(-1) + sum(sent.losses.values())
+        if not cost.requires_grad:
+            return []
+        found = torch.autograd.grad(cost[heard].sum(), [messages, *parameters], allow_unused=True)
+        return [torch.zeros(()) if gradient is None else gradient for gradient in found]
+
+    others = torch.where(heard.unsqueeze(-1), case.messages, 3 * torch.randn_like(case.messages))
+    first, second = gradients(case.messages), gradients(others)
+    if first and first[0].dim() and first[0][~heard].any():
+        return "a message that nobody heard gets a gradient from the heard ones"
+    if not all(torch.allclose(a, b, rtol=1e-4, atol=1e-5) for a, b in zip(first[1:], second[1:], strict=True)):
+        return "the parameters' gradient depends on messages that nobody heard: losses are one value per message"
+    return None
+
+
 def _dtype_is_kept(case: _Case) -> str | None:
     for dtype in (torch.float64, torch.bfloat16):
         received = case.channel.transmit(case.messages.to(dtype), case.noise).received
@@ -173,10 +195,6 @@ _CHECKS: dict[str, Callable[[_Case], str | None]] = {
     "the receiver's loss has a gradient for the sender": _gradient_reaches_the_sender,
     "a channel that carries nothing is silent": _silence_carries_nothing,
     "every loss has a weight and a gradient": _losses_have_gradients,
+    "what nobody hears moves nothing": _unheard_senders_contribute_nothing,
     "the dtype of messages is kept": _dtype_is_kept,
 }
-
-
-def promises() -> Iterator[str]:
-    """The promises of the contract, in words."""
-    yield from _CHECKS

@@ -7,7 +7,10 @@ from marlcomm.registry import register_env
 
 if TYPE_CHECKING:
     from marlcomm.envs.base import TeamEnv, TeamSpec, TeamStep
+    from marlcomm.envs.settings import EnvSettings
 
-__all__ = ["TeamEnv", "TeamSpec", "TeamStep", "register_env"]
+__all__ = ["EnvSettings", "TeamEnv", "TeamSpec", "TeamStep", "register_env"]
 
-__getattr__, __dir__ = lazy(__name__, {"TeamEnv": "base", "TeamSpec": "base", "TeamStep": "base"})
+__getattr__, __dir__ = lazy(
+    __name__, {"EnvSettings": "settings", "TeamEnv": "base", "TeamSpec": "base", "TeamStep": "base"}
+)

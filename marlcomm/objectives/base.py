@@ -38,7 +38,7 @@ class Objective(ABC):
 
 
 def columns(rollout: Rollout, objective: Objective) -> Batch:
-    """The rows that a learner needs, worlds first: name -> [B, T, N, ...] or [B]."""
+    """The rows that a learner needs, worlds first: name -> [B, T, N, ...], [B, T] (running) or [B]."""
     advantages, value_targets = objective.targets(rollout)
     batch = {
         "world": rollout.worlds,
@@ -47,7 +47,7 @@ def columns(rollout: Rollout, objective: Objective) -> Batch:
         "alive": rollout.alive[:, :-1],
         "spawned": rollout.spawned[:, :-1],
         "acts": rollout.acts,
-        "running": torch.arange(rollout.acts.shape[1]) < rollout.lengths.unsqueeze(1),
+        "running": torch.arange(rollout.acts.shape[1], device=rollout.lengths.device) < rollout.lengths.unsqueeze(1),
         "actions": rollout.actions,
         "log_probs": rollout.log_probs,
         "values": rollout.values[:, :-1],

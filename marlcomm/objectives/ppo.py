@@ -45,7 +45,7 @@ class PPO(Objective):
         return estimates, estimates + rollout.values[:, :-1]
 
     def loss(self, batch: Batch, decision: Decision, env_steps: int) -> Loss:
-        acts, count = batch["acts"].to(torch.float32), batch["agent_steps"][0]
+        acts, count = batch["acts"].to(torch.float32), batch["agent_steps"][0].clamp(min=1)
         ratio = torch.exp(log_probs(decision, batch["actions"], batch.get("gate_choices")) - batch["log_probs"])
         gain = torch.minimum(
             ratio * batch["advantages"], ratio.clamp(1 - self.clip, 1 + self.clip) * batch["advantages"]

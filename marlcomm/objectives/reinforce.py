@@ -45,7 +45,8 @@ class Reinforce(Objective):
         return returns - rollout.values[:, :-1], returns
 
     def loss(self, batch: Batch, decision: Decision, env_steps: int) -> Loss:
-        acts, count, agents = batch["acts"].to(torch.float32), batch["env_steps"][0], batch["agent_steps"][0]
+        acts = batch["acts"].to(torch.float32)
+        count, agents = batch["env_steps"][0], batch["agent_steps"][0].clamp(min=1)
         gain = batch["advantages"] * log_probs(decision, batch["actions"], batch.get("gate_choices"))
         error = (decision.values - batch["value_targets"]).square()
         entropy = entropies(decision)

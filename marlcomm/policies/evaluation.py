@@ -10,14 +10,16 @@ from torch import Tensor
 
 from marlcomm.envs.base import Script, TeamEnv
 from marlcomm.policies.base import TeamPolicy
-from marlcomm.policies.rollout import Player, Rollout
+from marlcomm.policies.rollout import EpisodeClock, Player, Rollout
 from marlcomm.policies.team import make_meter
-from marlcomm.wire.bits import WireError
-from marlcomm.wire.codes import Code
+from marlcomm.wire.bits import Int, WireError
+from marlcomm.wire.codes import Code, Symbols
 from marlcomm.wire.meter import BandwidthMeter, BitCounts
 from marlcomm.wire.packets import read_packets, write_packets
 
-_CHUNK = 1000
+_WORLDS_AT_ONCE = 1000
+_NUMBERS_AT_ONCE = 2**24  # of the widest column of a rollout
+_BITS_AT_ONCE = 2**22  # the coders spend several bytes on each bit
 
 
 @dataclass
@@ -34,9 +36,14 @@ class Episodes:
     def means(self) -> dict[str, float]:
         return {name: float(torch.cat(values).mean()) for name, values in self.columns.items()}
 
-    def standard_error(self, name: str) -> float:
-        values = torch.cat(self.columns[name])
-        return float(values.std() / len(values) ** 0.5)
+    def with_errors(self) -> dict[str, float]:
+        """Means, and the standard errors of success and return (zero where one episode tells nothing)."""
+        figures = self.means()
+        for name in ("success", "return"):
+            values = torch.cat(self.columns[name])
+            spread = float(values.std()) if len(values) > 1 else 0.0
+            figures[f"{name}_standard_error"] = spread / len(values) ** 0.5
+        return figures
 
 
 def evaluate(
@@ -52,14 +59,14 @@ def evaluate(
     """
     meter, player = make_meter(policy), Player(env, policy, seed, stream)
     counts, statistics, wire_bytes = BitCounts(), Episodes(), 0
-    for worlds in torch.arange(episodes).split(_CHUNK):
+    widest = max(env.spec.observation_size, policy.channel.alphabet().slots, policy.channel.noise_size)
+    chunk = _NUMBERS_AT_ONCE // (env.spec.horizon * env.spec.num_agents * widest)
+    for worlds in torch.arange(episodes, device=env.device).split(min(max(chunk, 1), _WORLDS_AT_ONCE)):
         rollout = player.play(worlds, torch.zeros_like(worlds), greedy=greedy)
         statistics.add(rollout.rewards, rollout.lengths, rollout.info)
         counts = counts + count(meter, rollout)
         wire_bytes += _transmit(meter.code, rollout)
-    figures = statistics.means() | meter.report(counts)
-    figures["success_standard_error"] = statistics.standard_error("success")
-    figures["return_standard_error"] = statistics.standard_error("return")
+    figures = statistics.with_errors() | meter.report(counts)
     figures["wire_bytes_per_episode"] = wire_bytes / episodes
     if counts.messages:
         figures["wire_bytes_per_message"] = wire_bytes / counts.messages
@@ -71,20 +78,11 @@ def evaluate_script(
 ) -> dict[str, float]:
     """The same worlds and figures for a script, which reads the world's true state and gives actions [B, N]."""
     statistics = Episodes()
-    for worlds in torch.arange(episodes).split(_CHUNK):
-        env.reset(seed, worlds, torch.zeros_like(worlds), stream)
-        rewards, running = [], torch.ones(len(worlds), dtype=torch.bool)
-        lengths = torch.zeros(len(worlds), dtype=torch.int64)
-        for _ in range(env.spec.horizon):
-            now = env.step(script(env))
-            rewards.append(now.rewards)
-            lengths += running
-            running = running & ~(now.terminated | now.truncated)
-        statistics.add(torch.stack(rewards, dim=1), lengths, now.info)
-    figures = statistics.means()
-    figures["success_standard_error"] = statistics.standard_error("success")
-    figures["return_standard_error"] = statistics.standard_error("return")
-    return figures
+    for worlds in torch.arange(episodes, device=env.device).split(_WORLDS_AT_ONCE):
+        clock = EpisodeClock(env.reset(seed, worlds, torch.zeros_like(worlds), stream))
+        rewards = [clock.count(env.step(script(env))) for _ in range(env.spec.horizon)]
+        statistics.add(torch.stack(rewards, dim=1), clock.lengths, clock.info)
+    return statistics.with_errors()
 
 
 def count(meter: BandwidthMeter, rollout: Rollout) -> BitCounts:
@@ -103,6 +101,13 @@ def _transmit(code: Code, rollout: Rollout) -> int:
     sent = (rollout.talk.spoke & rollout.acts).cpu().numpy()
     _, steps, senders = np.nonzero(sent)
     symbols = rollout.talk.symbols.cpu().numpy()[sent]
+    bits = np.cumsum(code.lengths(symbols))
+    cuts = np.searchsorted(bits, np.arange(_BITS_AT_ONCE, bits[-1] if len(bits) else 0, _BITS_AT_ONCE))
+    parts = zip(*(np.split(values, cuts) for values in (steps, senders, symbols)), strict=True)
+    return sum(_transmit_some(code, *part) for part in parts)
+
+
+def _transmit_some(code: Code, steps: Int, senders: Int, symbols: Symbols) -> int:
     packets = write_packets(code, steps, senders, symbols)
     read_steps, read_senders, decoded = read_packets(code, packets)
     same = (decoded == symbols).all(axis=-1) & (read_steps == steps) & (read_senders == senders)

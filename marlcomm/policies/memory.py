@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 Memory = dict[str, Tensor]
@@ -11,7 +12,7 @@ _FEWEST_ROWS = 64
 
 
 class AgentLSTM(nn.Module):
-    """One LSTM step of every living agent; the memory of an empty slot is zero."""
+    """One LSTM step of every living agent; the memory of an empty slot stays as it is."""
 
     def __init__(self, input_size: int, hidden_size: int) -> None:
         super().__init__()
@@ -25,13 +26,15 @@ class AgentLSTM(nn.Module):
 
     def forward(self, inputs: Tensor, memory: Memory, alive: Tensor) -> Memory:
         """Memory after inputs [B, N, I]; alive [B, N]. ``memory["hidden"]`` is the agents' state."""
-        rows = [inputs.flatten(0, 1), memory["hidden"].flatten(0, 1), memory["cell"].flatten(0, 1)]
+        old = memory["hidden"], memory["cell"]
+        rows = [part.flatten(0, 1) for part in (inputs, *old)]
         living = alive.flatten().nonzero().squeeze(1)
-        everybody = len(living) < _FEWEST_ROWS or len(living) == alive.numel()
-        if not everybody:
-            rows = [row.index_select(0, living) for row in rows]
-        new = self.cell(rows[0], (rows[1], rows[2]))
-        if not everybody:
-            empty = inputs.new_zeros((alive.numel(), self.hidden_size))
-            new = [empty.index_copy(0, living, part) for part in new]
-        return {name: part.view(*alive.shape, -1) for name, part in zip(("hidden", "cell"), new, strict=True)}
+        if len(living) < _FEWEST_ROWS or len(living) == alive.numel():
+            new = self.cell(rows[0], (rows[1], rows[2]))
+            hidden, cell = (torch.where(alive.unsqueeze(-1), n.view_as(o), o) for n, o in zip(new, old, strict=True))
+        else:
+            new = self.cell(rows[0][living], (rows[1][living], rows[2][living]))
+            hidden, cell = (
+                row.index_copy(0, living, n).view_as(o) for row, n, o in zip(rows[1:], new, old, strict=True)
+            )
+        return {"hidden": hidden, "cell": cell}

@@ -27,7 +27,7 @@ class Rollout:
         actions: [B, T, N] int64.
         log_probs: [B, T, N], of actions (and gate choices) when they were taken.
         values: [B, T + 1, N].
-        rewards: [B, T, N], of the slots' occupants after each action.
+        rewards: [B, T, N], of the slots' occupants after each action; zero after the world's end.
         terminated: [B, T] bool.
         lengths: [B] int64, steps until each world ended.
         talk: what was said, [B, T, N, ...].
@@ -88,6 +88,29 @@ def _entropy(logits: Tensor) -> Tensor:
     return -(log_p.exp() * log_p).sum(-1)
 
 
+class EpisodeClock:
+    """Which worlds still run, and what counts of the others: nothing after their end.
+
+    Attributes:
+        running: [B] bool.
+        lengths: [B] int64, steps so far.
+        info: episode statistics, frozen where a world ended, name -> [B].
+    """
+
+    def __init__(self, start: TeamStep) -> None:
+        self.running = torch.ones_like(start.terminated)
+        self.lengths = torch.zeros(len(self.running), dtype=torch.int64, device=self.running.device)
+        self.info = start.info
+
+    def count(self, now: TeamStep) -> Tensor:
+        """Take note of a step; returns its rewards [B, N], zero in worlds that had ended before."""
+        self.lengths += self.running
+        self.info = {name: torch.where(self.running, value, self.info[name]) for name, value in now.info.items()}
+        rewards = now.rewards * self.running.unsqueeze(-1)
+        self.running = self.running & ~(now.terminated | now.truncated)
+        return rewards
+
+
 class Player:
     """Plays policies in a world: sampled actions with keyed draws, or the likeliest ones."""
 
@@ -101,14 +124,13 @@ class Player:
         draws = self._draws(worlds, episodes)
         seconds = {"world": 0.0, "policy": 0.0}
         memory = self.policy.begin(len(worlds))
-        gates = torch.zeros((len(worlds), spec.num_agents), dtype=torch.bool) if self.policy.gated else None
         record: dict[str, list[Tensor]] = {}
         talks: list[Talk] = []
-        running = torch.ones(len(worlds), dtype=torch.bool)
-        lengths = torch.zeros(len(worlds), dtype=torch.int64)
 
         clock = perf_counter()
         now = env.reset(self.seed, worlds, episodes, self.stream)
+        episode = EpisodeClock(now)
+        gates = torch.zeros_like(now.alive) if self.policy.gated else None
         seconds["world"] += perf_counter() - clock
         for time in range(spec.horizon):
             clock = perf_counter()
@@ -126,17 +148,15 @@ class Player:
             talks.append(decision.talk)
             _append(record, observations=now.observations, alive=now.alive, spawned=now.spawned)
             _append(record, actions=actions, log_probs=log_probs(decision, actions, choices), values=decision.values)
-            _append(record, acts=now.alive & running.unsqueeze(-1))
+            _append(record, acts=now.alive & episode.running.unsqueeze(-1))
             if gates is not None and choices is not None:
                 _append(record, gates=gates, gate_choices=choices)
                 gates = choices
-            lengths += running
             seconds["policy"] += perf_counter() - clock
             clock = perf_counter()
             now = env.step(actions)
             seconds["world"] += perf_counter() - clock
-            _append(record, rewards=now.rewards, terminated=now.terminated)
-            running = running & ~(now.terminated | now.truncated)
+            _append(record, rewards=episode.count(now), terminated=now.terminated)
         clock = perf_counter()
         _append(record, alive=now.alive, spawned=now.spawned, values=self._last_values(now, memory, gates, draws))
         columns = {name: torch.stack(values, dim=1) for name, values in record.items()}
@@ -146,9 +166,9 @@ class Player:
             episodes=episodes,
             gates=columns.pop("gates", None),
             gate_choices=columns.pop("gate_choices", None),
-            lengths=lengths,
+            lengths=episode.lengths,
             talk=stack_talks(talks),
-            info=now.info,
+            info=episode.info,
             seconds=seconds,
             **columns,
         )

@@ -9,6 +9,7 @@ import torch
 
 from marlcomm.channels.base import Channel
 from marlcomm.envs.base import TeamEnv, TeamSpec
+from marlcomm.envs.settings import EnvSettings
 from marlcomm.policies.base import TeamPolicy
 from marlcomm.registry import CHANNELS, ENVS, POLICIES, ConfigError
 from marlcomm.wire.meter import BandwidthMeter
@@ -30,12 +31,12 @@ class TeamNames:
         ENVS.check(self.env, self.env_config)
         policy = POLICIES.check(self.policy, self.policy_config)
         channel = CHANNELS.check(self.channel, self.channel_config)
-        if hasattr(channel, "fit"):
-            channel.fit(policy.message_width)  # type: ignore[attr-defined]
+        channel.fit(policy.message_width)  # type: ignore[attr-defined]
 
-    def make_env(self, device: torch.device | str = "cpu") -> TeamEnv:
-        env = ENVS.row(self.env).load()(ENVS.check(self.env, self.env_config), device)
-        return cast(TeamEnv, env)
+    def make_env(self, device: torch.device | str = "cpu", *, final: bool = False) -> TeamEnv:
+        """The world; `final` for its last difficulty, which evaluations are played at."""
+        settings = cast(EnvSettings, ENVS.check(self.env, self.env_config))
+        return cast(TeamEnv, ENVS.row(self.env).load()(settings.final() if final else settings, device))
 
     def make_channel(self, message_size: int) -> Channel:
         return make_channel(self.channel, self.channel_config, message_size)

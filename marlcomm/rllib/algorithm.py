@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import os
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self, cast
@@ -28,15 +28,18 @@ from marlcomm.rllib.compat import (
     AlgorithmConfig,
     MultiAgentBatch,
     NotProvided,
+    RLlibCallback,
     RLModuleSpec,
     SampleBatch,
     ray,
+    trial_folder,
 )
-from marlcomm.rllib.learner import FIRST_EPOCH, LAST_EPOCH, TeamLearner
+from marlcomm.rllib.learner import FIRST_EPOCH, LAST_EPOCH, TeamLearner, TrainingError
 from marlcomm.rllib.module import TeamRLModule
 from marlcomm.rllib.rows import epoch_rows, join, normalize_advantages
 from marlcomm.rllib.runner import Sample, TeamEnvRunner
 from marlcomm.rllib.settings import Training
+from marlcomm.rllib.stopwatch import Stopwatch
 from marlcomm.wire.meter import BitCounts
 
 # Settings of RLlib that the team path does not honour, and why. Changing one raises.
@@ -61,7 +64,19 @@ _NOT_HONOURED = {
     "evaluation_num_env_runners": "short evaluations run in the training process",
     "evaluation_duration_unit": "evaluations are counted in episodes",
     "evaluation_parallel_to_training": "short evaluations run between updates",
+    "evaluation_config": "short evaluations play the training's settings at the world's final difficulty",
+    "custom_evaluation_function": "short evaluations encode and decode every message",
+    "num_gpus_per_env_runner": "runners play on CPUs",
 }
+# Hooks that nobody calls where whole batches of worlds are stepped at once.
+_SILENT_HOOKS = (
+    "on_episode_created",
+    "on_episode_start",
+    "on_episode_step",
+    "on_episode_end",
+    "on_environment_created",
+    "on_sample_end",
+)
 
 
 class TeamConfig(AlgorithmConfig):
@@ -107,24 +122,28 @@ class TeamConfig(AlgorithmConfig):
             channel_config: its settings.
             imports: modules that register things of your own; every worker imports them first.
         """
-        for name, value in (("policy", policy), ("policy_config", policy_config), ("channel", channel)):
+        given = {
+            "policy": policy,
+            "policy_config": policy_config,
+            "channel": channel,
+            "channel_config": channel_config,
+            "imports": imports if imports is NotProvided else list(imports),
+        }
+        for name, value in given.items():
             if value is not NotProvided:
                 setattr(self, name, value)
-        if channel_config is not NotProvided:
-            self.channel_config = channel_config
-        if imports is not NotProvided:
-            self.imports = list(imports)
         return self
 
     def training(self, **settings: Any) -> Self:
         """The algorithm's settings (see its model in `marlcomm.algorithms.settings`), and RLlib's own."""
         ours = {name: settings.pop(name) for name in list(settings) if name in self.settings_model.model_fields}
-        try:
-            super().training(**settings)
-        except TypeError:
-            known = list(self.settings_model.model_fields)
-            unknown = next(iter(settings))
-            raise ConfigError(f"training({unknown}=...): unknown setting; {nearest(unknown, known)}") from None
+        rllibs = inspect.signature(AlgorithmConfig.training).parameters
+        for name in settings:
+            if name not in rllibs:
+                raise ConfigError(
+                    f"training({name}=...): unknown setting; {nearest(name, self.settings_model.model_fields)}"
+                )
+        super().training(**settings)
         for name, value in ours.items():
             setattr(self, name, value)
         return self
@@ -141,7 +160,13 @@ class TeamConfig(AlgorithmConfig):
             self._refuse_what_is_not_honoured()
         self.team_names().check()
         self.algorithm_settings()
-        check_worlds(self.num_worlds, self.num_env_runners, self.num_learners, self.num_minibatches)
+        check_worlds(
+            self.num_worlds,
+            self.num_env_runners,
+            self.num_learners,
+            self.num_minibatches,
+            key="num_env_runners x num_envs_per_env_runner",
+        )
         super().validate()
 
     def _refuse_what_is_not_honoured(self) -> None:
@@ -149,6 +174,15 @@ class TeamConfig(AlgorithmConfig):
         for name, reason in _NOT_HONOURED.items():
             if getattr(self, name) != getattr(pristine, name):
                 raise ConfigError(f"{name.lstrip('_')}: not honoured for teams: {reason}")
+        for hook in _SILENT_HOOKS:
+            classes = (
+                self.callbacks_class if isinstance(self.callbacks_class, (list, tuple)) else [self.callbacks_class]
+            )
+            overridden = any(getattr(kind, hook) is not getattr(RLlibCallback, hook) for kind in classes)
+            if overridden or getattr(self, f"callbacks_{hook}", None) is not None:
+                raise ConfigError(f"callbacks: {hook} is not honoured for teams: use on_train_result")
+        if not isinstance(self.seed, int):
+            raise ConfigError(f"seed: got {self.seed!r}, wanted an integer: every draw is keyed by it")
         if self.is_multi_agent:
             raise ConfigError(
                 "multi_agent: not honoured for teams: a team is one module, see communication(policy=...)"
@@ -197,49 +231,55 @@ class TeamAlgorithm(Algorithm):
 
     config: TeamConfig
 
+    @classmethod
+    def default_resource_request(cls, config: Any) -> Any:
+        wanted = cls.get_default_config().update_from_dict(config)
+        _refuse_too_few_resources(wanted, main=wanted.num_cpus_for_main_process)
+        return super().default_resource_request(config)
+
     def setup(self, config: Any) -> None:
         self.round = 0
         self.env_steps = 0
         self.seconds = 0.0
-        _refuse_too_few_cpus(self.config)
+        _refuse_too_few_resources(self.config)
         super().setup(config)
         folder = self.config.log_dir
         if folder is not None:
             with contextlib.suppress(OSError):
                 os.rmdir(self.logdir)  # RLlib made one of its own
-        self._log = log.MetricLog(Path(folder or self.logdir))
+        self._log = log.MetricLog(Path(folder or trial_folder(self) or self.logdir))
         self._figures: dict[str, float] = {}
 
     def training_step(self) -> None:
-        clock = time.perf_counter()
+        watch = Stopwatch()
         samples = self._sample()
-        sampled = time.perf_counter()
+        watch.lap("sample")
+        batch = self._rows(samples)
+        watch.lap("join")
+        learned = self._learn(batch)
+        watch.lap("update")
+        self.env_runner_group.sync_weights(from_worker_or_learner_group=self.learner_group, inference_only=True)
+        watch.lap("sync")
+        self.round += 1
+        self.seconds += watch.total
+        env_steps = sum(sample.env_steps for sample in samples)
+        self._figures = {
+            **_episode_figures(samples),
+            **{f"bandwidth/{name}": value for name, value in self._bits(samples).items()},
+            **learned,
+            **_time_shares(samples, watch),
+            "time/env_steps_per_second": env_steps / watch.total,
+            "time/training_seconds": self.seconds,
+        }
+        self._report(env_steps)
+
+    def _rows(self, samples: list[Sample]) -> Batch:
+        """The rows of all runners, ready to learn from."""
+        self.env_steps += sum(sample.env_steps for sample in samples)
         batch = join([sample.batch for sample in samples])
         if self.config.objective().normalizes_advantages:
             normalize_advantages(batch, np.sum([sample.moments for sample in samples], axis=0))
-        self.env_steps += sum(sample.env_steps for sample in samples)
-        joined = time.perf_counter()
-        learned = self._learn(batch)
-        updated = time.perf_counter()
-        self.env_runner_group.sync_weights(from_worker_or_learner_group=self.learner_group, inference_only=True)
-        self.round += 1
-        synced = time.perf_counter()
-        wall = synced - clock
-        playing = {part: float(np.mean([s.seconds[part] for s in samples])) for part in samples[0].seconds}
-        shares = {
-            "time/world": playing["world"] / wall,
-            "time/policy": playing["policy"] / wall,
-            "time/update": (updated - joined) / wall,
-            "time/transfer": max(sampled - clock - sum(playing.values()) + joined - sampled + synced - updated, 0)
-            / wall,
-        }
-        env_steps = sum(sample.env_steps for sample in samples)
-        self._figures = _episode_figures(samples) | learned | shares
-        self._figures |= {f"bandwidth/{name}": value for name, value in self._bits(samples).items()}
-        self.seconds += wall
-        self._figures["time/env_steps_per_second"] = env_steps / wall
-        self._figures["time/training_seconds"] = self.seconds
-        self._report(env_steps)
+        return batch
 
     def _sample(self) -> list[Sample]:
         """One round of every runner; a runner that fails fails the round."""
@@ -254,9 +294,9 @@ class TeamAlgorithm(Algorithm):
         )
         for result in results:
             if isinstance(result, str):
-                raise RuntimeError(f"an env runner failed in round {self.round}:\n{result}")
+                raise TrainingError(f"an env runner failed in round {self.round}:\n{result}")
         if len(results) != self.config.num_env_runners:
-            raise RuntimeError(
+            raise TrainingError(
                 f"only {len(results)} of {self.config.num_env_runners} env runners returned round {self.round} within "
                 f"{self.config.sample_timeout_s:g} s; the others died or hang"
             )
@@ -285,7 +325,7 @@ class TeamAlgorithm(Algorithm):
             for result in results:
                 _add_sums(sums, result[DEFAULT_MODULE_ID], compared=epoch == 0)
             self.metrics.aggregate(results, key=LEARNER_RESULTS)
-        return _learner_figures(sums, updates=config.num_epochs * config.num_minibatches)
+        return _learner_figures(sums, config.num_epochs * config.num_minibatches, learners)
 
     def _bits(self, samples: list[Sample]) -> dict[str, float]:
         counts = sum((sample.counts for sample in samples), BitCounts())
@@ -346,16 +386,36 @@ def _copy_weights(algorithm: TeamAlgorithm, runner: TeamEnvRunner) -> None:
         runner.module.set_state(state[DEFAULT_MODULE_ID])
 
 
-def _refuse_too_few_cpus(config: TeamConfig) -> None:
+def _refuse_too_few_resources(config: TeamConfig, main: float = 0) -> None:
+    """Raise `ConfigError` where Ray has less than the workers need; without it a run would wait for ever."""
+    there = ray.cluster_resources() if ray.is_initialized() else {"CPU": os.cpu_count() or 1, "GPU": _local_gpus()}
     per_learner = 1 if config.num_cpus_per_learner == "auto" else config.num_cpus_per_learner
     runners = config.num_env_runners * config.num_cpus_per_env_runner
     learners = config.num_learners * (0 if config.num_gpus_per_learner else per_learner)
-    available = ray.cluster_resources().get("CPU", 0) if ray.is_initialized() else os.cpu_count() or 1
-    if runners + learners > available:
+    if main + runners + learners > there.get("CPU", 0):
+        trial = f"the trial itself ({main:g}), " if main else ""
         raise ConfigError(
-            f"resources: {config.num_env_runners} env runners ({runners:g} CPUs) and {config.num_learners} learners "
-            f"({learners:g} CPUs) need {runners + learners:g} CPUs, Ray has {available:g}"
+            f"resources: {trial}{config.num_env_runners} env runners ({runners:g} CPUs) and {config.num_learners} "
+            f"learners ({learners:g} CPUs) need {main + runners + learners:g} CPUs, Ray has {there.get('CPU', 0):g}"
         )
+    gpus = max(config.num_learners, 1) * config.num_gpus_per_learner
+    if gpus > there.get("GPU", 0):
+        raise ConfigError(
+            f"num_gpus_per_learner: {max(config.num_learners, 1)} learners need {gpus:g} GPUs, "
+            f"Ray has {there.get('GPU', 0):g}"
+        )
+
+
+def _local_gpus() -> int:
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def _time_shares(samples: list[Sample], watch: Stopwatch) -> dict[str, float]:
+    """How the wall time of a round is spent; what runners did not spend on worlds and policy is transfer."""
+    playing = {part: float(np.mean([sample.seconds[part] for sample in samples])) for part in samples[0].seconds}
+    between = watch.laps["sample"] - sum(playing.values()) + watch.laps["join"] + watch.laps["sync"]
+    seconds = playing | {"update": watch.laps["update"], "transfer": max(between, 0.0)}
+    return {f"time/{part}": value / watch.total for part, value in seconds.items()}
 
 
 def _episode_figures(samples: list[Sample]) -> dict[str, float]:
@@ -372,9 +432,9 @@ def _add_sums(sums: dict[str, float], result: dict[str, Any], compared: bool) ->
         sums[name] = max(sums.get(name, 0.0), value) if name == "replay/ratio_error" else sums.get(name, 0.0) + value
 
 
-def _learner_figures(sums: dict[str, float], updates: int) -> dict[str, float]:
+def _learner_figures(sums: dict[str, float], updates: int, learners: int) -> dict[str, float]:
     figures = {name: value / updates for name, value in sums.items() if not name.startswith(("replay/", "update/"))}
     figures["replay/flipped_symbols"] = sums["replay/flipped"] / max(sums["replay/symbols"], 1)
     figures["replay/ratio_error"] = sums["replay/ratio_error"]
-    figures["update/skipped"] = sums["update/skipped"]
+    figures["update/skipped"] = sums["update/skipped"] / learners  # all learners skip the same updates
     return figures

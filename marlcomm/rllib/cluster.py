@@ -11,9 +11,18 @@ from marlcomm.config import Experiment
 from marlcomm.registry import ConfigError
 
 
-def check_cpus(settings: Experiment) -> int:
-    """The CPUs that Ray may give to workers. Raises `ConfigError` where the run's workers need more."""
+def check_cpus(settings: Experiment) -> int | None:
+    """The CPUs that Ray may give to workers; None where Ray runs already (RAY_ADDRESS) and knows.
+
+    Raises `ConfigError` where the run's workers need more.
+    """
     resources = settings.resources
+    if os.environ.get("RAY_ADDRESS"):
+        if resources.num_cpus is not None:
+            raise ConfigError(
+                f"resources.num_cpus: got {resources.num_cpus}, wanted null: the cluster at RAY_ADDRESS counts its own"
+            )
+        return None
     cpus = resources.num_cpus or os.cpu_count() or 1
     workers = resources.num_env_runners + (0 if resources.num_gpus_per_learner else resources.num_learners)
     if workers > cpus:
@@ -26,15 +35,16 @@ def check_cpus(settings: Experiment) -> int:
 
 @contextmanager
 def running_ray(settings: Experiment) -> Iterator[None]:
-    """Ray on this machine, while the run lasts."""
+    """Ray on this machine, or the cluster at RAY_ADDRESS, while the run lasts."""
     import ray
     import torch
 
-    resources = settings.resources
-    workers = resources.num_env_runners + resources.num_learners
+    resources, cpus = settings.resources, check_cpus(settings)
+    workers = 0 if cpus is None else resources.num_env_runners + resources.num_learners
     torch.set_num_threads(resources.threads or max((os.cpu_count() or 1) - workers, 1))
     logging.getLogger("ray.rllib").setLevel(logging.ERROR)
-    ray.init(num_cpus=check_cpus(settings), include_dashboard=False, logging_level=logging.ERROR)
+    own = {} if cpus is None else {"num_cpus": cpus, "include_dashboard": False}
+    ray.init(logging_level=logging.ERROR, **own)
     try:
         yield
     finally:

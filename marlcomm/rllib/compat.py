@@ -1,7 +1,7 @@
 """Everything that marlcomm takes from RLlib, in one place. Made for Ray 2.60; `check_version` refuses others.
 
 RLlib calls most of these classes alpha. What is relied on beyond their signatures is written beside each use and
-tested in ``tests/test_rllib_contract.py``.
+tested in ``tests/test_rllib.py``.
 """
 
 from __future__ import annotations
@@ -9,8 +9,10 @@ from __future__ import annotations
 import logging
 
 import ray
+from pyarrow.fs import LocalFileSystem
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
+from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.rllib.core import COMPONENT_LEARNER, COMPONENT_RL_MODULE, DEFAULT_MODULE_ID
 from ray.rllib.core.learner.torch.torch_learner import TorchLearner
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
@@ -44,12 +46,14 @@ __all__ = [
     "MultiAgentBatch",
     "NotProvided",
     "RLModuleSpec",
+    "RLlibCallback",
     "SampleBatch",
     "TorchLearner",
     "TorchRLModule",
     "check_version",
     "ray",
     "set_log_level",
+    "trial_folder",
 ]
 
 
@@ -64,6 +68,17 @@ def check_version(version: str = ray.__version__) -> None:
 def set_log_level(level: str) -> None:
     """Ray's log level in this process; RLlib sets it in the driver only, and deprecates itself aloud in workers."""
     logging.getLogger("ray").setLevel(level)
+
+
+def trial_folder(algorithm: Algorithm) -> str | None:
+    """Where Tune keeps the results of this trial, if Tune runs it and keeps them on this file system.
+
+    ``algorithm.logdir`` is a working folder under Ray's temporary one, whose files Tune does not keep by default.
+    """
+    storage = algorithm._storage
+    if storage is None or not isinstance(storage.storage_filesystem, LocalFileSystem):
+        return None
+    return str(storage.trial_fs_path)
 
 
 check_version()

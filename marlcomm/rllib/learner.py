@@ -19,7 +19,11 @@ FIRST_EPOCH = "first_epoch"
 LAST_EPOCH = "last_epoch"
 
 
-class NonFiniteGradientsError(RuntimeError):
+class TrainingError(RuntimeError):
+    """Why a run cannot go on."""
+
+
+class NonFiniteGradientsError(TrainingError):
     """Too many updates in a row had infinite gradients or NaNs."""
 
 

@@ -15,15 +15,19 @@ _DENOMINATORS = ("agent_steps", "messages", "env_steps")
 
 def join(batches: Sequence[dict[str, np.ndarray]]) -> Batch:
     """The rows of all runners, in the order of their worlds."""
-    names = batches[0].keys()
-    if len(batches) == 1:
-        return {name: torch.from_numpy(batches[0][name]) for name in names}
-    return {name: torch.from_numpy(np.concatenate([batch[name] for batch in batches])) for name in names}
+    return {name: torch.from_numpy(_concatenated([batch[name] for batch in batches])) for name in batches[0]}
+
+
+def _concatenated(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """One array that may be written to: what Ray hands over is read-only."""
+    return parts[0] if len(parts) == 1 and parts[0].flags.writeable else np.concatenate(parts)
 
 
 def normalize_advantages(batch: Batch, moments: np.ndarray) -> None:
     """Centre and scale advantages in place by the merged moments (count, sum, sum of squares) of all runners."""
     number, total, squares = moments
+    if not number:  # nobody lived
+        return
     mean = total / number
     deviation = max(squares / number - mean**2, 0.0) ** 0.5
     batch["advantages"] = (batch["advantages"] - float(mean)) / float(deviation + 1e-8)

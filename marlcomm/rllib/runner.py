@@ -61,7 +61,8 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
         self.make_module()
 
     def make_env(self) -> None:
-        self.env = self.config.team_names().make_env()
+        names = self.config.team_names()
+        self.env, self.evaluation_env = names.make_env(), names.make_env(final=True)
 
     def make_module(self) -> None:
         spec = self.config.get_rl_module_spec(spaces=self.get_spaces(), inference_only=False)
@@ -102,7 +103,9 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
     def evaluate(self, episodes: int, *, stream: str, greedy: bool = False) -> dict[str, float]:
         """Figures of an evaluation with the present weights."""
         self.module.eval()
-        return evaluate(self.env, self.module.policy, self.config.seed, episodes, stream=stream, greedy=greedy)
+        return evaluate(
+            self.evaluation_env, self.module.policy, self.config.seed, episodes, stream=stream, greedy=greedy
+        )
 
     def _first_world(self) -> int:
         # The local runner has index 0 and plays alone; remote ones count from 1.

@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import math
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
 
 from marlcomm.registry import Settings
 
-
-def _rising(points: float | list[tuple[float, float]]) -> float | list[tuple[float, float]]:
-    if isinstance(points, list):
-        steps = [step for step, _ in points]
-        if len(steps) < 2 or steps[0] != 0 or steps != sorted(steps):
-            raise ValueError("a schedule: a number, or at least two [env steps, value] with rising env steps from 0")
-    return points
+_POINTS = TypeAdapter(list[tuple[float, float]])
 
 
-Scheduled = Annotated[float | list[tuple[float, float]], AfterValidator(_rising)]
+def _scheduled(value: Any) -> Any:
+    """A number as it is, or points in rising order from 0; one sentence about anything else."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        points = [(0.0, float(value)), (1.0, float(value))]
+    else:
+        try:
+            points = _POINTS.validate_python(value)
+        except ValidationError:
+            points = []
+    steps = [step for step, _ in points]
+    numbers = [number for point in points for number in point]
+    if len(steps) < 2 or steps[0] != 0 or steps != sorted(set(steps)) or not all(0 <= n < math.inf for n in numbers):
+        raise ValueError(
+            "a number of at least 0, or at least two points [env steps, value] with rising env steps from 0, "
+            "as in [[0, 0.2], [1000000, 0.005]]"
+        )
+    return value
+
+
+Scheduled = Annotated[float | list[tuple[float, float]], BeforeValidator(_scheduled)]
 
 
 class Training(Settings):

@@ -48,26 +48,30 @@ class Code(ABC):
     def _read(self, reader: BitReader) -> Int:
         """Offsets [M, S] from a reader."""
 
-    def _offsets(self, symbols: Symbols) -> Int:
-        """Symbols as numbers from 0: signed ones by zig-zag (0, -1, 1, -2, 2 to 0, 1, 2, 3, 4)."""
+    def _checked(self, symbols: Symbols) -> Int:
+        """Symbols of the alphabet, as int64; raises `WireError` for others."""
         values = np.asarray(symbols)
         if values.ndim != 2 or values.shape[1] != self.alphabet.slots or values.dtype.kind not in "iu":
             raise WireError(
                 f"symbols must be integers of shape [messages, {self.alphabet.slots}], "
                 f"got {values.dtype} of shape {list(values.shape)}"
             )
-        values = values.astype(np.int64)
+        wide: Int = values.astype(np.int64)
         low, high = np.array(self.alphabet.bounds, np.int64).reshape(-1, 2).T
-        outside = (values < low) | (values > high)
+        outside = (wide < low) | (wide > high)
         if outside.any():
             message, slot = np.argwhere(outside)[0]
             raise WireError(
-                f"symbol {values[message, slot]} in slot {slot} of message {message} "
-                f"is not in {low[slot]}..{high[slot]}"
+                f"symbol {wide[message, slot]} in slot {slot} of message {message} is not in {low[slot]}..{high[slot]}"
             )
+        return wide
+
+    def _offsets(self, symbols: Symbols) -> Int:
+        """Symbols as numbers from 0: signed ones by zig-zag (0, -1, 1, -2, 2 to 0, 1, 2, 3, 4)."""
+        values = self._checked(symbols)
         if self.alphabet.kind == "signed":
             return np.where(values >= 0, 2 * values, -2 * values - 1)
-        return values - low
+        return values - np.array(self.alphabet.bounds, np.int64).reshape(-1, 2)[:, 0]
 
     def _from_offsets(self, offsets: Int) -> Symbols:
         sizes = np.array(self.alphabet.sizes, np.int64)
@@ -80,9 +84,10 @@ class Code(ABC):
 
 
 class FixedLengthCode(Code):
-    """ceil(log2 A) bits for a slot of A values."""
+    """ceil(log2 A) bits for a slot of A values; 32-bit patterns go as they are, the most significant byte first."""
 
     name = "fixed"
+    _WORD = np.dtype(">i4")
 
     def __init__(self, alphabet: Alphabet) -> None:
         super().__init__(alphabet)
@@ -90,6 +95,21 @@ class FixedLengthCode(Code):
 
     def lengths(self, symbols: Symbols) -> Int:
         return np.full(len(symbols), self._widths.sum())
+
+    def encode(self, symbols: Symbols) -> Packets:
+        if self.alphabet.kind != "raw":
+            return super().encode(symbols)
+        words = self._checked(symbols).astype(self._WORD)
+        sizes = np.full(len(words), words.itemsize * self.alphabet.slots)
+        return Packets(words.tobytes(), sizes, 8 * sizes)
+
+    def decode(self, packets: Packets) -> Symbols:
+        if self.alphabet.kind != "raw":
+            return super().decode(packets)
+        size = self._WORD.itemsize * self.alphabet.slots
+        if (packets.sizes != size).any() or len(packets.data) != size * len(packets):
+            raise WireError(f"wanted {len(packets)} messages of {size} bytes, got {len(packets.data)} bytes")
+        return np.frombuffer(packets.data, self._WORD).astype(np.int32).reshape(len(packets), self.alphabet.slots)
 
     def _fields(self, offsets: Int) -> tuple[Int, Int]:
         return offsets, np.broadcast_to(self._widths, offsets.shape)

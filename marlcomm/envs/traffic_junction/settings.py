@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from marlcomm.envs.settings import EnvSettings
 from marlcomm.registry import Settings
 
 CARS = {"easy": 5, "medium": 10, "hard": 20}
@@ -32,7 +33,7 @@ class Curriculum(Settings):
         return self
 
 
-class TrafficJunctionSettings(Settings):
+class TrafficJunctionSettings(EnvSettings):
     """Cars cross junctions without crashing; each sees its own cell (vision 0) or the cells around it."""
 
     card_settings = tuple(
@@ -53,6 +54,24 @@ class TrafficJunctionSettings(Settings):
         False, description="as published: slots keep the memory of the last car, and easy's curriculum ends at 0.29"
     )
 
+    @model_validator(mode="after")
+    def _curriculum_rises(self) -> TrafficJunctionSettings:
+        if self.curriculum is not None and self.first_rate >= self.final_rate:
+            raise ValueError(
+                f"a curriculum must rise, but curriculum.first_rate is {self.first_rate:g} and add_rate, "
+                f"where it ends, {self.final_rate:g}"
+            )
+        return self
+
+    def final(self) -> Self:
+        return self.model_copy(update={"curriculum": None})
+
+    @property
+    def first_rate(self) -> float:
+        """The arrival rate before a curriculum rises."""
+        chosen = None if self.curriculum is None else self.curriculum.first_rate
+        return FIRST_RATES[self.difficulty] if chosen is None else chosen
+
     @property
     def final_rate(self) -> float:
         return FINAL_RATES[self.difficulty] if self.add_rate is None else self.add_rate
@@ -61,10 +80,9 @@ class TrafficJunctionSettings(Settings):
         """The arrival rate of a world's episode (training plays one episode a round)."""
         if self.curriculum is None:
             return self.final_rate
-        plan = self.curriculum
-        first = FIRST_RATES[self.difficulty] if plan.first_rate is None else plan.first_rate
+        plan, first = self.curriculum, self.first_rate
         steps = min(max(episode // plan.rounds_per_epoch - plan.start_epoch + 1, 0), plan.end_epoch - plan.start_epoch)
-        if steps == 0 or self.final_rate <= first:
+        if steps == 0:
             return first
         increment = (self.final_rate - first) / (plan.end_epoch - plan.start_epoch)
         if self.legacy:

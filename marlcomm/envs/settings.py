@@ -1,0 +1,21 @@
+"""What every environment's settings offer (no torch here)."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Self
+
+from marlcomm.registry import Settings
+
+
+class EnvSettings(Settings):
+    """Settings of a world.
+
+    Attributes:
+        card_settings: the settings that its card is measured for.
+    """
+
+    card_settings: ClassVar[tuple[dict[str, Any], ...]] = ({},)
+
+    def final(self) -> Self:
+        """The same world at the end of any curriculum: evaluations are played there, whenever they are."""
+        return self
