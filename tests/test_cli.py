@@ -8,9 +8,11 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
+import third_party
 from safetensors.numpy import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -184,6 +186,35 @@ def test_ctrl_c_saves_and_resume_is_exact(workplace, finished):
         assert np.array_equal(value, last_weights(folder)[name]), name
 
 
+def test_ctrl_c_before_the_first_round_loses_nothing(workplace):
+    process = start(workplace, f"run.env_steps={ROUND}")
+    wait_for(lambda: list((workplace / "runs").glob("demo/*/origin.json")), process)
+    time.sleep(1)  # Ray is starting
+    os.killpg(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 130, out + err
+    assert "marlcomm train --resume" in out
+    (folder,) = (only_run(workplace) / "checkpoints").iterdir()
+    assert folder.name == "000000"
+    marlcomm("train", "--resume", "runs/demo", "--no-evaluate", cwd=workplace)
+    assert len(figures(only_run(workplace))) == 1
+
+
+def test_a_run_that_cannot_go_on_says_why_and_what_is_saved(workplace):
+    done = marlcomm(
+        "train",
+        "configs/demo.yaml",
+        *SMALL,
+        "channel.name=continuous",
+        "algorithm.lr=1e35",
+        "run.checkpoint_every=1",
+        cwd=workplace,
+        code=1,
+    )
+    assert re.search(r"error: \d+ updates in a row had gradients that are infinite or NaN", done.stderr)
+    assert f"marlcomm train --resume {only_run(workplace).relative_to(workplace)}" in done.stderr
+
+
 def test_sigterm_saves_and_exits_well(workplace):
     process = start(workplace, f"run.env_steps={10_000 * ROUND}")
     wait_for(lambda: rounds_done(workplace) >= 1, process)
@@ -234,6 +265,20 @@ def test_a_registered_channel_trains_from_the_command_line(workplace):
     assert summary["evaluation/prefix_bits_per_message"] == 4.0
 
 
+def test_a_module_beside_the_config_is_found_by_the_program_and_its_workers(workplace):
+    """By the console script, whose own folder is what Python searches first, and without PYTHONPATH."""
+    shutil.copy(third_party.__file__, workplace / "my_channels.py")
+    program = Path(sys.executable).parent / "marlcomm"
+    done = subprocess.run(
+        [program, "train", "configs/demo.yaml", "--import", "my_channels", "channel.name=sign", *SMALL,
+         f"run.env_steps={ROUND}", "resources.num_env_runners=1", "resources.num_cpus=2", "--no-evaluate"],
+        capture_output=True, text=True, cwd=workplace, env=environment() | {"PYTHONPATH": ""}, timeout=200, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Warning" not in done.stderr
+    assert "- my_channels" in (only_run(workplace) / "config.yaml").read_text()
+
+
 def test_lists():
     expected = {
         "envs": ["traffic_junction"],
@@ -254,9 +299,11 @@ def test_check_channel():
     assert "keeps all" in out
 
 
-def test_bench_card(workplace):
+def test_bench_card(workplace, pytestconfig):
+    stored = (pytestconfig.rootpath / "marlcomm/envs/cards_data/traffic_junction.json").read_bytes()
     out = marlcomm("bench", "card", "traffic_junction", "--episodes", 20, "--out", "card.json", cwd=workplace).stdout
     assert "scheduler" in out
+    assert (pytestconfig.rootpath / "marlcomm/envs/cards_data/traffic_junction.json").read_bytes() == stored
     card = json.loads((workplace / "card.json").read_text())
     assert card["easy-vision0-rate0.3"]["references"]["scheduler"]["success"] > 0.9
 
@@ -284,8 +331,10 @@ def test_help_everywhere(verb):
         (["list", "chanels"], "did you mean 'channels'"),
         (["check", "channel", "vqq"], "did you mean 'vq'"),
         (["check", "channel", "vq", "size=3"], "channel.size: unknown key"),
+        (["check", "channel", "vq", "segments=3"], "channel.segments: got 3, wanted a divisor"),
+        (["train", "configs/demo.yaml", "algorithm.entropy_coeff.1.1=3"], "do not fit the file"),
+        (["train", "configs/demo.yaml", "--import", "no_such"], "imports: cannot import 'no_such'"),
         (["bench", "card", "trafic_junction"], "did you mean 'traffic_junction'"),
-        (["train", "configs/demo.yaml", "--import"], "No such option"),
     ],
 )
 def test_wrong_arguments_are_named_with_exit_code_2(workplace, arguments, words):

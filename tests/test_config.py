@@ -53,6 +53,11 @@ WRONG = [
         {"env": {"curriculum": {"start_epoch": 9, "end_epoch": 3}}},
         "env.curriculum: got {'start_epoch': 9, 'end_epoch': 3}, wanted end_epoch 3 must be greater than start_epoch 9",
     ),
+    (
+        {"env": {"add_rate": 0.1, "curriculum": {}}},
+        "env: a curriculum must rise, but curriculum.first_rate is 0.1 and add_rate, where it ends, 0.1",
+    ),
+    ({"env": {3: 4}}, "env: key 3 is no text; known: difficulty"),
     ({"policy": {"heads": 3}}, "policy: heads 3 must divide width 32"),
     ({"policy": {"message_size": None}}, "policy: message_size must be a number for the transformer policy"),
     (
@@ -68,7 +73,14 @@ WRONG = [
     ({"seed": -1}, "seed: got -1, wanted greater than or equal to 0"),
     ({"name": "../up"}, "name: got '../up', wanted"),
     ({"imports": ["no_such_module"]}, "imports: cannot import 'no_such_module'"),
-    ({"algorithm": {"entropy_coeff": [[5, 1], [2, 1]]}}, "rising env steps"),
+    ({"imports": [""]}, "imports: got '', wanted the name of a module"),
+    *[
+        (
+            {"algorithm": {"entropy_coeff": value}},
+            f"algorithm.entropy_coeff: got {value!r}, wanted a number of at least",
+        )
+        for value in ([[5, 1], [2, 1]], [[0, 1]], [[0, 1], [5, -1]], "much", -1, [1, 2], True)
+    ],
 ]
 
 

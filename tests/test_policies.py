@@ -178,6 +178,24 @@ def test_memory_is_wiped_where_a_new_agent_takes_the_slot():
     assert not torch.equal(kept.logits[:, 1], fresh.logits[:, 1])
 
 
+def test_legacy_slots_hand_their_memory_on():
+    """As published: the next car of a slot goes on with the last one's memory, however long the slot was empty."""
+    env, policy = team("transformer", "silent", env_config={"legacy": True})
+    played = rollout(env, policy)
+    assert not played.spawned.any()
+    with torch.no_grad():
+        replayed = policy(moments(played, policy)).values
+    assert torch.allclose(replayed[played.acts], played.values[:, :-1][played.acts], atol=1e-5)
+    generator = torch.Generator().manual_seed(0)
+    quiet = torch.zeros(3, 5, dtype=torch.bool)
+    with torch.no_grad():
+        first = Moment(torch.randn(3, 5, 17, generator=generator), ~quiet, quiet)
+        _, memory = policy.step(first, policy.begin(3))
+        _, held = policy.step(Moment(torch.zeros(3, 5, 17), quiet, quiet), memory)
+    for name, value in memory.items():
+        assert torch.equal(held[name], value)
+
+
 @pytest.mark.parametrize("policy_name", POLICIES)
 def test_the_dead_are_not_heard(policy_name):
     env, policy = team(policy_name, "continuous")
@@ -300,8 +318,9 @@ def test_only_the_living_are_remembered(share):
     inputs.requires_grad_()
     memory = lstm(inputs, {"hidden": hidden, "cell": cell}, alive)
     expected = lstm.cell(inputs.flatten(0, 1), (hidden.flatten(0, 1), cell.flatten(0, 1)))
-    for name, rows in zip(("hidden", "cell"), expected, strict=True):
+    for name, rows, before in zip(("hidden", "cell"), expected, (hidden, cell), strict=True):
         assert torch.allclose(memory[name][alive], rows.view(50, 5, 4)[alive], atol=1e-6)
+        assert torch.equal(memory[name][~alive], before[~alive])
     (gradient,) = torch.autograd.grad(memory["hidden"][alive].sum(), inputs)
     (wanted,) = torch.autograd.grad(expected[0].view(50, 5, 4)[alive].sum(), inputs)
     assert torch.allclose(gradient, wanted, atol=1e-6)

@@ -44,3 +44,39 @@ class Relay(TeamEnv):
             truncated=torch.zeros(self.num_worlds, dtype=torch.bool),
             info={"success": self._right},
         )
+
+
+@register_env("sprint")
+class Sprint(TeamEnv):
+    """World w ends after 1 + w % 3 steps, odd ones for good and even ones cut short; afterwards it returns nonsense."""
+
+    def __init__(self, settings: EnvSettings, device: str = "cpu") -> None:
+        super().__init__(device)
+        self.spec = TeamSpec("sprint", num_agents=2, observation_size=1, num_actions=2, horizon=STEPS, setting="sprint")
+
+    def reset(self, seed: int, worlds: Tensor, episodes: Tensor, stream: str = "train") -> TeamStep:
+        self._worlds = worlds
+        return super().reset(seed, worlds, episodes, stream)
+
+    def _begin(self, episodes: Tensor) -> TeamStep:
+        return self._now()
+
+    def _advance(self, actions: Tensor) -> TeamStep:
+        return self._now()
+
+    def scripts(self) -> dict:
+        return {"idle": lambda env: torch.zeros(env.num_worlds, 2, dtype=torch.int64)}
+
+    def _now(self) -> TeamStep:
+        length = 1 + self._worlds % 3
+        over = self.time > length
+        everybody = torch.ones(self.num_worlds, 2, dtype=torch.bool)
+        return TeamStep(
+            observations=torch.full((self.num_worlds, 2, 1), float(self.time)),
+            rewards=torch.where(over, 99.0, 1.0).unsqueeze(1).expand(-1, 2),
+            alive=everybody,
+            spawned=~everybody,
+            terminated=(self.time >= length) & (self._worlds % 2 == 1),
+            truncated=(self.time >= length) & (self._worlds % 2 == 0),
+            info={"success": torch.where(over, 0.0, 1.0)},
+        )

@@ -102,7 +102,7 @@ def _transmit(code: Code, rollout: Rollout) -> int:
     _, steps, senders = np.nonzero(sent)
     symbols = rollout.talk.symbols.cpu().numpy()[sent]
     bits = np.cumsum(code.lengths(symbols))
-    cuts = np.searchsorted(bits, np.arange(_BITS_AT_ONCE, bits[-1] if len(bits) else 0, _BITS_AT_ONCE))
+    cuts = np.unique(np.searchsorted(bits, np.arange(_BITS_AT_ONCE, bits[-1] if len(bits) else 0, _BITS_AT_ONCE)))
     parts = zip(*(np.split(values, cuts) for values in (steps, senders, symbols)), strict=True)
     return sum(_transmit_some(code, *part) for part in parts)
 

@@ -1,0 +1,116 @@
+"""Rollouts and evaluations: what counts of an episode, and that every message really passes through bytes."""
+
+import numpy as np
+import pytest
+import tiny_world  # noqa: F401 (registers worlds)
+import torch
+
+from marlcomm.objectives.ppo import PPO
+from marlcomm.objectives.reinforce import Reinforce
+from marlcomm.objectives.schedule import Schedule
+from marlcomm.policies import evaluation
+from marlcomm.policies.evaluation import evaluate, evaluate_script
+from marlcomm.policies.rollout import Player
+from marlcomm.policies.team import TeamNames
+from marlcomm.wire import WireError
+from marlcomm.wire.codes import EliasGammaCode
+
+SMALL = {"hidden_size": 16, "message_size": 4}
+
+
+def team(env="traffic_junction", channel="ddcl", policy_config=SMALL, env_config=None, policy="transformer"):
+    names = TeamNames(env, env_config or {}, policy, policy_config, channel, {})
+    world = names.make_env(final=True)
+    return world, names.make_policy(world.spec, seed=0)
+
+
+# --- the end of a world ----------------------------------------------------------------------------------------------
+
+
+def test_nothing_counts_after_a_worlds_end():
+    env, policy = team("sprint")
+    rollout = Player(env, policy, 0).play(torch.arange(6), torch.zeros(6, dtype=torch.int64))
+    assert rollout.lengths.tolist() == [1, 2, 3, 1, 2, 3]
+    assert rollout.rewards.sum((1, 2)).tolist() == [2, 4, 6, 2, 4, 6]
+    assert rollout.acts.sum((1, 2)).tolist() == [2, 4, 6, 2, 4, 6]
+    assert rollout.info["success"].tolist() == [1] * 6
+    figures = evaluate(env, policy, 0, 6)
+    assert (figures["return"], figures["length"], figures["success"]) == (4, 2, 1)
+    assert figures["prefix_bits_per_episode"] == pytest.approx(4 * figures["prefix_bits_per_message"])
+    script = evaluate_script(env, env.scripts()["idle"], 0, 6)
+    assert (script["return"], script["length"], script["success"]) == (4, 2, 1)
+
+
+def test_targets_end_with_the_world():
+    """Worlds 1 and 3 ended for good, worlds 0 and 2 were cut short and bootstrap (under PPO) from the value there."""
+    env, policy = team("sprint")
+    rollout = Player(env, policy, 0).play(torch.arange(4), torch.zeros(4, dtype=torch.int64))
+    ppo = PPO(1.0, 1.0, 0.2, 0.5, Schedule.of(0.0), reward_scale=1.0, mean_ratio=0.5)
+    _, targets = ppo.targets(rollout)
+    last = rollout.values[:, :, 0]
+    wanted = [[1 + last[0, 1]], [2, 1], [3 + last[2, 3], 2 + last[2, 3], 1 + last[2, 3]], [1]]
+    for world, values in enumerate(wanted):
+        assert targets[world, : len(values), 0].tolist() == pytest.approx([float(value) for value in values], abs=1e-5)
+    for ratio in (0.0, 1.0):
+        _, returns = Reinforce(1.0, ratio, 0.01, Schedule.of(0.0), reward_scale=1.0).targets(rollout)
+        for world, length in enumerate([1, 2, 3, 1]):
+            assert returns[world, :length, 1].tolist() == list(range(length, 0, -1))
+
+
+def test_one_episode_has_no_spread():
+    env, policy = team()
+    figures = evaluate(env, policy, 0, 1)
+    assert figures["success_standard_error"] == 0
+    assert all(np.isfinite(value) for value in figures.values())
+
+
+# --- what is sent ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("channel", ["ddcl", "continuous", "silent", "gumbel"])
+def test_figures_do_not_depend_on_how_much_is_done_at_once(monkeypatch, channel):
+    env, policy = team(channel=channel)
+    whole = evaluate(env, policy, 0, 60)
+    monkeypatch.setattr(evaluation, "_WORLDS_AT_ONCE", 7)
+    monkeypatch.setattr(evaluation, "_BITS_AT_ONCE", 100)
+    assert evaluate(env, policy, 0, 60) == pytest.approx(whole)
+
+
+def test_wide_messages_are_sent_in_parts(monkeypatch):
+    """A message of 128 floats costs 4,096 bits, each of which the coders would spend bytes on."""
+    env, policy = team("traffic_junction", "continuous", {"hidden_size": 128}, {"difficulty": "medium"}, "ic3net")
+    sizes = []
+    send = evaluation._transmit_some
+    monkeypatch.setattr(evaluation, "_transmit_some", lambda *a: sizes.append(len(a[1])) or send(*a))
+    figures = evaluate(env, policy, 0, 40)
+    assert figures["wire_bytes_per_message"] == 4 + 4 * 128
+    assert len(sizes) > 1
+    assert max(sizes) * 4096 <= evaluation._BITS_AT_ONCE
+
+
+def test_a_message_that_is_not_decoded_is_an_error(monkeypatch):
+    env, policy = team()
+    decode = EliasGammaCode.decode
+
+    def wrong(self, packets):
+        symbols = decode(self, packets)
+        symbols[3] += 1
+        return symbols
+
+    monkeypatch.setattr(EliasGammaCode, "decode", wrong)
+    with pytest.raises(WireError, match=r"1 of \d+ messages were not decoded to what was sent"):
+        evaluate(env, policy, 0, 5)
+
+
+# --- what it is played on --------------------------------------------------------------------------------------------
+
+
+def test_evaluations_play_the_end_of_a_curriculum():
+    curriculum = {"first_rate": 0.01}
+    names = TeamNames("traffic_junction", {"curriculum": curriculum}, "transformer", SMALL, "ddcl", {})
+    easy, final = names.make_env(), names.make_env(final=True)
+    cars = [evaluate_script(env, env.scripts()["always_gas"], 0, 200)["cars"] for env in (easy, final)]
+    plain, policy = team()
+    assert cars[0] < 1
+    assert cars[1] == evaluate_script(plain, plain.scripts()["always_gas"], 0, 200)["cars"] > 5
+    assert evaluate(final, policy, 0, 50) == evaluate(plain, policy, 0, 50)
