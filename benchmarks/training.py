@@ -30,7 +30,7 @@ class BareLoop:
         self.config, self.objective = config, config.objective()
         names = config.team_names()
         self.env = names.make_env()
-        self.policy = names.make_policy(self.env.spec, config.seed)
+        self.policy = names.make_policy(self.env, config.seed)
         self.player = Player(self.env, self.policy, config.seed)
         self.meter = make_meter(self.policy)
         self.optimizer = config.make_optimizer(list(self.policy.parameters()))

@@ -21,7 +21,7 @@ SMALL = {"hidden_size": 16, "message_size": 4}
 def team(env="traffic_junction", channel="ddcl", policy_config=SMALL, env_config=None, policy="transformer"):
     names = TeamNames(env, env_config or {}, policy, policy_config, channel, {})
     world = names.make_env(final=True)
-    return world, names.make_policy(world.spec, seed=0)
+    return world, names.make_policy(world, seed=0)
 
 
 # --- the end of a world ----------------------------------------------------------------------------------------------

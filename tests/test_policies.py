@@ -43,7 +43,7 @@ def team(policy="transformer", channel="ddcl", env_config=None):
         channel_config=CHANNELS[channel],
     )
     env = names.make_env()
-    return env, names.make_policy(env.spec, seed=0)
+    return env, names.make_policy(env, seed=0)
 
 
 def rollout(env, policy, worlds=40):
@@ -292,7 +292,7 @@ def test_the_gradient_through_memory_is_cut_where_asked():
         "traffic_junction", {"add_rate": 1.0}, "ic3net", {"hidden_size": 8, "detach_every": 5}, "continuous", {}
     )
     env = names.make_env()
-    policy = names.make_policy(env.spec, 0)
+    policy = names.make_policy(env, 0)
     whole = moments(rollout(env, policy, worlds=8), policy)
     seen = whole.observations.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(policy(changed(whole, observations=seen)).logits[:, 12].sum(), seen)
@@ -333,6 +333,22 @@ def test_weights_depend_on_the_seed_alone():
     assert all(
         torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True)
     )
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("policy_name", ["transformer", "ic3net-hidden"])
+def test_a_codebook_starts_from_what_the_untrained_team_says(policy_name, shared):
+    settings = {"codebook_size": 32, "segments": 2, "shared_codebook": shared}
+    names = TeamNames(
+        "traffic_junction", {"add_rate": 0.5}, policy_name.partition("-")[0], POLICIES[policy_name], "vq", settings
+    )
+    env = names.make_env()
+    policy, again = names.make_policy(env, 0), names.make_policy(env, 0)
+    assert torch.equal(policy.channel.codebook, again.channel.codebook)
+    played = rollout(env, policy)
+    for segment in range(2):
+        used = played.talk.symbols[..., segment][played.acts].unique()
+        assert len(used) > 16  # of random codewords, a few at most
 
 
 def test_greedy_play_takes_the_likeliest_action():

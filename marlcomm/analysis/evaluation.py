@@ -36,7 +36,7 @@ def load_team(settings: Experiment, folder: Path) -> tuple[TeamEnv, TeamPolicy]:
     """The world and the trained policy of a checkpoint, ready to play."""
     names = team_names(settings)
     env = names.make_env(final=True)
-    policy = names.make_policy(env.spec, settings.seed)
+    policy = names.make_policy(env, settings.seed)
     weights = {
         name.removeprefix(_PREFIX): torch.as_tensor(value)
         for name, value in checkpoint.read_part(folder, checkpoint.WEIGHTS).items()

@@ -76,6 +76,12 @@ class Channel(nn.Module, ABC):
         """The present weight of each loss."""
         return {}
 
+    def calibrate(self, messages: Tensor) -> None:
+        """Choose what training starts from by what an untrained team says, messages [M, D]; called once, if overridden.
+
+        Draws come from torch's global generator, which is seeded by the run.
+        """
+
     def after_update(self, env_steps: int) -> None:
         """Advance schedules; called once after each update with the env steps sampled so far."""
 

@@ -33,6 +33,20 @@ class VQChannel(Channel):
         books = 1 if settings.shared_codebook else settings.segments
         self.codebook = nn.Parameter(torch.randn(books, settings.codebook_size, self.width))
 
+    @torch.no_grad()
+    def calibrate(self, messages: Tensor) -> None:
+        """Start from what is said: an untrained team's messages differ little, and random codewords would hide it.
+
+        Each codeword is a message's segment, with a little noise so that no two are the same.
+        """
+        segments = self._segments(messages).transpose(0, 1)  # [G, M, D / G]
+        if self.settings.shared_codebook:
+            segments = segments.flatten(0, 1).unsqueeze(0)
+        for book, heard in zip(self.codebook, segments, strict=True):
+            if heard.shape[0]:
+                chosen = torch.randperm(max(len(heard), len(book)))[: len(book)] % len(heard)
+                book.copy_(heard[chosen] + 0.1 * heard.std(0, correction=0) * torch.randn_like(book))
+
     def alphabet(self) -> Alphabet:
         return Alphabet.fixed([self.settings.codebook_size] * self.settings.segments)
 

@@ -6,13 +6,18 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
+from torch import Tensor
 
 from marlcomm.channels.base import Channel
-from marlcomm.envs.base import TeamEnv, TeamSpec
+from marlcomm.envs.base import TeamEnv
 from marlcomm.envs.settings import EnvSettings
 from marlcomm.policies.base import TeamPolicy
+from marlcomm.policies.memory import Memory
+from marlcomm.policies.rollout import Player
 from marlcomm.registry import CHANNELS, ENVS, POLICIES, ConfigError
 from marlcomm.wire.meter import BandwidthMeter
+
+_CALIBRATION_WORLDS = 64
 
 
 @dataclass(frozen=True)
@@ -41,13 +46,32 @@ class TeamNames:
     def make_channel(self, message_size: int) -> Channel:
         return make_channel(self.channel, self.channel_config, message_size)
 
-    def make_policy(self, spec: TeamSpec, seed: int) -> TeamPolicy:
-        """The policy with weights drawn from `seed` alone, wherever and whenever it is built."""
+    def make_policy(self, env: TeamEnv, seed: int) -> TeamPolicy:
+        """The untrained policy for a world; its weights depend on names, settings and `seed` alone."""
         settings: Any = POLICIES.check(self.policy, self.policy_config)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             channel = self.make_channel(settings.message_width)
-            return cast(TeamPolicy, POLICIES.row(self.policy).load()(spec, settings, channel))
+            policy = cast(TeamPolicy, POLICIES.row(self.policy).load()(env.spec, settings, channel))
+            if type(channel).calibrate is not Channel.calibrate:
+                channel.calibrate(_first_words(env, policy, seed))
+            return policy
+
+
+def _first_words(env: TeamEnv, policy: TeamPolicy, seed: int) -> Tensor:
+    """What an untrained team gives to its channel: messages [M, D] of a few episodes."""
+    said: list[Tensor] = []
+    say = policy.say
+
+    def overheard(features: Tensor, memory: Memory) -> Tensor:
+        said.append(say(features, memory))
+        return said[-1]
+
+    policy.say = overheard  # type: ignore[method-assign]
+    worlds = torch.arange(_CALIBRATION_WORLDS, device=env.device)
+    rollout = Player(env, policy, seed, stream="calibration").play(worlds, torch.zeros_like(worlds))
+    del policy.say
+    return torch.stack(said[: env.spec.horizon], dim=1)[rollout.acts]
 
 
 def make_channel(name: str, settings: dict[str, Any], message_size: int) -> Channel:

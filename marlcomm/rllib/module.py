@@ -31,8 +31,9 @@ class TeamRLModule(TorchRLModule):
         import_plugins(config["imports"])
         names = TeamNames(**config["team"])
         self.seed: int = config["seed"]
-        self.spec: TeamSpec = names.make_env().spec
-        self.policy = names.make_policy(self.spec, self.seed)
+        env = names.make_env()
+        self.spec: TeamSpec = env.spec
+        self.policy = names.make_policy(env, self.seed)
 
     def _forward(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         return {DECISION: self.replay(batch)}
