@@ -93,7 +93,13 @@ def test_train_leaves_a_whole_run(finished):
     for word in ("success", "env steps/s", "bits/message", "eta"):
         assert word in done.stdout
     assert f"tensorboard --logdir {folder.relative_to(folder.parents[2])}" in done.stdout.replace("\n", "")
-    for row in ("floor: always gas", "transformer + ddcl, sampled", "greedy", "ceiling: scheduler"):
+    for row in (
+        "transformer + ddcl on",
+        "floor: always gas",
+        "sampled actions",
+        "greedy actions",
+        "ceiling: scheduler",
+    ):
         assert row in done.stdout
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["env_steps"] == 7 * ROUND

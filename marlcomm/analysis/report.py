@@ -4,30 +4,37 @@ from __future__ import annotations
 
 from typing import Any
 
+from rich import box
 from rich.table import Table
+
+_BITS = {
+    "prefix_bits_per_message": "bits/\nmessage",
+    "prefix_bits_per_agent_step": "bits/\nagent step",
+    "wire_bytes_per_message": "bytes/\nmessage",
+}
 
 
 def summary_table(summary: dict[str, Any]) -> Table:
     """The run between floor and ceiling; see `marlcomm.analysis.evaluation.evaluate_run` for the keys."""
-    table = Table(title=f"{summary['env']} {summary['setting']}: {summary['episodes']} episodes, same worlds for all")
-    table.add_column("team")
-    for column in ("success", "return", "bits / message", "bits / agent step", "bytes / message"):
-        table.add_column(column, justify="right")
+    table = Table(
+        title=f"{summary['policy']} + {summary['channel']} on {summary['env']} {summary['setting']}\n"
+        f"{summary['episodes']} episodes, the same worlds for all",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
+    table.add_column("", no_wrap=True)
+    for column in ("success", "return", *_BITS.values()):
+        table.add_column(column, justify="right", no_wrap="/" not in column, vertical="bottom")
     if "floor" in summary:
         _add(table, f"floor: {_words(summary['floor'])}", summary, "floor")
     stored = summary.get("silent")
     if stored:
         table.add_row(
-            f"trained in silence, {stored['env_steps']:,} env steps (committed)",
-            f"{stored['success']:.3f}",
-            f"{stored['return']:.2f}",
-            "0",
-            "0",
-            "0",
+            "trained in silence", f"{stored['success']:.3f}", f"{stored['return']:.2f}", *["0" for _ in _BITS]
         )
-    trained = f"{summary['policy']} + {summary['channel']}"
-    _add(table, f"[bold]{trained}, sampled[/bold]", summary, "evaluation")
-    _add(table, f"{trained}, greedy", summary, "greedy")
+    _add(table, "[bold]sampled actions[/bold]", summary, "evaluation")
+    _add(table, "greedy actions", summary, "greedy")
     if "ceiling" in summary:
         _add(table, f"ceiling: {_words(summary['ceiling'])}", summary, "ceiling")
     notes = [f"trained on {summary['env_steps']:,} env steps in {_minutes(summary['training_seconds'])}"]
@@ -38,8 +45,9 @@ def summary_table(summary: dict[str, Any]) -> Table:
             share = (summary["evaluation/success"] - low) / (high - low)
             notes.append(f"{share:.0%} of the way from floor to ceiling")
     if stored:
-        notes.append(f"silence: {stored['command']}")
+        notes.append(f"silence (committed, {stored['env_steps']:,} env steps): {stored['command']}")
     table.caption = "\n".join(notes)
+    table.caption_justify = "left"
     return table
 
 
@@ -48,10 +56,7 @@ def _add(table: Table, title: str, summary: dict[str, Any], group: str) -> None:
         title,
         _with_error(summary, f"{group}/success", ".3f"),
         _with_error(summary, f"{group}/return", ".2f"),
-        *(
-            _number(summary.get(f"{group}/{name}"))
-            for name in ("prefix_bits_per_message", "prefix_bits_per_agent_step", "wire_bytes_per_message")
-        ),
+        *(_number(summary.get(f"{group}/{name}")) for name in _BITS),
     )
 
 
