@@ -1,14 +1,16 @@
 """Write the tables of these pages from the code: python docs/tables.py (with --check, only compare).
 
-A table stands between ``<!-- settings KIND NAME -->``, ``<!-- figures GROUP -->`` or ``<!-- card ENV -->`` and
-``<!-- end -->``.
+A table stands between ``<!-- settings KIND NAME -->``, ``<!-- figures GROUP -->``, ``<!-- card ENV -->``,
+``<!-- runs NAME -->`` (summaries in results/NAME/) or ``<!-- speed -->`` (results/benchmarks/), and ``<!-- end -->``.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 from pydantic.fields import FieldInfo
 
@@ -18,7 +20,9 @@ from marlcomm.envs.cards import cards
 from marlcomm.envs.traffic_junction.settings import Curriculum
 from marlcomm.registry import TABLES, Settings
 
-PAGES = sorted(Path(__file__).parent.glob("*.md"))
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted(Path(__file__).parent.glob("*.md"))]
+RESULTS = ROOT / "results"
 SECTIONS: dict[str, type[Settings]] = {
     "run": RunSettings,
     "resources": ResourceSettings,
@@ -62,6 +66,62 @@ def card_table(env: str) -> str:
     return "\n".join(lines)
 
 
+def runs_table(name: str) -> str:
+    """The summaries of runs of one config, one for each seed, between floor and ceiling."""
+    summaries = [_read(file) for file in sorted((RESULTS / name).glob("*.json"))]
+    first = summaries[0]
+    rows = [("floor: " + first["floor"].replace("_", " "), first, "floor")]
+    rows += [(f"`{summary['command']}`", summary, "evaluation") for summary in summaries]
+    rows += [("ceiling: " + first["ceiling"], first, "ceiling")]
+    lines = ["| team | success | return | bits / message | env steps | minutes |", "|---|---|---|---|---|---|"]
+    for title, summary, group in rows:
+        trained = group == "evaluation"
+        cells = [
+            f"{summary[f'{group}/success']:.3f} ± {summary[f'{group}/success_standard_error']:.3f}",
+            f"{summary[f'{group}/return']:.2f}",
+            f"{summary.get(f'{group}/prefix_bits_per_message', 0):.1f}" if trained else "",
+            f"{summary['env_steps'] / 1e6:.2f} M" if trained else "",
+            f"{summary['training_seconds'] / 60:.1f}" if trained else "",
+        ]
+        lines.append(f"| {title} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def speed_table() -> str:
+    """What was measured on one machine, with the commands that measure it again."""
+    worlds, training, meter, startup = (
+        _read(RESULTS / "benchmarks" / f"{name}.json") for name in ("worlds", "training", "meter", "startup")
+    )
+    steps, seconds = training["env_steps_per_second"], startup["seconds"]
+    alone = worlds["env_steps_per_second"]["medium, vision 0, 256 worlds"]
+    rows = [
+        ("worlds alone, Traffic Junction medium, 256 worlds, one thread", f"{alone:,} env steps/s", worlds),
+        (
+            f"training it by IC3Net's recipe, {training['threads']} threads, everything included",
+            f"{steps['rllib']['median']:,} env steps/s (best round {steps['rllib']['best']:,})",
+            training,
+        ),
+        (
+            "time of a round through RLlib over that of a bare loop with the same learning",
+            f"{training['rllib_time_over_bare_time']:.3f}",
+            training,
+        ),
+        ("the meter's share of a round, at most", f"{max(meter['share_of_a_round'].values()):.1%}", meter),
+        (
+            "`import marlcomm`; `--help`; a rejected config",
+            "; ".join(f"{seconds[what]:.2f} s" for what in ("import marlcomm", "marlcomm --help", "a rejected config")),
+            startup,
+        ),
+    ]
+    lines = ["| what | measured | command |", "|---|---|---|"]
+    return "\n".join([*lines, *(f"| {what} | {figure} | `{record['command']}` |" for what, figure, record in rows)])
+
+
+def _read(file: Path) -> dict[str, Any]:
+    loaded: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return loaded
+
+
 def _default(field: FieldInfo) -> str:
     value = field.default
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
@@ -76,6 +136,10 @@ def _table(kind: str, name: str) -> str:
         return figures_table(GROUPS[name])
     if kind == "card":
         return card_table(name)
+    if kind == "runs":
+        return runs_table(name)
+    if kind == "speed":
+        return speed_table()
     what, _, which = name.partition(" ")
     return settings_table(TABLES[what].row(which).settings_model() if which else SECTIONS[what])
 
@@ -83,8 +147,8 @@ def _table(kind: str, name: str) -> str:
 def rendered(text: str) -> str:
     """A page with all its tables written anew."""
     return re.sub(
-        r"<!-- (settings|figures|card) ([\w. ]+) -->\n.*?<!-- end -->",
-        lambda found: f"<!-- {found[1]} {found[2]} -->\n{_table(found[1], found[2])}\n<!-- end -->",
+        r"<!-- (settings|figures|card|runs|speed)(?: ([\w. ]+))? -->\n.*?<!-- end -->",
+        lambda found: f"{found[0].splitlines()[0]}\n{_table(found[1], found[2] or '')}\n<!-- end -->",
         text,
         flags=re.DOTALL,
     )

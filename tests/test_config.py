@@ -58,7 +58,7 @@ WRONG = [
         "env: a curriculum must rise, but curriculum.first_rate is 0.1 and add_rate, where it ends, 0.1",
     ),
     ({"env": {3: 4}}, "env: key 3 is no text; known: difficulty"),
-    ({"policy": {"heads": 3}}, "policy: heads 3 must divide width 32"),
+    ({"policy": {"heads": 3}}, "policy: heads 3 must divide width 64"),
     ({"policy": {"message_size": None}}, "policy: message_size must be a number for the transformer policy"),
     (
         {"channel": {"name": "vq", "segments": 3}},

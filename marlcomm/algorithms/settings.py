@@ -14,11 +14,14 @@ class MAPPOTraining(Training):
 
     reward_scale: float = Field(0.1, gt=0, description="rewards are multiplied by this in training only")
     entropy_coeff: Scheduled = Field(
-        [(0.0, 0.2), (1_200_000.0, 0.005)],
+        [(0.0, 0.2), (1_200_000.0, 0.05), (2_200_000.0, 0.002)],
         description="weight of the entropy bonus: a number, or [[env steps, value], ...]",
     )
+    vf_loss_coeff: float = Field(
+        3.0, ge=0, description="weight of the value loss; large, because scaled rewards make values small"
+    )
     lambda_: float = Field(0.95, ge=0, le=1, description="decay of generalised advantage estimation")
-    mean_ratio: float = Field(0.5, ge=0, le=1, description="share of the team's mean reward in each agent's own")
+    mean_ratio: float = Field(1.0, ge=0, le=1, description="share of the team's mean reward in each agent's own")
     clip_param: float = Field(0.2, gt=0, description="how far the ratio of action probabilities may leave 1")
     grad_clip: float | None = Field(0.5, gt=0, description="largest norm of the whole gradient; null: not clipped")
     num_epochs: int = Field(4, ge=1, description="passes over each round of episodes")

@@ -54,8 +54,8 @@ class CommNetSettings(IC3NetSettings):
 class TransformerSettings(PolicySettings):
     """Each agent attends over its own state and the vectors it received, then remembers and acts."""
 
-    width: int = Field(32, ge=1, description="width of the tokens")
-    heads: int = Field(1, ge=1, description="attention heads")
+    width: int = Field(64, ge=1, description="width of the tokens")
+    heads: int = Field(4, ge=1, description="attention heads")
     layers: int = Field(1, ge=1, description="attention layers of each agent's own stack")
     recurrent: bool = Field(True, description="an LSTM after the stack; without it the policy has no memory")
     hidden_size: int = Field(128, ge=1, description="H, width of the observation features and of the LSTM")
