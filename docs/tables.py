@@ -57,10 +57,12 @@ def figures_table(figures: dict[str, glossary.Figure]) -> str:
 def card_table(env: str) -> str:
     """A row for each setting of an environment's card: success and return of its references."""
     stored = cards(env)
-    names = list(next(iter(stored.values()))["references"])
+    names = list(next(card for card in stored.values() if "references" in card)["references"])
     lines = ["| setting | " + " | ".join(name.replace("_", " ") for name in names) + " |"]
     lines.append("|---|" + "---|" * len(names))
     for setting, card in stored.items():
+        if "references" not in card:  # only a silent run is known
+            continue
         scores = (card["references"][name] for name in names)
         lines.append(f"| {setting} | " + " | ".join(f"{s['success']:.3f} / {s['return']:.1f}" for s in scores) + " |")
     return "\n".join(lines)
@@ -69,6 +71,8 @@ def card_table(env: str) -> str:
 def runs_table(name: str) -> str:
     """The summaries of runs of one config, one for each seed, between floor and ceiling."""
     summaries = [_read(file) for file in sorted((RESULTS / name).glob("*.json"))]
+    if not summaries:
+        return "No runs yet."
     first = summaries[0]
     rows = [("floor: " + first["floor"].replace("_", " "), first, "floor")]
     rows += [(f"`{summary['command']}`", summary, "evaluation") for summary in summaries]

@@ -110,14 +110,30 @@ def train(
         settings = _settings(config_file, overrides or [], imports or [])
         check_cpus(settings)
         run = Run.create(settings, root, sys.argv[1:])
-    exit_code = _train(run, settings, resuming=resume is not None)
+    try:
+        exit_code = _train(run, settings, resuming=resume is not None)
+    except ConfigError:
+        if not run.checkpoints():
+            run.discard()
+        raise
     if exit_code is not None:
-        out.print(f"\nstopped and saved; continue with\n  [bold]{_resume(run)}[/bold]", highlight=False, soft_wrap=True)
+        out.print(
+            f"\nstopped and saved; continue with\n  [bold]{escape(_resume(run))}[/bold]",
+            highlight=False,
+            soft_wrap=True,
+        )
         raise typer.Exit(exit_code)
     if evaluate_after:
-        _evaluate(run, settings, None, None)
+        try:
+            _evaluate(run, settings, None, None)
+        except KeyboardInterrupt:
+            again = f"{_program('marlcomm')} evaluate {run.folder}"
+            out.print(f"\ntrained and saved; evaluate with\n  [bold]{escape(again)}[/bold]", soft_wrap=True)
+            raise typer.Exit(130) from None
     out.print(
-        f"\ncurves: [bold]{_program('tensorboard')} --logdir {run.folder}[/bold]", highlight=False, soft_wrap=True
+        f"\ncurves: [bold]{escape(_program('tensorboard'))} --logdir {escape(str(run.folder))}[/bold]",
+        highlight=False,
+        soft_wrap=True,
     )
 
 
@@ -137,7 +153,8 @@ def _resume(run: Run) -> str:
 def _settings(file: Path, overrides: list[str], imports: list[str]) -> Experiment:
     data, notes = config.read(file, overrides)
     if imports:
-        data["imports"] = [*data.get("imports", ()), *imports]
+        listed = data.get("imports") or []
+        data["imports"] = [*listed, *imports] if isinstance(listed, list) else listed
     settings = config.experiment(data)
     for note in notes:
         err.print(f"[yellow]note:[/yellow] {escape(note)}", highlight=False, soft_wrap=True)
@@ -151,7 +168,7 @@ def _train(run: Run, settings: Experiment, resuming: bool) -> int | None:
 
     out.print(
         f"[bold]{settings.name}[/bold]: {settings.policy.name} + {settings.channel.name} under "
-        f"{settings.algorithm.name} on {settings.env.name}, seed {settings.seed}, in {run.folder}",
+        f"{settings.algorithm.name} on {settings.env.name}, seed {settings.seed}, in {escape(str(run.folder))}",
         highlight=False,
         soft_wrap=True,
     )
@@ -188,10 +205,11 @@ def _told_how_to_go_on(run: Run) -> Iterator[None]:
     except Exception as error:
         known = isinstance(error, (TrainingError, WireError))
         if known:
-            err.print(f"[bold red]error:[/bold red] {escape(str(error))}", highlight=False, soft_wrap=True)
+            reason = str(getattr(error, "cause", error))  # Ray wraps what a worker raised
+            err.print(f"[bold red]error:[/bold red] {escape(reason)}", highlight=False, soft_wrap=True)
         if run.checkpoints():
-            saved = f"saved: {run.last_checkpoint()}; continue with\n  [bold]{_resume(run)}[/bold]"
-            err.print(saved, highlight=False, soft_wrap=True)
+            saved, go_on = escape(str(run.last_checkpoint())), escape(_resume(run))
+            err.print(f"saved: {saved}; continue with\n  [bold]{go_on}[/bold]", highlight=False, soft_wrap=True)
         if known:
             raise typer.Exit(1) from None
         raise
@@ -246,7 +264,7 @@ def _evaluate(run: Run, settings: Experiment, episodes: int | None, seed: int | 
     file = run.write_summary(summary)
     out.print()
     out.print(summary_table(summary))
-    out.print(f"written to {file}", highlight=False, soft_wrap=True)
+    out.print(f"written to {escape(str(file))}", highlight=False, soft_wrap=True)
 
 
 @app.command(name="list")
@@ -318,9 +336,9 @@ def bench_card(
     with out.status("measuring") as status:
         from marlcomm.analysis.cards import card_file, measure_cards, silent_entry, write_cards
 
+        learned = [silent_entry(runs)] if runs else []
         measured = measure_cards(name, episodes, watch=lambda what: status.update(f"measuring {what}"))
-    if runs:
-        setting, entry = silent_entry(runs)
+    for setting, entry in learned:
         measured.setdefault(setting, {})["silent"] = entry
     table = Table(title=f"{name}: {episodes} episodes each")
     for column in ("setting", "reference"):
@@ -334,7 +352,7 @@ def bench_card(
     out.print(table)
     for target in [*([file] if file else []), *([card_file(name)] if write else [])]:
         write_cards(measured, target)
-        out.print(f"written to {target}", highlight=False, soft_wrap=True)
+        out.print(f"written to {escape(str(target))}", highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -49,14 +49,15 @@ class Run:
 
     @staticmethod
     def open(path: Path | str) -> Run:
-        """An existing run: its folder, or the newest one directly below a folder."""
+        """An existing run: its folder, or the newest one directly below a folder that has something to go on from."""
         path = Path(path)
         if (path / "config.yaml").is_file():
             return Run(path)
         below = sorted(file.parent for file in path.glob("*/config.yaml")) if path.is_dir() else []
         if not below:
             raise ConfigError(f"run: no run in {str(path)!r}: a run's folder holds config.yaml, as in runs/NAME/STAMP")
-        return Run(below[-1])
+        begun = [folder for folder in below if Run(folder).checkpoints()]
+        return Run((begun or below)[-1])
 
     def experiment(self) -> Experiment:
         """The settings of the run, checked."""
@@ -83,6 +84,10 @@ class Run:
         if not found:
             raise ConfigError(f"run: no checkpoint yet in {self.folder}")
         return found[-1]
+
+    def discard(self) -> None:
+        """Remove the folder of a run that never began."""
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def drop_old_checkpoints(self) -> None:
         """Keep the newest ones, and remove what an interrupted save left behind."""

@@ -10,9 +10,7 @@ from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Self
 
-from marlcomm import checkpoint
 from marlcomm.config import Experiment
-from marlcomm.log import cut_after
 from marlcomm.runs import Run
 
 if TYPE_CHECKING:
@@ -72,7 +70,6 @@ def built(run: Run, settings: Experiment, resume: bool) -> Iterator[TeamAlgorith
 
     if resume:
         folder = run.last_checkpoint()
-        cut_after(run.metrics, int(checkpoint.read_counters(folder)["env_steps"]))
     algorithm: TeamAlgorithm = algorithm_config(settings).logging(log_dir=run.folder).build_algo()
     try:
         if resume:

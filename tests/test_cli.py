@@ -221,6 +221,12 @@ def test_a_run_that_cannot_go_on_says_why_and_what_is_saved(workplace):
     assert f"marlcomm train --resume {only_run(workplace).relative_to(workplace)}" in done.stderr
 
 
+def test_what_only_ray_can_refuse_leaves_no_folder(workplace):
+    done = marlcomm("train", "configs/demo.yaml", *SMALL, "resources.num_gpus_per_learner=1", cwd=workplace, code=2)
+    assert "num_gpus_per_learner: 1 learners need 1 GPUs, Ray has 0" in done.stderr
+    assert not list((workplace / "runs").glob("*/*"))
+
+
 def test_sigterm_saves_and_exits_well(workplace):
     process = start(workplace, f"run.env_steps={10_000 * ROUND}")
     wait_for(lambda: rounds_done(workplace) >= 1, process)

@@ -348,7 +348,7 @@ def test_a_codebook_starts_from_what_the_untrained_team_says(policy_name, shared
     played = rollout(env, policy)
     for segment in range(2):
         used = played.talk.symbols[..., segment][played.acts].unique()
-        assert len(used) > 16  # of random codewords, a few at most
+        assert len(used) >= 12  # of random codewords, a few at most
 
 
 def test_greedy_play_takes_the_likeliest_action():

@@ -1,9 +1,11 @@
 """The bridge: RLlib moves teams as rows, on any number of runners and learners, and nothing changes."""
 
 import json
+import time
 
 import numpy as np
 import pytest
+import ray
 import torch
 
 from marlcomm.algorithms import MAPPO, IC3NetConfig, MAPPOConfig
@@ -12,7 +14,7 @@ from marlcomm.registry import ConfigError
 from marlcomm.rllib import checkpoint
 from marlcomm.rllib.algorithm import TeamAlgorithm
 from marlcomm.rllib.compat import DEFAULT_MODULE_ID, RLlibCallback, check_version
-from marlcomm.rllib.learner import NON_FINITE_LIMIT, NonFiniteGradientsError
+from marlcomm.rllib.learner import NON_FINITE_LIMIT, NonFiniteGradientsError, TrainingError
 from marlcomm.rllib.rows import epoch_rows, join, minibatches, normalize_advantages
 
 pytestmark = pytest.mark.usefixtures("cluster")
@@ -95,7 +97,7 @@ def test_every_combination_trains_and_replays_what_was_played(build, kind, polic
         algorithm.train()
         figures = algorithm.figures
         # A float's last bit is a symbol: a continuous message may be rounded otherwise in another matrix shape.
-        assert figures["replay/flipped_symbols"] < (1.1 if channel == "continuous" else 1e-5)
+        assert channel == "continuous" or figures["replay/flipped_symbols"] < 1e-5
         assert figures["replay/ratio_error"] <= 1e-4
         assert figures["update/skipped"] == 0
     assert largest_difference(before, weights(algorithm)) > 0
@@ -103,10 +105,10 @@ def test_every_combination_trains_and_replays_what_was_played(build, kind, polic
     assert all(np.isfinite(value) for value in figures.values())
     shares = [figures[f"time/{part}"] for part in ("world", "policy", "update", "transfer")]
     assert sum(shares) == pytest.approx(1, abs=0.05)
-    # Nobody speaks under `silent`; under a gate the choice itself is one bit that the policy still pays for.
+    # Nobody hears anything under `silent`, gates included.
     if channel == "silent":
         assert figures["bandwidth/messages_per_agent_step"] == 0
-        assert figures["bandwidth/prefix_bits_per_agent_step"] == (1 if policy == "ic3net" else 0)
+        assert figures["bandwidth/prefix_bits_per_agent_step"] == 0
 
 
 def test_remote_runners_play_what_the_local_one_plays(build):
@@ -127,6 +129,11 @@ def test_remote_runners_play_what_the_local_one_plays(build):
             if name.startswith(("train/", "bandwidth/")):
                 assert remote.figures[name] == pytest.approx(value, rel=1e-6), name
         assert largest_difference(weights(local), weights(remote)) < 1e-5
+
+
+def test_worlds_of_a_runner_need_not_divide_into_minibatches(build):
+    algorithm = build(worlds=6, runners=2, num_minibatches=2)
+    assert algorithm.train()["num_env_steps_sampled_lifetime"] == 6 * 20
 
 
 @pytest.mark.parametrize("kind", [MAPPOConfig, IC3NetConfig])
@@ -268,6 +275,12 @@ def test_rllibs_own_checkpoint_continues_too(build, tmp_path):
     second.stop()
 
 
+def test_checkpoints_of_another_team_are_refused(build, tmp_path):
+    checkpoint.save(build(channel="ddcl"), tmp_path / "000000")
+    with pytest.raises(ConfigError, match=r"of another policy or channel: they differ in .*policy\.channel\.codebook"):
+        checkpoint.restore(build(channel="vq"), tmp_path / "000000")
+
+
 def test_damaged_checkpoints_are_refused(build, tmp_path):
     algorithm = build()
     algorithm.train()
@@ -317,6 +330,25 @@ def test_non_finite_gradients_are_skipped_counted_and_stop_the_run(build):
 
 def poison(loss):
     return type(loss)(loss.total * float("nan"), loss.stats)
+
+
+def test_a_runner_that_comes_back_has_the_present_weights(build):
+    algorithm = build(worlds=64, runners=2)
+    algorithm.train()
+    manager = algorithm.env_runner_group._worker_manager
+    ray.kill(manager.actors()[1], no_restart=False)
+    with pytest.raises(TrainingError, match="only 1 of 2"):
+        algorithm.train()
+    wait_until(lambda: algorithm.restore_env_runners(algorithm.env_runner_group) == [1])
+    algorithm.train()
+    assert algorithm.figures["replay/ratio_error"] <= 1e-4
+
+
+def wait_until(condition, seconds=60):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.2)
 
 
 def test_a_missing_runner_is_an_error(build, monkeypatch):

@@ -299,7 +299,19 @@ def test_the_published_curriculum(difficulty, epoch, rate):
 
 
 def test_the_legacy_curriculum_of_easy_ends_at_0_29():
-    assert TrafficJunctionSettings(curriculum=Curriculum(), legacy=True).rate(10**6) == pytest.approx(0.29)
+    settings = TrafficJunctionSettings(curriculum=Curriculum(), legacy=True)
+    assert settings.rate(10**6) == pytest.approx(0.29)
+    assert settings.final().final_rate == pytest.approx(0.29)
+
+
+@pytest.mark.parametrize(("first", "last"), [(0.015, 0.155), (0.001, 0.0055), (0.1, 0.3)])
+def test_a_curriculum_rises_from_its_first_rate_to_its_last(first, last):
+    plan = Curriculum(first_rate=first, start_epoch=2, end_epoch=20, rounds_per_epoch=1)
+    settings = TrafficJunctionSettings(add_rate=last, curriculum=plan)
+    rates = [settings.rate(episode) for episode in range(30)]
+    assert rates == sorted(rates)
+    assert (rates[0], rates[-1]) == (first, last)
+    assert settings.final() == TrafficJunctionSettings(add_rate=last)
 
 
 def test_the_curriculum_reaches_the_world():

@@ -29,7 +29,7 @@ def measure_cards(env: str, episodes: int, watch: Callable[[str], None] = lambda
     What was learned in silence is kept from the stored cards.
     """
     row = ENVS.row(env)
-    measured = {}
+    measured = dict(cards(env))
     for settings in cast(type[EnvSettings], row.settings_model()).card_settings:
         world = row.load()(ENVS.check(env, settings))
         references = {}

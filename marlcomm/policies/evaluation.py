@@ -60,8 +60,7 @@ def evaluate(
     meter, player = make_meter(policy), Player(env, policy, seed, stream)
     counts, statistics, wire_bytes = BitCounts(), Episodes(), 0
     widest = max(env.spec.observation_size, policy.channel.alphabet().slots, policy.channel.noise_size)
-    chunk = _NUMBERS_AT_ONCE // (env.spec.horizon * env.spec.num_agents * widest)
-    for worlds in torch.arange(episodes, device=env.device).split(min(max(chunk, 1), _WORLDS_AT_ONCE)):
+    for worlds in _chunks(env, episodes, env.spec.horizon * widest):
         rollout = player.play(worlds, torch.zeros_like(worlds), greedy=greedy)
         statistics.add(rollout.rewards, rollout.lengths, rollout.info)
         counts = counts + count(meter, rollout)
@@ -78,11 +77,17 @@ def evaluate_script(
 ) -> dict[str, float]:
     """The same worlds and figures for a script, which reads the world's true state and gives actions [B, N]."""
     statistics = Episodes()
-    for worlds in torch.arange(episodes, device=env.device).split(_WORLDS_AT_ONCE):
+    for worlds in _chunks(env, episodes, env.spec.observation_size):
         clock = EpisodeClock(env.reset(seed, worlds, torch.zeros_like(worlds), stream))
         rewards = [clock.count(env.step(script(env))) for _ in range(env.spec.horizon)]
         statistics.add(torch.stack(rewards, dim=1), clock.lengths, clock.info)
     return statistics.with_errors()
+
+
+def _chunks(env: TeamEnv, episodes: int, numbers_per_agent: int) -> tuple[Tensor, ...]:
+    """The worlds of an evaluation, few enough at a time for the memory."""
+    worlds = _NUMBERS_AT_ONCE // (env.spec.num_agents * numbers_per_agent)
+    return torch.split(torch.arange(episodes, device=env.device), min(max(worlds, 1), _WORLDS_AT_ONCE))
 
 
 def count(meter: BandwidthMeter, rollout: Rollout) -> BitCounts:

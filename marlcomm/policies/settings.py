@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field, model_validator
 
-from marlcomm.registry import Settings
+from marlcomm.registry import ConfigError, Settings
 
 
 class PolicySettings(Settings):
@@ -20,7 +20,7 @@ class PolicySettings(Settings):
     def message_width(self) -> int:
         """D, also where `message_size` is null."""
         if self.message_size is None:
-            raise ValueError("message_size: this policy needs a number")
+            raise ConfigError("policy.message_size: got None, wanted a number: this policy has no size of its own")
         return self.message_size
 
 

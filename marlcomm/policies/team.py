@@ -71,7 +71,7 @@ def _first_words(env: TeamEnv, policy: TeamPolicy, seed: int) -> Tensor:
     worlds = torch.arange(_CALIBRATION_WORLDS, device=env.device)
     rollout = Player(env, policy, seed, stream="calibration").play(worlds, torch.zeros_like(worlds))
     del policy.say
-    return torch.stack(said[: env.spec.horizon], dim=1)[rollout.acts]
+    return torch.stack(said[: env.spec.horizon], dim=1)[rollout.talk.spoke & rollout.acts]
 
 
 def make_channel(name: str, settings: dict[str, Any], message_size: int) -> Channel:
@@ -85,4 +85,4 @@ def make_channel(name: str, settings: dict[str, Any], message_size: int) -> Chan
 
 def make_meter(policy: TeamPolicy) -> BandwidthMeter:
     """The meter that fits a policy: its channel's alphabet, and presence bits where it has a gate."""
-    return BandwidthMeter(policy.channel.alphabet(), gated=policy.gated)
+    return BandwidthMeter(policy.channel.alphabet(), gated=policy.gated and policy.channel.carries)

@@ -14,6 +14,8 @@ from marlcomm.policies.base import TeamPolicy
 from marlcomm.policies.memory import AgentLSTM, Memory
 from marlcomm.policies.settings import TransformerSettings
 
+_MESSAGE_GAIN = 4.0
+
 
 class Transformer(TeamPolicy):
     """The message is a linear map of memory and present observation, so talk has no delay.
@@ -30,6 +32,9 @@ class Transformer(TeamPolicy):
         own = 2 * hidden if settings.recurrent else hidden
         self.encoder = nn.Sequential(nn.Linear(self.input_size, hidden), nn.ReLU())
         self.to_message = nn.Linear(own, settings.message_width)
+        # First messages differ by more than a quantiser's step, so that they say something from the start.
+        nn.init.orthogonal_(self.to_message.weight, gain=_MESSAGE_GAIN)
+        nn.init.zeros_(self.to_message.bias)
         self.own_token = nn.Linear(own, width)
         # A nonlinear map of each vector before they are mixed: a mean of linear ones would forget who said what.
         self.heard_token = nn.Sequential(nn.Linear(settings.message_width, hidden), nn.ReLU(), nn.Linear(hidden, width))

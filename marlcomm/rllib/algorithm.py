@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from marlcomm import log
-from marlcomm.config import check_worlds, import_plugins
+from marlcomm.config import RunSettings, check_worlds, import_plugins
 from marlcomm.objectives.base import Batch, Objective
 from marlcomm.policies.team import TeamNames
 from marlcomm.registry import ConfigError, nearest, validate
@@ -67,6 +67,10 @@ _NOT_HONOURED = {
     "evaluation_config": "short evaluations play the training's settings at the world's final difficulty",
     "custom_evaluation_function": "short evaluations encode and decode every message",
     "num_gpus_per_env_runner": "runners play on CPUs",
+    "create_local_env_runner": "the local runner meters and evaluates",
+    "min_time_s_per_iteration": "an iteration is one round",
+    "min_train_timesteps_per_iteration": "an iteration is one round",
+    "min_sample_timesteps_per_iteration": "an iteration is one round",
 }
 # Hooks that nobody calls where whole batches of worlds are stepped at once.
 _SILENT_HOOKS = (
@@ -76,6 +80,8 @@ _SILENT_HOOKS = (
     "on_episode_end",
     "on_environment_created",
     "on_sample_end",
+    "on_evaluate_start",
+    "on_evaluate_end",
 )
 
 
@@ -90,6 +96,7 @@ class TeamConfig(AlgorithmConfig):
     def __init__(self, algo_class: type[Algorithm] | None = None) -> None:
         super().__init__(algo_class=algo_class or TeamAlgorithm)
         self.env_runner_cls = TeamEnvRunner
+        self.num_envs_per_env_runner = RunSettings().worlds
         self.seed = 0
         self.policy = "transformer"
         self.policy_config: dict[str, Any] = {}
@@ -160,13 +167,14 @@ class TeamConfig(AlgorithmConfig):
             self._refuse_what_is_not_honoured()
         self.team_names().check()
         self.algorithm_settings()
-        check_worlds(
-            self.num_worlds,
-            self.num_env_runners,
-            self.num_learners,
-            self.num_minibatches,
-            key="num_env_runners x num_envs_per_env_runner",
-        )
+        if not self.in_evaluation:
+            check_worlds(
+                self.num_worlds,
+                self.num_env_runners,
+                self.num_learners,
+                self.num_minibatches,
+                key="num_env_runners x num_envs_per_env_runner",
+            )
         super().validate()
 
     def _refuse_what_is_not_honoured(self) -> None:
@@ -237,6 +245,10 @@ class TeamAlgorithm(Algorithm):
         _refuse_too_few_resources(wanted, main=wanted.num_cpus_for_main_process)
         return super().default_resource_request(config)
 
+    @classmethod
+    def _should_create_evaluation_env_runners(cls, eval_config: Any) -> bool:
+        return False  # the local runner evaluates
+
     def setup(self, config: Any) -> None:
         self.round = 0
         self.env_steps = 0
@@ -258,7 +270,7 @@ class TeamAlgorithm(Algorithm):
         watch.lap("join")
         learned = self._learn(batch)
         watch.lap("update")
-        self.env_runner_group.sync_weights(from_worker_or_learner_group=self.learner_group, inference_only=True)
+        self._send_weights()
         watch.lap("sync")
         self.round += 1
         self.seconds += watch.total
@@ -272,6 +284,22 @@ class TeamAlgorithm(Algorithm):
             "time/training_seconds": self.seconds,
         }
         self._report(env_steps)
+
+    def _send_weights(self) -> None:
+        """Give the runners the learners' weights.
+
+        RLlib drops this call where an earlier one to the same runner is not answered yet; the timeout awaits it.
+        """
+        self.env_runner_group.sync_weights(
+            from_worker_or_learner_group=self.learner_group,
+            inference_only=True,
+            timeout_seconds=self.config.sample_timeout_s,
+        )
+
+    def restore_env_runners(self, env_runner_group: Any) -> list[int]:
+        if env_runner_group.num_healthy_remote_workers() < env_runner_group.num_remote_env_runners():
+            _copy_weights(self, cast(TeamEnvRunner, self.env_runner))  # from which RLlib sets up whoever comes back
+        return cast(list[int], super().restore_env_runners(env_runner_group))
 
     def _rows(self, samples: list[Sample]) -> Batch:
         """The rows of all runners, ready to learn from."""
@@ -346,7 +374,6 @@ class TeamAlgorithm(Algorithm):
     def evaluate(self, parallel_train_future: Any = None, *, greedy: bool = False) -> dict[str, Any]:
         """A short evaluation in this process: ``evaluation_duration`` episodes of the validation stream."""
         runner = cast(TeamEnvRunner, self.env_runner)
-        self.env_runner_group.sync_weights(from_worker_or_learner_group=self.learner_group, inference_only=True)
         _copy_weights(self, runner)
         figures = runner.evaluate(self.config.evaluation_duration, stream="validation", greedy=greedy)
         self._figures |= {f"validation/{name}": value for name, value in figures.items()}
@@ -369,6 +396,12 @@ class TeamAlgorithm(Algorithm):
         super().set_state(state)
         for name, value in state.get("team", {}).items():
             setattr(self, name, value)
+        self._send_weights()
+        self._log.go_back(self.env_steps)
+
+    def restore_from_path(self, path: Any, *args: Any, **kwargs: Any) -> None:
+        super().restore_from_path(path, *args, **kwargs)
+        self._send_weights()
 
     def counters(self) -> dict[str, Any]:
         """All state of the training outside weights and optimisers."""

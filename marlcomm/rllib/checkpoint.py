@@ -10,6 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from marlcomm import checkpoint
+from marlcomm.registry import ConfigError
 from marlcomm.rllib.algorithm import TeamAlgorithm
 from marlcomm.rllib.compat import COMPONENT_LEARNER, COMPONENT_RL_MODULE, DEFAULT_MODULE_ID
 
@@ -31,8 +32,13 @@ def restore(algorithm: TeamAlgorithm, folder: Path) -> None:
     """Continue from a checkpoint: weights, optimiser and counters; runners get the weights too."""
     counters = checkpoint.read_counters(folder)
     iteration = counters.pop("training_iteration")
+    weights = checkpoint.read_part(folder, checkpoint.WEIGHTS)
+    known = algorithm.learner_group.get_weights()[DEFAULT_MODULE_ID]
+    strange = sorted(weights.keys() ^ known.keys())  # RLlib would leave these as they are
+    if strange:
+        raise ConfigError(f"checkpoint: {folder} is of another policy or channel: they differ in {', '.join(strange)}")
     learner = {
-        COMPONENT_RL_MODULE: {DEFAULT_MODULE_ID: checkpoint.read_part(folder, checkpoint.WEIGHTS)},
+        COMPONENT_RL_MODULE: {DEFAULT_MODULE_ID: weights},
         checkpoint.OPTIMIZER: checkpoint.read_part(folder, checkpoint.OPTIMIZER),
     }
     algorithm.set_state(

@@ -64,7 +64,10 @@ class TrafficJunctionSettings(EnvSettings):
         return self
 
     def final(self) -> Self:
-        return self.model_copy(update={"curriculum": None})
+        if self.curriculum is None:
+            return self
+        last = self.rate(self.curriculum.end_epoch * self.curriculum.rounds_per_epoch)
+        return self.model_copy(update={"curriculum": None, "add_rate": last})
 
     @property
     def first_rate(self) -> float:
@@ -84,6 +87,8 @@ class TrafficJunctionSettings(EnvSettings):
         steps = min(max(episode // plan.rounds_per_epoch - plan.start_epoch + 1, 0), plan.end_epoch - plan.start_epoch)
         if steps == 0:
             return first
+        if steps == plan.end_epoch - plan.start_epoch and not self.legacy:
+            return self.final_rate
         increment = (self.final_rate - first) / (plan.end_epoch - plan.start_epoch)
         if self.legacy:
             exact = first
@@ -91,4 +96,4 @@ class TrafficJunctionSettings(EnvSettings):
                 exact += increment
             return 0.01 * (exact // 0.01)
         # Published code floors a float that has lost a hair: easy ends at 0.29. Rounding first mends that.
-        return math.floor(round((first + steps * increment) * 100, 6)) / 100
+        return max(first, math.floor(round((first + steps * increment) * 100, 6)) / 100)
