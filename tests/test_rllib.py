@@ -399,6 +399,15 @@ def test_short_evaluations_draw_the_curve(tmp_path):
     assert [line["env_steps"] for line in lines] == [640, 1280]
 
 
+def test_short_evaluations_are_of_the_learners_weights_wherever_worlds_are_played(build):
+    local, remote = build(worlds=64), build(worlds=64, runners=2)
+    for algorithm in (local, remote):
+        algorithm.train()
+    here, there = (algorithm.evaluate()["env_runners"] for algorithm in (local, remote))
+    assert there["success"] == here["success"]
+    assert there["prefix_bits_per_message"] == pytest.approx(here["prefix_bits_per_message"], rel=1e-3)
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

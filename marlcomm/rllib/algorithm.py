@@ -415,7 +415,7 @@ class TeamAlgorithm(Algorithm):
 def _copy_weights(algorithm: TeamAlgorithm, runner: TeamEnvRunner) -> None:
     """Give the local runner the learner's weights (RLlib leaves it out where remote runners play)."""
     if algorithm.env_runner_group.num_remote_env_runners():
-        state = algorithm.learner_group.get_weights(inference_only=True)
+        state = algorithm.learner_group.get_weights()
         runner.module.set_state(state[DEFAULT_MODULE_ID])
 
 
