@@ -22,7 +22,7 @@ class RunSettings(Settings):
     """How long to train, and how often to look."""
 
     worlds: int = Field(512, ge=1, description="worlds played at a time, over all runners: one episode of each a round")
-    env_steps: int = Field(1_900_000, ge=1, description="train until this many env steps were sampled")
+    env_steps: int = Field(1_600_000, ge=1, description="train until this many env steps were sampled")
     evaluate_every: int | None = Field(10, ge=1, description="rounds between short evaluations; null: none")
     evaluation_worlds: int = Field(500, ge=1, description="episodes of a short evaluation")
     checkpoint_every: int = Field(10, ge=1, description="rounds between checkpoints")

@@ -14,7 +14,7 @@ from marlcomm.policies.base import TeamPolicy
 from marlcomm.policies.memory import AgentLSTM, Memory
 from marlcomm.policies.settings import TransformerSettings
 
-_MESSAGE_GAIN = 4.0
+_MESSAGE_GAIN = 2.0
 
 
 class Transformer(TeamPolicy):
@@ -32,7 +32,7 @@ class Transformer(TeamPolicy):
         own = 2 * hidden if settings.recurrent else hidden
         self.encoder = nn.Sequential(nn.Linear(self.input_size, hidden), nn.ReLU())
         self.to_message = nn.Linear(own, settings.message_width)
-        # First messages differ by more than a quantiser's step, so that they say something from the start.
+        # First messages should differ by about a quantiser's step: less says nothing, more costs bits for ever.
         nn.init.orthogonal_(self.to_message.weight, gain=_MESSAGE_GAIN)
         nn.init.zeros_(self.to_message.bias)
         self.own_token = nn.Linear(own, width)
