@@ -6,7 +6,7 @@ from typing import cast
 
 from marlcomm.config import Experiment
 from marlcomm.registry import ALGORITHMS
-from marlcomm.rllib.algorithm import TeamConfig
+from marlcomm.rllib.config import TeamConfig
 
 
 def algorithm_config(settings: Experiment) -> TeamConfig:

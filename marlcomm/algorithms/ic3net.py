@@ -7,7 +7,8 @@ from typing import cast
 from marlcomm.algorithms.settings import IC3NetTraining
 from marlcomm.objectives.reinforce import Reinforce
 from marlcomm.objectives.schedule import Schedule
-from marlcomm.rllib.algorithm import TeamAlgorithm, TeamConfig
+from marlcomm.rllib.algorithm import TeamAlgorithm
+from marlcomm.rllib.config import TeamConfig
 
 
 class IC3NetConfig(TeamConfig):

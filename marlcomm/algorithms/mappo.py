@@ -10,7 +10,8 @@ from typing import cast
 from marlcomm.algorithms.settings import MAPPOTraining
 from marlcomm.objectives.ppo import PPO
 from marlcomm.objectives.schedule import Schedule
-from marlcomm.rllib.algorithm import TeamAlgorithm, TeamConfig
+from marlcomm.rllib.algorithm import TeamAlgorithm
+from marlcomm.rllib.config import TeamConfig
 
 
 class MAPPOConfig(TeamConfig):

@@ -33,7 +33,8 @@ class AgentLSTM(nn.Module):
             new = self.cell(rows[0], (rows[1], rows[2]))
             hidden, cell = (torch.where(alive.unsqueeze(-1), n.view_as(o), o) for n, o in zip(new, old, strict=True))
         else:
-            new = self.cell(rows[0][living], (rows[1][living], rows[2][living]))
+            lived = [row.index_select(0, living) for row in rows]
+            new = self.cell(lived[0], (lived[1], lived[2]))
             hidden, cell = (
                 row.index_copy(0, living, n).view_as(o) for row, n, o in zip(rows[1:], new, old, strict=True)
             )

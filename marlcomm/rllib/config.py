@@ -1,0 +1,209 @@
+"""The config of teams that talk: RLlib's, with what a team adds and what it cannot honour."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Sequence
+from typing import Any, ClassVar, Self, cast
+
+import torch
+
+from marlcomm.config import RunSettings, check_worlds, import_plugins
+from marlcomm.objectives.base import Objective
+from marlcomm.policies.team import TeamNames
+from marlcomm.registry import ConfigError, nearest, validate
+from marlcomm.rllib.compat import Algorithm, AlgorithmConfig, NotProvided, RLlibCallback, RLModuleSpec
+from marlcomm.rllib.learner import TeamLearner
+from marlcomm.rllib.module import TeamRLModule
+from marlcomm.rllib.runner import TeamEnvRunner
+from marlcomm.rllib.settings import Training
+
+# Settings of RLlib that the team path does not honour, and why. Changing one raises.
+_NOT_HONOURED = {
+    "rollout_fragment_length": "a rollout is one whole episode of every world",
+    "batch_mode": "a rollout is one whole episode of every world",
+    "train_batch_size": "a round holds num_env_runners x num_envs_per_env_runner episodes",
+    "_train_batch_size_per_learner": "a round holds num_env_runners x num_envs_per_env_runner episodes",
+    "minibatch_size": "use training(num_minibatches=...)",
+    "shuffle_batch_per_epoch": "worlds are always permuted, by a key of seed, round and epoch",
+    "observation_filter": "the policy sees observations as they are",
+    "clip_rewards": "use training(reward_scale=...)",
+    "policy_mapping_fn": "a team is one module: use communication(policy=...)",
+    "policies_to_train": "a team is one module",
+    "_env_to_module_connector": "there are no connectors on the team path",
+    "_module_to_env_connector": "there are no connectors on the team path",
+    "_learner_connector": "there are no connectors on the team path",
+    "exploration_config": "actions are sampled from the policy",
+    "explore": "actions are sampled from the policy",
+    "_rl_module_spec": "use communication(policy=..., channel=...)",
+    "_model_config": "use communication(policy_config=..., channel_config=...)",
+    "evaluation_num_env_runners": "short evaluations run in the training process",
+    "evaluation_duration_unit": "evaluations are counted in episodes",
+    "evaluation_parallel_to_training": "short evaluations run between updates",
+    "evaluation_config": "short evaluations play the training's settings at the world's final difficulty",
+    "custom_evaluation_function": "short evaluations encode and decode every message",
+    "num_gpus_per_env_runner": "runners play on CPUs",
+    "create_local_env_runner": "the local runner meters and evaluates",
+    "min_time_s_per_iteration": "an iteration is one round",
+    "min_train_timesteps_per_iteration": "an iteration is one round",
+    "min_sample_timesteps_per_iteration": "an iteration is one round",
+}
+# Hooks that nobody calls where whole batches of worlds are stepped at once.
+_SILENT_HOOKS = (
+    "on_episode_created",
+    "on_episode_start",
+    "on_episode_step",
+    "on_episode_end",
+    "on_environment_created",
+    "on_sample_end",
+    "on_evaluate_start",
+    "on_evaluate_end",
+)
+
+
+class TeamConfig(AlgorithmConfig):
+    """An RLlib config for teams that talk. A subclass names its settings and its objective.
+
+    Setters store plain data, so `tune.grid_search` works inside them; `validate` checks everything.
+    """
+
+    settings_model: ClassVar[type[Training]] = Training
+
+    def __init__(self, algo_class: type[Algorithm] | None = None) -> None:
+        super().__init__(algo_class=algo_class)
+        self.env_runner_cls = TeamEnvRunner
+        self.num_envs_per_env_runner = RunSettings().worlds
+        self.seed = 0
+        self.policy = "transformer"
+        self.policy_config: dict[str, Any] = {}
+        self.channel = "ddcl"
+        self.channel_config: dict[str, Any] = {}
+        self.imports: list[str] = []
+        self.log_dir: str | None = None
+        for name, value in self.settings_model().model_dump().items():
+            setattr(self, name, value)
+        # A worker that fails must not make the whole run wait a minute for its restart (RLlib's default).
+        self.delay_between_env_runner_restarts_s = 1.0
+        self.max_num_env_runner_restarts = 3
+        self.sample_timeout_s = 600.0
+
+    def communication(
+        self,
+        *,
+        policy: str = NotProvided,
+        policy_config: dict[str, Any] = NotProvided,
+        channel: str = NotProvided,
+        channel_config: dict[str, Any] = NotProvided,
+        imports: Sequence[str] = NotProvided,
+    ) -> Self:
+        """How the team talks.
+
+        Args:
+            policy: name of a registered policy.
+            policy_config: its settings; ``message_size`` is the width of the vector given to the channel.
+            channel: name of a registered channel.
+            channel_config: its settings.
+            imports: modules that register things of your own; every worker imports them first.
+        """
+        given = {
+            "policy": policy,
+            "policy_config": policy_config,
+            "channel": channel,
+            "channel_config": channel_config,
+            "imports": imports if imports is NotProvided else list(imports),
+        }
+        for name, value in given.items():
+            if value is not NotProvided:
+                setattr(self, name, value)
+        return self
+
+    def training(self, **settings: Any) -> Self:
+        """The algorithm's settings (see its model in `marlcomm.algorithms.settings`), and RLlib's own."""
+        ours = {name: settings.pop(name) for name in list(settings) if name in self.settings_model.model_fields}
+        rllibs = inspect.signature(AlgorithmConfig.training).parameters
+        for name in settings:
+            if name not in rllibs:
+                raise ConfigError(
+                    f"training({name}=...): unknown setting; {nearest(name, self.settings_model.model_fields)}"
+                )
+        super().training(**settings)
+        for name, value in ours.items():
+            setattr(self, name, value)
+        return self
+
+    def logging(self, *, log_dir: str | os.PathLike[str]) -> Self:
+        """Where TensorBoard events and metrics.jsonl go; by default Tune's trial folder, or RLlib's."""
+        self.log_dir = str(log_dir)
+        return self
+
+    def validate(self) -> None:
+        """Check everything. Raises `ConfigError` (a `ValueError`) that names the setting."""
+        import_plugins(self.imports)
+        self.team_names().check()
+        self.algorithm_settings()
+        if not self.in_evaluation:  # RLlib changes its copy for evaluations
+            self._refuse_what_is_not_honoured()
+            check_worlds(
+                self.num_worlds,
+                self.num_env_runners,
+                self.num_learners,
+                self.num_minibatches,
+                key="num_env_runners x num_envs_per_env_runner",
+            )
+        super().validate()
+
+    def _refuse_what_is_not_honoured(self) -> None:
+        pristine = AlgorithmConfig()
+        for name, reason in _NOT_HONOURED.items():
+            if getattr(self, name) != getattr(pristine, name):
+                raise ConfigError(f"{name.lstrip('_')}: not honoured for teams: {reason}")
+        given = self.callbacks_class
+        classes = given if isinstance(given, (list, tuple)) else [given]
+        for hook in _SILENT_HOOKS:
+            overridden = any(getattr(kind, hook) is not getattr(RLlibCallback, hook) for kind in classes)
+            if overridden or getattr(self, f"callbacks_{hook}", None) is not None:
+                raise ConfigError(f"callbacks: {hook} is not honoured for teams: use on_train_result")
+        if not isinstance(self.seed, int):
+            raise ConfigError(f"seed: got {self.seed!r}, wanted an integer: every draw is keyed by it")
+        if self.is_multi_agent:
+            raise ConfigError(
+                "multi_agent: not honoured for teams: a team is one module, see communication(policy=...)"
+            )
+
+    @property
+    def num_worlds(self) -> int:
+        """Worlds of all runners together."""
+        return cast(int, max(self.num_env_runners, 1) * self.num_envs_per_env_runner)
+
+    def team_names(self) -> TeamNames:
+        """Names and settings of the team's parts."""
+        if not isinstance(self.env, str):
+            raise ConfigError(
+                f"environment: got {self.env!r}, wanted the name of a registered env, as in 'traffic_junction'"
+            )
+        return TeamNames(self.env, self.env_config, self.policy, self.policy_config, self.channel, self.channel_config)
+
+    def algorithm_settings(self) -> Training:
+        """The checked settings of the algorithm."""
+        values = {name: getattr(self, name) for name in self.settings_model.model_fields}
+        return cast(Training, validate(self.settings_model, values, "training"))
+
+    def objective(self) -> Objective:
+        """The loss; a subclass says which."""
+        raise NotImplementedError
+
+    def make_optimizer(self, parameters: Sequence[torch.nn.Parameter]) -> torch.optim.Optimizer:
+        """The optimiser of the settings; RLlib sets its learning rate."""
+        settings = self.algorithm_settings()
+        if settings.optimizer == "rmsprop":
+            return torch.optim.RMSprop(parameters, alpha=settings.rmsprop_alpha, eps=settings.rmsprop_eps)
+        return torch.optim.Adam(parameters) if settings.optimizer == "adam" else torch.optim.SGD(parameters, lr=1.0)
+
+    def get_default_learner_class(self) -> type[TeamLearner]:
+        return TeamLearner
+
+    def get_default_rl_module_spec(self) -> RLModuleSpec:
+        team = self.team_names()
+        config = {"team": vars(team), "seed": self.seed, "imports": list(self.imports)}
+        return RLModuleSpec(module_class=TeamRLModule, model_config=config)
