@@ -6,6 +6,7 @@ import re
 import pytest
 import third_party
 import torch
+from torch.distributions import Categorical
 
 from marlcomm import noise
 from marlcomm.channels import check_channel
@@ -223,7 +224,7 @@ def test_vq_names_the_nearest_codeword_of_each_segment():
     channel = VQChannel(6, VQSettings(segments=2, codebook_size=9))
     messages = torch.randn(200, 6)
     symbols = channel.encode(messages)
-    segments = torch.nn.functional.layer_norm(messages.view(200, 2, 3), (3,))
+    segments = torch.nn.functional.layer_norm(messages, (6,)).view(200, 2, 3)
     for segment in range(2):
         distances = torch.cdist(segments[:, segment], channel.codebook[segment])
         assert torch.equal(symbols[:, segment].long(), distances.argmin(-1))
@@ -233,18 +234,32 @@ def test_vq_names_the_nearest_codeword_of_each_segment():
 
 
 def test_vq_losses_by_hand():
-    channel = VQChannel(2, VQSettings(codebook_size=2))
+    channel = VQChannel(4, VQSettings(codebook_size=2))
     with torch.no_grad():
-        channel.codebook.copy_(torch.tensor([[[1.0, 0.0], [-3.0, -3.0]]]))
-    # layer norm of (5, 1) is (1, -1), up to its epsilon; the nearest codeword is (1, 0)
-    sent = channel.transmit(torch.tensor([[5.0, 1.0]], requires_grad=True))
+        channel.codebook.copy_(torch.tensor([[[1.0, 0.0, 1.0, 0.0], [-3.0] * 4]]))
+    # layer norm of (5, 1, 5, 1) is (1, -1, 1, -1), up to its epsilon; the nearest codeword is (1, 0, 1, 0)
+    sent = channel.transmit(torch.tensor([[5.0, 1.0, 5.0, 1.0]], requires_grad=True))
     assert sent.symbols.tolist() == [[0]]
     assert sent.losses["codebook"].item() == pytest.approx(0.5, abs=1e-4)
     assert sent.losses["commitment"].item() == pytest.approx(0.5, abs=1e-4)
     assert channel.loss_weights() == {"codebook": 1.0, "commitment": 0.25}
     sent.losses["codebook"].sum().backward()
-    assert torch.allclose(channel.codebook.grad[0, 0], torch.tensor([0.0, 1.0]), atol=1e-3)  # towards (1, -1), by -grad
+    towards = torch.tensor([0.0, 0.5, 0.0, 0.5])  # by -grad, to (1, -1, 1, -1)
+    assert torch.allclose(channel.codebook.grad[0, 0], towards, atol=1e-3)
     assert not channel.codebook.grad[0, 1].any()
+
+
+@pytest.mark.parametrize(("size", "segments"), [(1, 1), (2, 1), (2, 2), (4, 1), (4, 2), (4, 4), (8, 4)])
+def test_vq_tells_messages_apart_whatever_their_segments(size, segments):
+    torch.manual_seed(0)
+    channel = VQChannel(size, VQSettings(segments=segments, codebook_size=16))
+    messages = torch.randn(4000, size, requires_grad=True)
+    channel.calibrate(messages.detach())
+    sent = channel.transmit(messages)
+    for symbols in sent.symbols.T:
+        assert Categorical(symbols.bincount(minlength=16).float()).entropy() > 2 * math.log(2)  # more than two bits
+    (gradient,) = torch.autograd.grad(sent.received.square().sum(), messages)
+    assert gradient.norm(dim=-1).median() > 0.01
 
 
 def test_gumbel_tokens_follow_the_softmax():

@@ -182,7 +182,7 @@ def test_legacy_slots_hand_their_memory_on():
     """As published: the next car of a slot goes on with the last one's memory, however long the slot was empty."""
     env, policy = team("transformer", "silent", env_config={"legacy": True})
     played = rollout(env, policy)
-    assert not played.spawned.any()
+    assert played.spawned[:, 1:].any()
     with torch.no_grad():
         replayed = policy(moments(played, policy)).values
     assert torch.allclose(replayed[played.acts], played.values[:, :-1][played.acts], atol=1e-5)
@@ -192,6 +192,9 @@ def test_legacy_slots_hand_their_memory_on():
         first = Moment(torch.randn(3, 5, 17, generator=generator), ~quiet, quiet)
         _, memory = policy.step(first, policy.begin(3))
         _, held = policy.step(Moment(torch.zeros(3, 5, 17), quiet, quiet), memory)
+        went_on, _ = policy.step(Moment(first.observations, ~quiet, quiet), memory)
+        handed_on, _ = policy.step(Moment(first.observations, ~quiet, ~quiet), memory)
+    assert torch.equal(handed_on.logits, went_on.logits)
     for name, value in memory.items():
         assert torch.equal(held[name], value)
 

@@ -17,8 +17,8 @@ from marlcomm.wire.alphabet import Alphabet
 class VQChannel(Channel):
     """The index of the nearest codeword, for each of G segments.
 
-    Shapes: messages [..., D] are cut into G segments of D / G and normalised over each (a vanishing message would
-    be pulled to one codeword); symbols [..., G] in 0 .. L - 1; received [..., D], the codewords side by side.
+    Shapes: messages [..., D] are normalised (a vanishing message would be pulled to one codeword) and cut into G
+    segments of D / G; symbols [..., G] in 0 .. L - 1; received [..., D], the codewords side by side.
     The gradient passes straight through to the normalised message. Losses, in squared distance per element:
     ``codebook`` moves codewords to messages, ``commitment`` messages to codewords.
     """
@@ -52,8 +52,10 @@ class VQChannel(Channel):
 
     def _segments(self, messages: Tensor) -> Tensor:
         """Normalised segments [..., G, D / G]."""
-        segments = messages.unflatten(-1, (self.settings.segments, self.width))
-        return nn.functional.layer_norm(segments, (self.width,)) if self.width > 1 else torch.tanh(segments)
+        # Over the whole message: of one or two elements alone, a layer norm would keep a sign and no gradient.
+        size = self.message_size
+        normalised = nn.functional.layer_norm(messages, (size,)) if size > 2 else torch.tanh(messages)
+        return normalised.unflatten(-1, (self.settings.segments, self.width))
 
     def _codebooks(self) -> Tensor:
         return self.codebook.expand(self.settings.segments, -1, -1)

@@ -27,6 +27,8 @@ class TeamSpec:
         horizon: T, after how many steps a world is truncated.
         setting: the settings that make scores comparable, in a few words (the key of the card).
         observation_bounds: lowest and highest value that an observation can hold.
+        keeps_memory: whether a slot's next occupant goes on with the memory that the last one left (a defect of
+            published worlds, kept for comparison).
         floor, ceiling: the scripts (see `TeamEnv.scripts`) that scores lie between; None where there is none.
         card: measured references of this setting (``None`` where none is stored): policy name -> metric -> value.
     """
@@ -38,6 +40,7 @@ class TeamSpec:
     horizon: int
     setting: str
     observation_bounds: tuple[float, float] = (-math.inf, math.inf)
+    keeps_memory: bool = False
     floor: str | None = None
     ceiling: str | None = None
     card: dict[str, Any] | None = field(default=None, compare=False, repr=False)
@@ -55,7 +58,8 @@ class TeamStep:
         observations: [B, N, O] float32; zero for empty slots.
         rewards: [B, N] float32, of the slot's occupant *after* the step; zero at a reset.
         alive: [B, N] bool, who sees, speaks and acts next.
-        spawned: [B, N] bool, which slots got a new occupant in this step: its memory must be wiped.
+        spawned: [B, N] bool, which slots got a new occupant in this step: its memory must be wiped, and what the last
+            one did ends here.
         terminated: [B] bool, the world ended for good.
         truncated: [B] bool, the horizon cut the world short.
         info: statistics of each episode so far, name -> [B] float32; ``success`` is always among them.

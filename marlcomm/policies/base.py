@@ -159,8 +159,9 @@ class TeamPolicy(nn.Module, ABC):
         self, features: Tensor, moment: Moment, memory: Memory, overheard: Overheard | None = None
     ) -> tuple[Tensor, Memory, Talk]:
         """Speak and hear once: states [B, N, H], new memory, and what was said."""
-        keeps = ~moment.spawned.unsqueeze(-1)
-        memory = {name: value * keeps for name, value in memory.items()}
+        if not self.spec.keeps_memory:
+            keeps = ~moment.spawned.unsqueeze(-1)
+            memory = {name: value * keeps for name, value in memory.items()}
         sent = self.channel.transmit(self.say(features, memory), moment.noise)
         symbols, received = sent.symbols, sent.received
         if overheard is not None:

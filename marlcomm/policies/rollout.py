@@ -135,7 +135,7 @@ class Player:
         for time in range(spec.horizon):
             clock = perf_counter()
             if gates is not None:
-                gates = gates & now.alive & ~now.spawned
+                gates = self._open(gates, now)
             moment = Moment(
                 now.observations,
                 now.alive,
@@ -190,9 +190,13 @@ class Player:
             return actions, None
         return actions, noise.categorical(decision.gate_logits, draws.actions[:, time, :, 1]).bool()
 
+    def _open(self, gates: Tensor, now: TeamStep) -> Tensor:
+        """Which gates [B, N] of the last choices are still those of the agents now there."""
+        return gates & now.alive if self.env.spec.keeps_memory else gates & now.alive & ~now.spawned
+
     def _last_values(self, now: TeamStep, memory: dict[str, Tensor], gates: Tensor | None, draws: _Draws) -> Tensor:
         if gates is not None:
-            gates = gates & now.alive & ~now.spawned
+            gates = self._open(gates, now)
         noise_now = None if draws.channel is None else draws.channel[:, -1]
         decision, _ = self.policy.step(Moment(now.observations, now.alive, now.spawned, gates, noise_now), memory)
         return decision.values

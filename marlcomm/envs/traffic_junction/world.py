@@ -76,6 +76,7 @@ class TrafficJunction(TeamEnv):
             horizon=HORIZONS[settings.difficulty],
             setting=setting,
             observation_bounds=(0, CARS[settings.difficulty]),
+            keeps_memory=settings.legacy,
             floor="always_gas",
             ceiling="scheduler",
             card=card("traffic_junction", setting),
@@ -133,9 +134,8 @@ class TrafficJunction(TeamEnv):
         self._pose = torch.where(spawned, pose, self._pose)
         self._alive = self._alive | spawned
         self._cars = self._cars + spawned.sum(1)
-        if self.settings.legacy:
-            return torch.zeros_like(spawned)
-        self._last_action = self._last_action * ~spawned
+        if not self.settings.legacy:
+            self._last_action = self._last_action * ~spawned
         return spawned
 
     def _observe(self, spawned: Tensor) -> TeamStep:
