@@ -69,25 +69,26 @@ def card_table(env: str) -> str:
 
 
 def runs_table(name: str) -> str:
-    """The summaries of runs of one config, one for each seed, between floor and ceiling."""
+    """The summaries of runs of one config, one for each seed, beside floor and ceiling."""
     summaries = [_read(file) for file in sorted((RESULTS / name).glob("*.json"))]
     if not summaries:
         return "No runs yet."
-    first = summaries[0]
-    rows = [("floor: " + first["floor"].replace("_", " "), first, "floor")]
-    rows += [(f"`{summary['command']}`", summary, "evaluation") for summary in summaries]
-    rows += [("ceiling: " + first["ceiling"], first, "ceiling")]
-    lines = ["| team | success | return | bits / message | env steps | minutes |", "|---|---|---|---|---|---|"]
-    for title, summary, group in rows:
-        trained = group == "evaluation"
+    floor, ceiling = summaries[0]["floor"].replace("_", " "), summaries[0]["ceiling"]
+    lines = [f"| run | success | {floor} | {ceiling} | return | bits / message | env steps | minutes |"]
+    lines.append("|---|" + "---|" * 7)
+    for summary in summaries:  # every seed is evaluated on worlds of its own, its floor and ceiling too
         cells = [
-            f"{summary[f'{group}/success']:.3f} ± {summary[f'{group}/success_standard_error']:.3f}",
-            f"{summary[f'{group}/return']:.2f}",
-            f"{summary.get(f'{group}/prefix_bits_per_message', 0):.1f}" if trained else "",
-            f"{summary['env_steps'] / 1e6:.2f} M" if trained else "",
-            f"{summary['training_seconds'] / 60:.1f}" if trained else "",
+            f"`{summary['command']}`",
+            *(
+                f"{summary[f'{group}/success']:.3f} ± {summary[f'{group}/success_standard_error']:.3f}"
+                for group in ("evaluation", "floor", "ceiling")
+            ),
+            f"{summary['evaluation/return']:.2f}",
+            f"{summary['evaluation/prefix_bits_per_message']:.1f}",
+            f"{summary['env_steps'] / 1e6:.2f} M",
+            f"{summary['training_seconds'] / 60:.1f}",
         ]
-        lines.append(f"| {title} | " + " | ".join(cells) + " |")
+        lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 

@@ -296,7 +296,9 @@ def check_channel(
 ) -> None:
     """Check every promise that a channel must keep."""
     config.import_plugins(imports or [])
-    settings, _ = config.merge({}, overrides or [])
+    settings, _ = config.merge({}, [override.removeprefix("channel.") for override in overrides or []])
+    if "name" in settings:
+        raise ConfigError(f"name: got {settings['name']!r}, but the channel to check is {name!r} already")
     registry.CHANNELS.check(name, settings).fit(message_size)  # type: ignore[attr-defined]
     with out.status("importing torch"):
         from marlcomm.channels.check import check_channel as check

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any, cast
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from marlcomm.registry import TABLES, ConfigError, Settings, nearest, validate
 
@@ -22,7 +23,7 @@ class RunSettings(Settings):
     """How long to train, and how often to look."""
 
     worlds: int = Field(512, ge=1, description="worlds played at a time, over all runners: one episode of each a round")
-    env_steps: int = Field(1_600_000, ge=1, description="train until this many env steps were sampled")
+    env_steps: int = Field(2_200_000, ge=1, description="train until this many env steps were sampled")
     evaluate_every: int | None = Field(10, ge=1, description="rounds between short evaluations; null: none")
     evaluation_worlds: int = Field(500, ge=1, description="episodes of a short evaluation")
     checkpoint_every: int = Field(10, ge=1, description="rounds between checkpoints")
@@ -98,9 +99,18 @@ _SECTIONS: dict[str, type[Settings]] = {
 class _Head(Settings):
     """The keys outside every group."""
 
-    name: str = Field("run", min_length=1, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="folder of the run")
+    name: str = Field("run", description="folder of the run")
     seed: int = Field(0, ge=0, lt=2**31, description="seed of everything random")
     imports: tuple[str, ...] = Field((), description="modules to import first: they register things of their own")
+
+    @field_validator("name")
+    @classmethod
+    def _names_a_folder(cls, name: str) -> str:
+        if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) is None:
+            nearest_name = re.sub(r"^[^A-Za-z0-9]+|[^A-Za-z0-9._-]", "", name.replace(" ", "_"))
+            hint = f" (nearest: {nearest_name})" if nearest_name else ""
+            raise ValueError(f"a letter or digit, then letters, digits, dots, dashes and underscores{hint}")
+        return name
 
 
 def experiment(data: Mapping[str, Any]) -> Experiment:
@@ -121,10 +131,7 @@ def experiment(data: Mapping[str, Any]) -> Experiment:
     if head is not None:
         attempt(import_plugins, head.imports)
     choices = {group: attempt(_choose, group, data.get(group)) for group in GROUPS}
-    sections = {
-        name: attempt(validate, model, _mapping(name, data.get(name), errors), name)
-        for name, model in _SECTIONS.items()
-    }
+    sections = {name: attempt(_section, name, data.get(name)) for name in _SECTIONS}
     if not errors:
         attempt(_check_together, choices, sections)
     if errors:
@@ -143,24 +150,25 @@ def import_plugins(modules: Sequence[str]) -> None:
             raise ConfigError(f"imports: cannot import {module!r}: {error}") from None
 
 
-def _mapping(key: str, value: Any, errors: list[str]) -> Mapping[str, Any]:
+def _keys_of(key: str, value: Any) -> dict[str, Any]:
+    """The keys and values of a group; none where it is empty."""
     if value is None:
         return {}
     if not isinstance(value, Mapping):
-        errors.append(f"{key}: got {value!r}, wanted a group of keys (as in {key}.KEY=VALUE)")
-        return {}
-    return cast(Mapping[str, Any], value)
+        named = isinstance(value, str) and key in GROUPS
+        hint = f"; did you mean {key}.name={value}?" if named else f" (as in {key}.KEY=VALUE)"
+        raise ConfigError(f"{key}: got {value!r}, wanted a group of keys{hint}")
+    return dict(value)
 
 
 def _choose(group: str, value: Any) -> Choice:
-    if isinstance(value, str):
-        raise ConfigError(f"{group}: got {value!r}, wanted a group of keys; did you mean {group}.name={value}?")
-    errors: list[str] = []
-    settings = dict(_mapping(group, value, errors))
-    if errors:
-        raise ConfigError(errors[0])
+    settings = _keys_of(group, value)
     name = str(settings.pop("name", _DEFAULT_NAMES[group]))
     return Choice(name, TABLES[group].check(name, settings))
+
+
+def _section(name: str, value: Any) -> Settings:
+    return validate(_SECTIONS[name], _keys_of(name, value), name)
 
 
 def _check_together(choices: dict[str, Choice], sections: dict[str, Any]) -> None:
@@ -193,6 +201,8 @@ def read(path: Path | str, overrides: Sequence[str] = ()) -> tuple[dict[str, Any
     Choosing another ``name`` in a group drops the file's other keys of that group.
     """
     path = Path(path)
+    if "=" in path.name and not path.exists():
+        raise ConfigError(f"config: got {str(path)!r}, wanted a config file first, as in configs/demo.yaml {path}")
     if not path.is_file():
         known = sorted(file.name for file in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
         raise ConfigError(
@@ -222,9 +232,8 @@ def merge(data: Mapping[str, Any], overrides: Sequence[str]) -> tuple[dict[str, 
         raise ConfigError(f"overrides {' '.join(overrides)!r}: {_first_line(error)}") from None
     data, notes = dict(data), []
     for group in GROUPS:
-        chosen = changes.get(group)
-        present = data.get(group) or {}
-        if not isinstance(chosen, dict) or not isinstance(present, dict) or "name" not in chosen:
+        chosen, present = changes.get(group), _keys_of(group, data.get(group))
+        if not isinstance(chosen, dict) or "name" not in chosen:
             continue
         if chosen["name"] != present.get("name", _DEFAULT_NAMES[group]):
             dropped = [f"{group}.{key}" for key in present if key != "name"]

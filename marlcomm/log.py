@@ -25,13 +25,12 @@ class MetricLog:
         return self._folder / "metrics.jsonl"
 
     def go_back(self, env_steps: int) -> None:
-        """Forget every point after these env steps: a run that continues from there writes them again."""
+        """The next `write` forgets every point after these env steps: the run goes on from there, and writes them anew.
+
+        Until then the files stay as they are: whoever only looks at a checkpoint changes nothing.
+        """
         self.close()
         self._first = env_steps + 1
-        if self._lines.is_file():
-            lines = self._lines.read_text(encoding="utf-8").splitlines()
-            kept = [line for line in lines if line.endswith("}") and json.loads(line)["env_steps"] <= env_steps]
-            self._lines.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
 
     def write(self, figures: Mapping[str, float], env_steps: int, round_: int) -> None:
         """One point on every curve."""
@@ -40,10 +39,22 @@ class MetricLog:
             from torch.utils.tensorboard import SummaryWriter
 
             self._events = SummaryWriter(str(self._folder / "tensorboard"), purge_step=self._first)
+            if self._first is not None:
+                self._cut(self._first)
         for tag, value in figures.items():
             self._events.add_scalar(tag, value, env_steps)
         with self._lines.open("a", encoding="utf-8") as lines:
             lines.write(json.dumps({"env_steps": env_steps, "round": round_, **figures}) + "\n")
+
+    def _cut(self, first: int) -> None:
+        """Keep the lines before these env steps, and no line that was cut short."""
+        if not self._lines.is_file():
+            return
+        lines = self._lines.read_text(encoding="utf-8").splitlines()
+        kept = [line for line in lines if line.endswith("}") and json.loads(line)["env_steps"] < first]
+        partial = self._lines.with_suffix(".partial")
+        partial.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+        partial.rename(self._lines)
 
     def close(self) -> None:
         if self._events is not None:

@@ -14,15 +14,18 @@ import importlib
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 
 T = TypeVar("T", bound=type)
 
 
 class ConfigError(ValueError):
     """A setting that cannot be used; the message names its key, its value and what was wanted."""
+
+
+_SCALARS = {int: "an integer", float: "a number", bool: "true or false"}
 
 
 class Settings(BaseModel):
@@ -32,7 +35,18 @@ class Settings(BaseModel):
     together.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_other_type(cls, value: Any, info: ValidationInfo) -> Any:
+        """Neither true nor a text passes for a number, nor a text for true (pydantic would convert them)."""
+        annotation = cls.model_fields[str(info.field_name)].annotation
+        kinds = set(get_args(annotation) or (annotation,)) - {type(None)}
+        kind = kinds.pop() if len(kinds) == 1 else None
+        if kind in _SCALARS and isinstance(value, (str, bool)) and type(value) is not kind:
+            raise ValueError(_SCALARS[kind])
+        return value
 
 
 @dataclass(frozen=True)

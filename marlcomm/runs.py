@@ -42,6 +42,8 @@ class Run:
                 break
             except FileExistsError:
                 continue
+            except OSError as error:
+                raise ConfigError(f"--runs: cannot make {str(folder)!r}: {error.strerror}") from None
         (folder / "config.yaml").write_text(settings.as_yaml(), encoding="utf-8")
         origin = {"command": shlex.join(["marlcomm", *command]), "versions": versions()}
         (folder / "origin.json").write_text(json.dumps(origin, indent=2) + "\n", encoding="utf-8")
@@ -66,11 +68,11 @@ class Run:
 
     def command(self) -> str:
         """The command line that began the run."""
-        return cast(str, json.loads((self.folder / "origin.json").read_text(encoding="utf-8"))["command"])
-
-    @property
-    def metrics(self) -> Path:
-        return self.folder / "metrics.jsonl"
+        file = self.folder / "origin.json"
+        try:
+            return cast(str, json.loads(file.read_text(encoding="utf-8"))["command"])
+        except (OSError, ValueError, KeyError) as error:
+            raise ConfigError(f"run: {str(file)!r} does not say which command began it: {error}") from None
 
     def checkpoint(self, round_: int) -> Path:
         return self.folder / "checkpoints" / f"{round_:06d}"

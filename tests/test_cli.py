@@ -173,7 +173,7 @@ def rounds_done(workplace):
 def test_ctrl_c_saves_and_resume_is_exact(workplace, finished):
     """Interrupted in the middle and continued in a fresh process: bit for bit the run that never stopped."""
     _, whole, _ = finished
-    # As a terminal does it: Ctrl-C reaches every process of the group, Ray's workers too.
+    # As a terminal does it: Ctrl-C reaches every process of the group, Ray's too.
     process = start(workplace, f"run.env_steps={7 * ROUND}")
     wait_for(lambda: rounds_done(workplace) >= 2, process)
     os.killpg(process.pid, signal.SIGINT)
@@ -227,14 +227,21 @@ def test_what_only_ray_can_refuse_leaves_no_folder(workplace):
     assert not list((workplace / "runs").glob("*/*"))
 
 
-def test_sigterm_saves_and_exits_well(workplace):
-    process = start(workplace, f"run.env_steps={10_000 * ROUND}")
+@pytest.mark.parametrize(
+    ("stop", "code"),
+    [(lambda process: process.terminate(), 0), (lambda process: os.killpg(process.pid, signal.SIGINT), 130)],
+    ids=["SIGTERM", "Ctrl-C"],
+)
+def test_signals_save_where_remote_workers_play_and_learn(workplace, stop, code):
+    workers = ["resources.num_env_runners=1", "resources.num_learners=1", "resources.num_cpus=2"]
+    process = start(workplace, f"run.env_steps={10_000 * ROUND}", *workers)
     wait_for(lambda: rounds_done(workplace) >= 1, process)
-    process.terminate()
+    stop(process)
     out, err = process.communicate(timeout=120)
-    assert process.returncode == 0, out + err
+    assert process.returncode == code, out + err
+    assert "Traceback" not in err
     assert "marlcomm train --resume" in out
-    assert list((only_run(workplace) / "checkpoints").glob("[0-9]*/state.json"))
+    assert (only_run(workplace) / "checkpoints" / f"{rounds_done(workplace):06d}" / "state.json").is_file()
 
 
 def test_a_second_ctrl_c_stops_at_once_and_leaves_the_last_checkpoint_whole(workplace):
@@ -332,6 +339,9 @@ def test_help_everywhere(verb):
         (["train", "configs/dem.yaml"], "did you mean 'demo.yaml'"),
         (["train", "configs/demo.yaml", "channel.delt=1"], "channel.delt: unknown key (value 1); did you mean 'delta'"),
         (["train", "configs/demo.yaml", "channel.name=vq", "channel.segments=3"], "channel.segments: got 3"),
+        (["train", "channel.name=vq"], "wanted a config file first, as in configs/demo.yaml channel.name=vq"),
+        (["train", "configs/demo.yaml", "--runs", "configs/demo.yaml"], "--runs: cannot make 'configs/demo.yaml/demo/"),
+        (["check", "channel", "vq", "name=ddcl"], "name: got 'ddcl', but the channel to check is 'vq' already"),
         (["train", "configs/demo.yaml", "channel"], "wanted KEY=VALUE"),
         (["train", "configs/demo.yaml", "--resume", "runs/x"], "--resume takes a run and nothing else"),
         (["train", "--resume", "runs/none"], "no run in 'runs/none'"),

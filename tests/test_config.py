@@ -39,7 +39,17 @@ WRONG = [
     ({"chanel": {}}, "chanel: unknown key; did you mean 'channel'?"),
     ({"channel": {"name": "vqq"}}, "channel.name: unknown channel 'vqq'; did you mean 'vq'?"),
     ({"channel": {"delt": 0.2}}, "channel.delt: unknown key (value 0.2); did you mean 'delta'?"),
-    ({"channel": {"delta": "wide"}}, "channel.delta: got 'wide', wanted a valid number"),
+    ({"channel": {"delta": "wide"}}, "channel.delta: got 'wide', wanted a number"),
+    ({"channel": {"delta": "0.5"}}, "channel.delta: got '0.5', wanted a number"),
+    ({"channel": {"delta": True}}, "channel.delta: got True, wanted a number"),
+    ({"channel": {"delta": float("inf")}}, "channel.delta: got inf, wanted a finite number"),
+    ({"run": {"worlds": True}}, "run.worlds: got True, wanted an integer"),
+    ({"seed": True}, "seed: got True, wanted an integer"),
+    ({"policy": {"agent_identity": "yes"}}, "policy.agent_identity: got 'yes', wanted true or false"),
+    (
+        {"name": "my run"},
+        "then letters, digits, dots, dashes and underscores (nearest: my_run)",
+    ),
     ({"channel": {"delta": -1}}, "channel.delta: got -1, wanted greater than 0"),
     ({"channel": "vq"}, "channel: got 'vq', wanted a group of keys; did you mean channel.name=vq?"),
     ({"channel": ["vq"]}, "channel: got ['vq'], wanted a group of keys"),
@@ -110,6 +120,11 @@ def test_a_key_of_the_old_type_on_the_same_command_line_is_an_error():
     assert "channel.delta: unknown key" in error(merged)
 
 
+def test_overrides_do_not_hide_a_group_that_is_none():
+    with pytest.raises(ConfigError, match="channel: got 5, wanted a group of keys"):
+        merge({"channel": 5}, ["channel.name=vq"])
+
+
 @pytest.mark.parametrize("override", ["channel", "channel.name", "=", "a=b=[", "channel.delta=[1"])
 def test_malformed_overrides_are_named(override):
     with pytest.raises(ConfigError):  # noqa: PT012 (one of the two refuses)
@@ -172,7 +187,7 @@ def test_registering():
     table.register("one", settings=Knobs)(One)  # imported twice: no change
     with pytest.raises(ConfigError, match=r"thing 'one' is registered already, by .*One: choose another name"):
         table.register("one")(type("Other", (), {}))
-    with pytest.raises(ConfigError, match=r"thing.size: got 'x', wanted a valid integer"):
+    with pytest.raises(ConfigError, match=r"thing.size: got 'x', wanted an integer"):
         table.check("one", {"size": "x"})
     table.add(Row("lazy", "math:sqrt", Knobs, "not imported until it is used"))
     assert table.row("lazy").load()(9) == 3

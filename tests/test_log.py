@@ -23,7 +23,9 @@ def test_going_back_writes_every_point_once(tmp_path):
         file.write('{"env_steps": 60, "rou')  # killed while writing
     for back in (30, 0):
         log = MetricLog(tmp_path)
+        before = (tmp_path / "metrics.jsonl").read_text()
         log.go_back(back)
+        assert (tmp_path / "metrics.jsonl").read_text() == before  # who only looks changes nothing
         for step in range(back // 10 + 1, 5):
             log.write({"a": -step}, env_steps=10 * step, round_=step)
         log.close()

@@ -55,7 +55,8 @@ class VQChannel(Channel):
         # Over the whole message: of one or two elements alone, a layer norm would keep a sign and no gradient.
         size = self.message_size
         normalised = nn.functional.layer_norm(messages, (size,)) if size > 2 else torch.tanh(messages)
-        return normalised.unflatten(-1, (self.settings.segments, self.width))
+        segments: Tensor = normalised.unflatten(-1, (self.settings.segments, self.width))
+        return segments
 
     def _codebooks(self) -> Tensor:
         return self.codebook.expand(self.settings.segments, -1, -1)

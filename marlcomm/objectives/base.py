@@ -50,7 +50,6 @@ def columns(rollout: Rollout, objective: Objective) -> Batch:
         "running": torch.arange(rollout.acts.shape[1], device=rollout.lengths.device) < rollout.lengths.unsqueeze(1),
         "actions": rollout.actions,
         "log_probs": rollout.log_probs,
-        "values": rollout.values[:, :-1],
         "advantages": advantages,
         "value_targets": value_targets,
         "symbols": rollout.talk.symbols,

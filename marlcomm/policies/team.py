@@ -54,7 +54,8 @@ class TeamNames:
             channel = self.make_channel(settings.message_width)
             policy = cast(TeamPolicy, POLICIES.row(self.policy).load()(env.spec, settings, channel))
             if type(channel).calibrate is not Channel.calibrate:
-                channel.calibrate(_first_words(env, policy, seed))
+                home = env if env.device.type == "cpu" else self.make_env()  # where an untrained policy is
+                channel.calibrate(_first_words(home, policy, seed))
             return policy
 
 
@@ -68,7 +69,7 @@ def _first_words(env: TeamEnv, policy: TeamPolicy, seed: int) -> Tensor:
         return said[-1]
 
     policy.say = overheard  # type: ignore[method-assign]
-    worlds = torch.arange(_CALIBRATION_WORLDS, device=env.device)
+    worlds = torch.arange(_CALIBRATION_WORLDS)
     rollout = Player(env, policy, seed, stream="calibration").play(worlds, torch.zeros_like(worlds))
     del policy.say
     return torch.stack(said[: env.spec.horizon], dim=1)[rollout.talk.spoke & rollout.acts]

@@ -37,6 +37,7 @@ _NOT_HONOURED = {
     "exploration_config": "actions are sampled from the policy",
     "explore": "actions are sampled from the policy",
     "_rl_module_spec": "use communication(policy=..., channel=...)",
+    "model": "use communication(policy_config=..., channel_config=...)",
     "_model_config": "use communication(policy_config=..., channel_config=...)",
     "evaluation_num_env_runners": "short evaluations run in the training process",
     "evaluation_duration_unit": "evaluations are counted in episodes",
@@ -44,6 +45,14 @@ _NOT_HONOURED = {
     "evaluation_config": "short evaluations play the training's settings at the world's final difficulty",
     "custom_evaluation_function": "short evaluations encode and decode every message",
     "num_gpus_per_env_runner": "runners play on CPUs",
+    "compress_observations": "rows travel as they are",
+    "algorithm_config_overrides_per_module": "a team is one module",
+    "ignore_env_runner_failures": "a round needs all its worlds; use restart_failed_env_runners",
+    "num_aggregator_actors_per_learner": "rows go straight to the learners",
+    "metrics_num_episodes_for_smoothing": "a figure is the mean over a round",
+    "input_": "a team learns from its own worlds",
+    "enable_rl_module_and_learner": "teams need the new API stack",
+    "enable_env_runner_and_connector_v2": "teams need the new API stack",
     "create_local_env_runner": "the local runner meters and evaluates",
     "min_time_s_per_iteration": "an iteration is one round",
     "min_train_timesteps_per_iteration": "an iteration is one round",
@@ -164,6 +173,15 @@ class TeamConfig(AlgorithmConfig):
             overridden = any(getattr(kind, hook) is not getattr(RLlibCallback, hook) for kind in classes)
             if overridden or getattr(self, f"callbacks_{hook}", None) is not None:
                 raise ConfigError(f"callbacks: {hook} is not honoured for teams: use on_train_result")
+        for name, given, ours in (
+            ("env_runner_cls", self.env_runner_cls, TeamEnvRunner),
+            ("learner_class", self.learner_class, TeamLearner),
+        ):
+            if not (isinstance(given, type) and issubclass(given, ours)):
+                raise ConfigError(f"{name}: got {given!r}, wanted {ours.__name__} or a subclass of it")
+        for name in ("num_env_runners", "num_learners"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name}: got {getattr(self, name)}, wanted 0 or more")
         if not isinstance(self.seed, int):
             raise ConfigError(f"seed: got {self.seed!r}, wanted an integer: every draw is keyed by it")
         if self.is_multi_agent:
