@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any, cast
 
 import torch
@@ -102,6 +103,10 @@ class TeamLearner(TorchLearner):
                 key: part.view_as(gradient) for (key, gradient), part in zip(gradients.items(), parts, strict=True)
             }
         return gradients
+
+    def _set_optimizer_state(self, state: Any) -> None:
+        """Load a copy: the state may lie in Ray's shared memory, where two learners would both step the same moments."""
+        super()._set_optimizer_state(copy.deepcopy(state))
 
     def apply_gradients(self, gradients_dict: dict[Any, Tensor]) -> None:
         """Step, unless a gradient is infinite or NaN: then skip, count, and stop after too many in a row."""
