@@ -29,6 +29,7 @@ CHANNELS = {
     "sign": {},
 }
 SMALL = {"hidden_size": 16, "message_size": 4}
+FALLING = [[0, 3e-3], [30_000, 0]]
 
 
 def config(
@@ -195,8 +196,8 @@ def test_advantages_are_normalised_over_all_runners():
 @pytest.mark.parametrize(
     ("kind", "policy", "channel", "training", "rounds"),
     [
-        (MAPPOConfig, "transformer", "vq", {"entropy_coeff": 0.01, "reward_scale": 1.0, "lr": 3e-3}, 60),
-        (MAPPOConfig, "transformer", "sign", {"entropy_coeff": 0.01, "reward_scale": 1.0, "lr": 3e-3}, 60),
+        (MAPPOConfig, "transformer", "vq", {"entropy_coeff": 0.01, "reward_scale": 1.0, "lr": FALLING}, 60),
+        (MAPPOConfig, "transformer", "sign", {"entropy_coeff": 0.01, "reward_scale": 1.0, "lr": FALLING}, 60),
         (IC3NetConfig, "commnet", "ddcl", {"lr": 3e-3, "mean_ratio": 0.0}, 150),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
