@@ -105,7 +105,7 @@ class TeamLearner(TorchLearner):
         return gradients
 
     def _set_optimizer_state(self, state: Any) -> None:
-        """Load a copy: the state may lie in Ray's shared memory, where two learners would both step the same moments."""
+        """Load a copy: the state may lie in Ray's shared memory, where two learners would step the same moments."""
         super()._set_optimizer_state(copy.deepcopy(state))
 
     def apply_gradients(self, gradients_dict: dict[Any, Tensor]) -> None:
