@@ -31,7 +31,9 @@ ENV_STATISTICS = {
 }
 BANDWIDTH = {
     "messages_per_agent_step": Figure("messages / agent step", "messages sent / living agents' rights to speak"),
-    "nominal_bits_per_message": Figure("bits / message", "sum over symbol slots of log2(values of the slot)"),
+    "nominal_bits_per_message": Figure(
+        "bits / message", "sum over the symbol slots on the wire of log2(values of the slot)"
+    ),
     "prefix_bits_per_message": Figure(
         "bits / message", "length of the default prefix code, plus presence bits where there is a gate, over messages"
     ),

@@ -13,7 +13,7 @@ from marlcomm.policies.evaluation import evaluate, evaluate_script
 from marlcomm.policies.rollout import Player
 from marlcomm.policies.team import TeamNames
 from marlcomm.wire import WireError
-from marlcomm.wire.codes import EliasGammaCode
+from marlcomm.wire.codes import Code
 
 SMALL = {"hidden_size": 16, "message_size": 4}
 
@@ -90,14 +90,14 @@ def test_wide_messages_are_sent_in_parts(monkeypatch):
 
 def test_a_message_that_is_not_decoded_is_an_error(monkeypatch):
     env, policy = team()
-    decode = EliasGammaCode.decode
+    decode = Code.decode
 
     def wrong(self, packets):
         symbols = decode(self, packets)
         symbols[3] += 1
         return symbols
 
-    monkeypatch.setattr(EliasGammaCode, "decode", wrong)
+    monkeypatch.setattr(Code, "decode", wrong)
     with pytest.raises(WireError, match=r"1 of \d+ messages were not decoded to what was sent"):
         evaluate(env, policy, 0, 5)
 

@@ -14,38 +14,55 @@ from marlcomm.wire import (
     Alphabet,
     BandwidthMeter,
     BitCounts,
+    Code,
     EliasGammaCode,
     FixedLengthCode,
     MixedRadixCode,
     Packets,
     WireError,
-    default_code,
     read_packets,
     write_packets,
 )
 from marlcomm.wire.entropy import estimable, histogram, message_ids, plug_in_entropy
 
-alphabets = st.one_of(
+flat = st.one_of(
     st.lists(st.integers(1, 300), max_size=12).map(Alphabet.fixed),
     st.builds(Alphabet.signed, st.integers(0, 6), st.sampled_from([1, 7, 2**15 - 1, 2**30])),
     st.builds(Alphabet.raw, st.integers(0, 4)),
 )
+branched = st.one_of(
+    st.lists(flat, min_size=1, max_size=4).map(Alphabet.choice),
+    st.builds(Alphabet.until_end, st.integers(1, 9), st.integers(0, 5)),
+)
+alphabets = st.one_of(flat, branched, st.lists(branched, min_size=1, max_size=3).map(Alphabet.choice))
 
 
 @st.composite
 def messages(draw):
     alphabet = draw(alphabets)
-    rows = draw(st.integers(0, 20))
-    columns = [st.integers(low, high) for low, high in alphabet.bounds]
-    symbols = [[draw(column) for column in columns] for _ in range(rows)]
-    return alphabet, np.array(symbols, np.int32).reshape(rows, alphabet.slots)
+    symbols = np.zeros((draw(st.integers(0, 20)), alphabet.columns), np.int32)
+    for row in symbols:
+        for slot in alphabet.slots:
+            if slot.used(row[None])[0]:
+                row[slot.column] = draw(st.integers(*slot.bounds))
+    return alphabet, symbols
+
+
+def all_messages(alphabet):
+    """Every message of a small alphabet."""
+    columns = (range(low, high + 1) for low, high in alphabet.bounds)
+    for row in itertools.product(*columns):
+        try:
+            yield alphabet.check(np.array([row], np.int32))[0]
+        except WireError:
+            continue
 
 
 @settings(max_examples=150, deadline=None)
 @given(messages(), st.sampled_from(sorted(CODES)))
 def test_every_code_brings_every_message_back(case, name):
     alphabet, symbols = case
-    code = CODES[name](alphabet)
+    code = Code(alphabet, CODES[name])
     packets = code.encode(symbols)
     assert np.array_equal(code.decode(packets), symbols)
     assert np.array_equal(packets.bits, code.lengths(symbols))
@@ -58,7 +75,7 @@ def test_packets_bring_sender_step_and_symbols_back(case, data):
     alphabet, symbols = case
     numbers = st.lists(st.integers(0, 65535), min_size=len(symbols), max_size=len(symbols))
     steps, senders = (np.array(data.draw(numbers), np.int64) for _ in range(2))
-    code = default_code(alphabet)
+    code = Code(alphabet)
     packets = write_packets(code, steps, senders, symbols)
     back = read_packets(code, packets)
     for sent, got in zip((steps, senders, symbols), back, strict=True):
@@ -70,7 +87,7 @@ def test_packets_bring_sender_step_and_symbols_back(case, data):
 @given(messages(), st.sampled_from(sorted(CODES)), st.data())
 def test_damaged_bytes_are_refused_or_decode_to_the_alphabet(case, name, data):
     alphabet, symbols = case
-    code = CODES[name](alphabet)
+    code = Code(alphabet, CODES[name])
     packets = code.encode(symbols)
     damaged = bytearray(packets.data)
     if damaged:
@@ -84,7 +101,7 @@ def test_damaged_bytes_are_refused_or_decode_to_the_alphabet(case, name, data):
 
 
 def test_truncated_and_foreign_packets_are_refused():
-    code = EliasGammaCode(Alphabet.signed(4))
+    code = Code(Alphabet.signed(4), EliasGammaCode)
     packets = code.encode(np.array([[900, -2, 0, 5]], np.int32))
     with pytest.raises(WireError, match="ends too early"):
         code.decode(Packets(packets.data[:-1], packets.sizes - 1, packets.bits))
@@ -93,22 +110,24 @@ def test_truncated_and_foreign_packets_are_refused():
     with pytest.raises(WireError, match="the packets hold"):
         code.decode(Packets(packets.data, packets.sizes + 1, packets.bits))
     with pytest.raises(WireError, match="padding"):
-        EliasGammaCode(Alphabet.signed(1)).decode(Packets(b"\xff", np.array([1]), np.array([1])))
+        Code(Alphabet.signed(1), EliasGammaCode).decode(Packets(b"\xff", np.array([1]), np.array([1])))
     with pytest.raises(WireError, match="at least 4 bytes"):
         read_packets(code, Packets(b"abc", np.array([3]), np.array([24])))
 
 
 def test_symbols_outside_the_alphabet_are_named():
     with pytest.raises(WireError, match=r"symbol 5 in slot 1 of message 0 is not in 0\.\.4"):
-        FixedLengthCode(Alphabet.fixed([5, 5])).encode(np.array([[4, 5]], np.int32))
+        Code(Alphabet.fixed([5, 5]), FixedLengthCode).encode(np.array([[4, 5]], np.int32))
     with pytest.raises(WireError, match=r"integers of shape \[messages, 2\], got float64"):
-        FixedLengthCode(Alphabet.fixed([5, 5])).encode(np.zeros((1, 2)))
+        Code(Alphabet.fixed([5, 5]), FixedLengthCode).encode(np.zeros((1, 2)))
     with pytest.raises(WireError, match=r"step must be in 0\.\.65535"):
-        write_packets(MixedRadixCode(Alphabet.fixed([])), np.array([70000]), np.array([0]), np.zeros((1, 0), np.int32))
+        write_packets(
+            Code(Alphabet.fixed([]), MixedRadixCode), np.array([70000]), np.array([0]), np.zeros((1, 0), np.int32)
+        )
 
 
 def test_lengths_by_hand():
-    gamma = EliasGammaCode(Alphabet.signed(1))
+    gamma = Code(Alphabet.signed(1), EliasGammaCode)
     # zig-zag: 0 -> 1 (1 bit), -1 -> 2 and 1 -> 3 (3 bits), -2, 2, -3 -> 4, 5, 6 (5 bits)
     assert gamma.lengths(np.array([[0], [-1], [1], [-2], [2], [-3], [3], [4]], np.int32)).tolist() == [
         1,
@@ -120,24 +139,46 @@ def test_lengths_by_hand():
         5,
         7,
     ]
-    assert FixedLengthCode(Alphabet.fixed([5, 16, 1])).lengths(np.zeros((1, 3), np.int32)).tolist() == [3 + 4 + 0]
-    assert MixedRadixCode(Alphabet.fixed([5, 5, 5])).lengths(np.zeros((1, 3), np.int32)).tolist() == [7]  # 125 < 128
-    assert MixedRadixCode(Alphabet.fixed([8, 5, 5, 5])).lengths(np.zeros((1, 4), np.int32)).tolist() == [10]
-    assert FixedLengthCode(Alphabet.raw(3)).lengths(np.zeros((1, 3), np.int32)).tolist() == [96]
+    one = np.zeros((1, 3), np.int32)
+    assert Code(Alphabet.fixed([5, 16, 1]), FixedLengthCode).lengths(one).tolist() == [3 + 4 + 0]
+    assert Code(Alphabet.fixed([5, 5, 5]), MixedRadixCode).lengths(one).tolist() == [7]  # 125 < 128
+    assert Code(Alphabet.fixed([8, 5, 5]), MixedRadixCode).lengths(one).tolist() == [8]  # 200 < 256
+    assert Code(Alphabet.raw(3), FixedLengthCode).lengths(one).tolist() == [96]
+
+
+def test_what_is_not_on_the_wire_costs_nothing():
+    prefixes = Alphabet.choice([Alphabet.fixed([16] * q) for q in range(4)])
+    symbols = np.array([[0, 0, 0, 0], [1, 9, 0, 0], [3, 9, 0, 15]], np.int32)
+    assert Code(prefixes).lengths(symbols).tolist() == [2, 6, 14]
+    assert prefixes.nominal_bits(symbols).tolist() == [2, 6, 14]
+    tokens = Alphabet.until_end(8, 3)
+    symbols = np.array([[0, 0, 0], [5, 0, 0], [5, 5, 0], [5, 5, 5]], np.int32)
+    assert Code(tokens).lengths(symbols).tolist() == [3, 6, 9, 9]  # the end mark costs a token, except at full length
+    with pytest.raises(WireError, match=r"symbol 5 in slot 2 of message 0 is not in 0\.\.0"):
+        Code(tokens).encode(np.array([[5, 0, 5]], np.int32))
 
 
 def test_bits_by_hand():
-    assert EliasGammaCode(Alphabet.signed(3)).encode(np.array([[0, -1, 2]], np.int32)).data == bytes(
+    assert Code(Alphabet.signed(3), EliasGammaCode).encode(np.array([[0, -1, 2]], np.int32)).data == bytes(
         [0b10100010, 0b10000000]
     )
-    assert MixedRadixCode(Alphabet.fixed([5, 3])).encode(np.array([[4, 2]], np.int32)).data == bytes([14 << 4])
+    assert Code(Alphabet.fixed([5, 3]), MixedRadixCode).encode(np.array([[4, 2]], np.int32)).data == bytes([14 << 4])
 
 
 @pytest.mark.parametrize("name", sorted(CODES))
-@pytest.mark.parametrize("alphabet", [Alphabet.fixed([3, 4]), Alphabet.fixed([7]), Alphabet.signed(2, 40)])
+@pytest.mark.parametrize(
+    "alphabet",
+    [
+        Alphabet.fixed([3, 4]),
+        Alphabet.fixed([7]),
+        Alphabet.signed(2, 40),
+        Alphabet.until_end(5, 3),
+        Alphabet.choice([Alphabet.fixed([]), Alphabet.fixed([5]), Alphabet.fixed([5, 3]), Alphabet.signed(2, 3)]),
+    ],
+)
 def test_kraft_sums_are_at_most_one(name, alphabet):
-    everything = np.array(list(itertools.product(*(range(low, high + 1) for low, high in alphabet.bounds))), np.int32)
-    lengths = CODES[name](alphabet).lengths(everything)
+    everything = np.array(list(all_messages(alphabet)), np.int32)
+    lengths = Code(alphabet, CODES[name]).lengths(everything)
     assert (2.0**-lengths).sum() <= 1 + 1e-12
 
 
@@ -147,7 +188,7 @@ def test_gamma_on_the_six_goals():
     shares = weights / weights.sum()
     symbols = np.array([[0], [1], [-1], [2], [-2], [3]], np.int32)
     assert plug_in_entropy(weights) == pytest.approx(1.81, abs=0.005)
-    assert (shares * EliasGammaCode(Alphabet.signed(1)).lengths(symbols)).sum() == pytest.approx(2.165, abs=0.005)
+    assert (shares * Code(Alphabet.signed(1), EliasGammaCode).lengths(symbols)).sum() == pytest.approx(2.165, abs=0.005)
     assert (shares * np.log2(2 * np.abs(symbols[:, 0]) + 1)).sum() == pytest.approx(0.84, abs=0.005)
 
 

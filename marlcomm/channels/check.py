@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from marlcomm.channels.base import Channel
-from marlcomm.wire.codes import default_code
+from marlcomm.wire.bits import WireError
+from marlcomm.wire.codes import Code
 
 _MESSAGES = (64, 3)
 
@@ -53,13 +54,12 @@ def _symbols_fit_the_alphabet(case: _Case) -> str | None:
     alphabet, symbols = case.channel.alphabet(), case.symbols()
     if symbols.dtype != torch.int32:
         return f"encode returns {symbols.dtype}, wanted torch.int32"
-    if symbols.shape != (*_MESSAGES, alphabet.slots):
-        return (
-            f"encode returns shape {tuple(symbols.shape)}, wanted {(*_MESSAGES, alphabet.slots)}: one symbol per slot"
-        )
-    for slot, (low, high) in enumerate(alphabet.bounds):
-        if symbols[..., slot].min() < low or symbols[..., slot].max() > high:
-            return f"slot {slot} holds symbols outside {low}..{high}"
+    if symbols.shape != (*_MESSAGES, alphabet.columns):
+        return f"encode returns shape {tuple(symbols.shape)}, wanted {(*_MESSAGES, alphabet.columns)} (S columns)"
+    try:
+        alphabet.check(symbols.flatten(0, 1).numpy())
+    except WireError as error:
+        return str(error)
     return None
 
 
@@ -83,7 +83,7 @@ def _receivers_hear_what_was_decoded(case: _Case) -> str | None:
 
 def _bytes_round_trip(case: _Case) -> str | None:
     symbols = case.symbols()
-    code = default_code(case.channel.alphabet())
+    code = Code(case.channel.alphabet())
     flat = symbols.flatten(0, 1).numpy()
     packets = code.encode(flat)
     if not np.array_equal(packets.bits, code.lengths(flat)):
@@ -131,7 +131,7 @@ def _gradient_reaches_the_sender(case: _Case) -> str | None:
 def _silence_carries_nothing(case: _Case) -> str | None:
     if case.channel.carries:
         return None
-    if case.channel.alphabet().slots:
+    if case.channel.alphabet().columns:
         return "a channel with carries = False has symbols on the wire"
     sent = case.channel.transmit(case.messages.requires_grad_(), case.noise)
     return None if not sent.received.any() else "a channel with carries = False lets something through"

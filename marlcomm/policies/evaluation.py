@@ -12,8 +12,9 @@ from marlcomm.envs.base import Script, TeamEnv
 from marlcomm.policies.base import TeamPolicy
 from marlcomm.policies.rollout import EpisodeClock, Player, Rollout
 from marlcomm.policies.team import make_meter
+from marlcomm.wire.alphabet import Symbols
 from marlcomm.wire.bits import Int, WireError
-from marlcomm.wire.codes import Code, Symbols
+from marlcomm.wire.codes import Code
 from marlcomm.wire.meter import BandwidthMeter, BitCounts
 from marlcomm.wire.packets import read_packets, write_packets
 
@@ -59,7 +60,7 @@ def evaluate(
     """
     meter, player = make_meter(policy), Player(env, policy, seed, stream)
     counts, statistics, wire_bytes = BitCounts(), Episodes(), 0
-    widest = max(env.spec.observation_size, policy.channel.alphabet().slots, policy.channel.noise_size)
+    widest = max(env.spec.observation_size, policy.channel.alphabet().columns, policy.channel.noise_size)
     for worlds in _chunks(env, episodes, env.spec.horizon * widest):
         rollout = player.play(worlds, torch.zeros_like(worlds), greedy=greedy)
         statistics.add(rollout.rewards, rollout.lengths, rollout.info)

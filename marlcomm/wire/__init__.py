@@ -1,8 +1,8 @@
 """The wire: symbols to bits to bytes, and meters that read them. Needs numpy only."""
 
-from marlcomm.wire.alphabet import Alphabet
+from marlcomm.wire.alphabet import Alphabet, Slot
 from marlcomm.wire.bits import Packets, WireError
-from marlcomm.wire.codes import CODES, Code, EliasGammaCode, FixedLengthCode, MixedRadixCode, default_code
+from marlcomm.wire.codes import CODES, Code, EliasGammaCode, FixedLengthCode, GroupCode, MixedRadixCode
 from marlcomm.wire.meter import BandwidthMeter, BitCounts
 from marlcomm.wire.packets import read_packets, write_packets
 
@@ -14,10 +14,11 @@ __all__ = [
     "Code",
     "EliasGammaCode",
     "FixedLengthCode",
+    "GroupCode",
     "MixedRadixCode",
     "Packets",
+    "Slot",
     "WireError",
-    "default_code",
     "read_packets",
     "write_packets",
 ]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,14 +60,31 @@ class BitReader:
         self._bits = np.append(bits, np.uint8(1)).astype(np.int64)
         self._ends = ends
         self._position = ends - packets.sizes * 8
+        self._numbers = np.arange(len(ends))
         ones = np.where(self._bits == 1, np.arange(len(self._bits)), len(self._bits))
         self._next_one = np.minimum.accumulate(ones[::-1])[::-1]
+
+    def __len__(self) -> int:
+        return len(self._position)
+
+    @contextmanager
+    def only(self, rows: NDArray[np.bool_]) -> Iterator[BitReader]:
+        """A reader of some of the messages, [M] bool; what it reads there is read here too."""
+        part = copy.copy(self)
+        part._ends, part._position, part._numbers = self._ends[rows], self._position[rows], self._numbers[rows]
+        yield part
+        self._position = self._position.copy()
+        self._position[rows] = part._position
+
+    def error(self, wrong: NDArray[np.bool_], what: str) -> WireError:
+        """The error that names the first message that is wrong, [M] bool."""
+        return WireError(f"message {int(self._numbers[np.argmax(wrong)])} {what}")
 
     def take(self, widths: Int | int) -> Int:
         """The next field of each message, [M]; widths [M] or one for all."""
         widths = np.broadcast_to(np.asarray(widths, np.int64), self._position.shape)
         if (self._position + widths > self._ends).any():
-            raise WireError(f"message {int(np.argmax(self._position + widths > self._ends))} ends too early")
+            raise self.error(self._position + widths > self._ends, "ends too early")
         values = np.zeros_like(self._position)
         for offset in range(int(widths.max(initial=0))):
             at = np.minimum(self._position + offset, len(self._bits) - 1)
@@ -80,6 +100,6 @@ class BitReader:
         """Raise `WireError` unless only zero padding of less than a byte is left of every message."""
         left = self._ends - self._position
         if (left >= 8).any():
-            raise WireError(f"message {int(np.argmax(left >= 8))} goes on after its last symbol")
+            raise self.error(left >= 8, "goes on after its last symbol")
         if self.take(left).any():
             raise WireError("the padding of a message is not zero")

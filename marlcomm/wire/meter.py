@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from marlcomm.wire.alphabet import Alphabet
-from marlcomm.wire.codes import Code, default_code
+from marlcomm.wire.codes import Code
 from marlcomm.wire.entropy import estimable, histogram, plug_in_entropy
 
 
@@ -62,7 +62,7 @@ class BandwidthMeter:
     def __init__(self, alphabet: Alphabet, gated: bool = False, code: Code | None = None) -> None:
         self.alphabet = alphabet
         self.gated = gated
-        self.code = default_code(alphabet) if code is None else code
+        self.code = Code(alphabet) if code is None else code
 
     def count(
         self,
@@ -86,11 +86,11 @@ class BandwidthMeter:
             episodes=episodes,
             agent_steps=agent_steps,
             messages=len(messages),
-            nominal_bits=self.alphabet.nominal_bits * len(messages),
+            nominal_bits=float(self.alphabet.nominal_bits(messages).sum()),
             prefix_bits=int(lengths.sum()) + presence,
             received_bits=int((lengths * listeners[sent]).sum()) + presence_heard,
             # Hardly two float messages are ever equal: their histogram would only grow.
-            histogram=Counter() if self.alphabet.kind == "raw" else histogram(messages),
+            histogram=Counter() if self.alphabet.has_raw else histogram(messages),
         )
 
     def report(self, counts: BitCounts) -> dict[str, float]:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from marlcomm.wire.alphabet import Symbols
 from marlcomm.wire.bits import Int, Packets, WireError
-from marlcomm.wire.codes import Code, Symbols
+from marlcomm.wire.codes import Code
 
 HEADER_BYTES = 4
 _FIELD = np.dtype(">u2")
