@@ -17,6 +17,7 @@ from marlcomm.registry import ConfigError
 
 FORMAT = 1
 WEIGHTS, OPTIMIZER, _STATE = "weights", "optimizer", "state.json"
+_POLICY = "policy."
 
 
 def write(folder: Path, counters: dict[str, Any], **parts: Any) -> None:
@@ -53,6 +54,12 @@ def read_part(folder: Path, name: str) -> Any:
         return _join(tree, load_file(file))
     except (OSError, SafetensorError, KeyError) as error:
         raise ConfigError(f"checkpoint: cannot read {file}: {error}") from None
+
+
+def read_policy(folder: Path) -> dict[str, np.ndarray]:
+    """The weights and buffers of the team's policy in a checkpoint."""
+    weights = read_part(folder, WEIGHTS)
+    return {name.removeprefix(_POLICY): value for name, value in weights.items() if name.startswith(_POLICY)}
 
 
 def _read_state(folder: Path) -> dict[str, Any]:

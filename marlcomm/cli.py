@@ -22,6 +22,7 @@ from marlcomm.registry import ConfigError
 
 if TYPE_CHECKING:
     from marlcomm.config import Experiment
+    from marlcomm.rllib.algorithm import TeamAlgorithm
     from marlcomm.runs import Run
 
 app = typer.Typer(
@@ -86,6 +87,14 @@ def train(
     resume: Annotated[
         Path | None, typer.Option(metavar="RUN", help="continue a run from its last checkpoint", show_default=False)
     ] = None,
+    init_from: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RUN",
+            help="start from the weights of a trained team; without CONFIG with its settings too",
+            show_default=False,
+        ),
+    ] = None,
     root: Annotated[Path, typer.Option("--runs", help="folder that runs are made in")] = Path("runs"),
     evaluate_after: Annotated[
         bool, typer.Option("--evaluate/--no-evaluate", help="evaluate the end of the run")
@@ -98,16 +107,18 @@ def train(
     from marlcomm.rllib.cluster import check_cpus
     from marlcomm.runs import Run
 
+    if config_file is not None and init_from is not None and "=" in config_file.name and not config_file.exists():
+        config_file, overrides = None, [str(config_file), *(overrides or [])]
     if resume is not None:
-        if config_file is not None or overrides or imports:
+        if config_file is not None or overrides or imports or init_from is not None:
             raise ConfigError("--resume takes a run and nothing else: a run continues with the settings it has")
         run = Run.open(resume)
         settings = run.experiment()
         run.last_checkpoint()
-    elif config_file is None:
+    elif config_file is None and init_from is None:
         raise ConfigError("train: wanted a config file, as in marlcomm train configs/demo.yaml, or --resume RUN")
     else:
-        settings = _settings(config_file, overrides or [], imports or [])
+        settings = _settings(config_file, overrides or [], imports or [], init_from)
         check_cpus(settings)
         run = Run.create(settings, root, sys.argv[1:])
     try:
@@ -150,7 +161,14 @@ def _resume(run: Run) -> str:
     return f"{_program('marlcomm')} train --resume {run.folder}"
 
 
-def _settings(file: Path, overrides: list[str], imports: list[str]) -> Experiment:
+def _settings(file: Path | None, overrides: list[str], imports: list[str], init_from: Path | None) -> Experiment:
+    from marlcomm.runs import Run
+
+    if init_from is not None:
+        parent = Run.open(init_from)
+        file = parent.folder / "config.yaml" if file is None else file
+        overrides = [*overrides, f"init_from={parent.last_checkpoint()}"]
+    assert file is not None
     data, notes = config.read(file, overrides)
     if imports:
         listed = data.get("imports") or []
@@ -182,6 +200,8 @@ def _train(run: Run, settings: Experiment, resuming: bool) -> int | None:
         interruption.install()
         with out.status("building the team"):
             algorithm = stack.enter_context(built(run, settings, resuming))
+        if settings.init_from is not None and not resuming:
+            _tell_what_is_new(algorithm, Path(settings.init_from))
         with _progress() as progress, _told_how_to_go_on(run):
             done = algorithm.env_steps
             bar = progress.add_task("training", total=settings.run.env_steps, completed=done, figures="")
@@ -192,6 +212,20 @@ def _train(run: Run, settings: Experiment, resuming: bool) -> int | None:
                         f"{algorithm.env_steps:,} env steps  {_headline(figures)}", highlight=False, soft_wrap=True
                     )
     return interruption.exit_code if interruption.requested else None
+
+
+def _tell_what_is_new(algorithm: TeamAlgorithm, folder: Path) -> None:
+    """Say which weights do not come from the checkpoint."""
+    from marlcomm.checkpoint import read_policy
+    from marlcomm.policies.team import what_fits
+
+    policy = algorithm.env_runner.module.policy
+    fresh = sorted(policy.state_dict().keys() - what_fits(policy, read_policy(folder)))
+    err.print(
+        f"[yellow]note:[/yellow] weights of {escape(str(folder))}; new are {', '.join(fresh) or 'none'}",
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 @contextmanager
@@ -274,14 +308,15 @@ def list_things(
 ) -> None:
     """List what is registered."""
     config.import_plugins(imports or [])
-    plural = {"envs": "env", "channels": "channel", "policies": "policy", "algorithms": "algorithm"}
-    if kind not in plural:
-        raise ConfigError(f"list: unknown kind {kind!r}; {registry.nearest(kind, plural)}")
+    tables = {table.plural: table for table in registry.TABLES.values()}
+    if kind not in tables:
+        raise ConfigError(f"list: unknown kind {kind!r}; {registry.nearest(kind, tables)}")
+    tables[kind].discover()
     table = Table(box=None, pad_edge=False)
     table.add_column("name", style="bold")
     table.add_column("what it is")
     table.add_column("settings")
-    for row in registry.TABLES[plural[kind]].rows.values():
+    for row in tables[kind].rows.values():
         fields = row.settings_model().model_fields
         table.add_row(row.name, row.summary, ", ".join(fields))
     out.print(table)

@@ -74,6 +74,7 @@ class Experiment:
     resources: ResourceSettings
     evaluation: EvaluationSettings
     imports: tuple[str, ...] = ()
+    init_from: str | None = None
 
     def as_data(self) -> dict[str, Any]:
         """Plain data that `experiment` reads back."""
@@ -83,6 +84,7 @@ class Experiment:
             **{group: getattr(self, group).as_data() for group in GROUPS},
             **{section: getattr(self, section).model_dump(mode="json") for section in _SECTIONS},
             "imports": list(self.imports),
+            "init_from": self.init_from,
         }
 
     def as_yaml(self) -> str:
@@ -102,6 +104,7 @@ class _Head(Settings):
     name: str = Field("run", description="folder of the run")
     seed: int = Field(0, ge=0, lt=2**31, description="seed of everything random")
     imports: tuple[str, ...] = Field((), description="modules to import first: they register things of their own")
+    init_from: str | None = Field(None, description="checkpoint whose weights to start from, as far as they fit")
 
     @field_validator("name")
     @classmethod
@@ -136,7 +139,7 @@ def experiment(data: Mapping[str, Any]) -> Experiment:
         attempt(_check_together, choices, sections)
     if errors:
         raise ConfigError("\n".join(errors))
-    return Experiment(name=head.name, seed=head.seed, imports=head.imports, **choices, **sections)
+    return Experiment(**dict(head), **choices, **sections)
 
 
 def import_plugins(modules: Sequence[str]) -> None:

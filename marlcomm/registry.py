@@ -5,6 +5,9 @@ a bad setting import neither torch nor ray. Everybody else registers with a deco
 
     @register_channel("sign", settings=SignSettings)
     class SignChannel(Channel): ...
+
+An installed package makes its things known without being imported by an entry point of the same name, in the group
+``marlcomm.channels`` (or ``.envs``, ``.policies``, ``.algorithms``).
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import importlib
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from importlib import metadata
 from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
@@ -80,11 +84,13 @@ class Table:
 
     Attributes:
         kind: env, channel, policy or algorithm.
+        plural: of the kind.
         base: what their settings are made of, as ``"module:attribute"``.
         rows: by name.
     """
 
     kind: str
+    plural: str
     base: str
     rows: dict[str, Row] = field(default_factory=dict)
 
@@ -97,7 +103,21 @@ class Table:
             )
         self.rows[row.name] = row
 
+    def discover(self) -> None:
+        """Import what installed packages announce by entry points and is not registered yet."""
+        for point in metadata.entry_points(group=f"marlcomm.{self.plural}"):
+            if point.name in self.rows:
+                continue
+            try:
+                point.load()
+            except Exception as error:  # a third party's module may raise anything
+                raise ConfigError(f"{self.kind} {point.name!r}: cannot import {point.value}: {error}") from error
+            if point.name not in self.rows:
+                raise ConfigError(f"{self.kind} {point.name!r}: {point.value} registers no {self.kind} of that name")
+
     def row(self, name: str) -> Row:
+        if name not in self.rows:
+            self.discover()
         if name not in self.rows:
             raise ConfigError(f"{self.kind}.name: unknown {self.kind} {name!r}; {nearest(name, self.rows)}")
         return self.rows[name]
@@ -184,9 +204,9 @@ def _fields_at(model: type[BaseModel], location: list[str]) -> list[str]:
     return list(model.model_fields)
 
 
-def _table(kind: str, base: str, *rows: tuple[str, str, str, str]) -> Table:
+def _table(kind: str, plural: str, base: str, *rows: tuple[str, str, str, str]) -> Table:
     """A table of built-in rows: name, "module:class", "module:settings" (all under marlcomm), summary."""
-    table = Table(kind, f"marlcomm.{base}")
+    table = Table(kind, plural, f"marlcomm.{base}")
     for name, target, settings, summary in rows:
         table.add(Row(name, f"marlcomm.{target}", f"marlcomm.{settings}", summary))
     return table
@@ -194,6 +214,7 @@ def _table(kind: str, base: str, *rows: tuple[str, str, str, str]) -> Table:
 
 ENVS = _table(
     "env",
+    "envs",
     "envs.settings:EnvSettings",
     (
         "traffic_junction",
@@ -204,6 +225,7 @@ ENVS = _table(
 )
 CHANNELS = _table(
     "channel",
+    "channels",
     "channels.settings:ChannelSettings",
     (
         "continuous",
@@ -233,6 +255,7 @@ CHANNELS = _table(
 )
 POLICIES = _table(
     "policy",
+    "policies",
     "policies.settings:PolicySettings",
     (
         "ic3net",
@@ -255,6 +278,7 @@ POLICIES = _table(
 )
 ALGORITHMS = _table(
     "algorithm",
+    "algorithms",
     "rllib.settings:Training",
     (
         "ic3net",

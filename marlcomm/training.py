@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -70,6 +71,7 @@ def built(run: Run, settings: Experiment, resume: bool) -> Iterator[TeamAlgorith
 
     if resume:
         folder = run.last_checkpoint()
+        settings = replace(settings, init_from=None)  # what it began with is in the checkpoint
     algorithm: TeamAlgorithm = algorithm_config(settings).logging(log_dir=run.folder).build_algo()
     try:
         if resume:

@@ -275,6 +275,30 @@ def test_another_channel_on_the_command_line_trains(workplace):
     assert "delta" not in config
 
 
+def test_a_trained_team_goes_on_with_another_channel(finished):
+    workplace, parent, _ = finished
+    done = marlcomm(
+        "train", "--init-from", parent, "channel.name=vq", "name=swapped", f"run.env_steps={ROUND}", "--no-evaluate",
+        cwd=workplace,
+    )  # fmt: skip
+    assert "new are channel.codebook" in done.stderr
+    (folder,) = (workplace / "runs" / "swapped").iterdir()
+    assert f"init_from: {parent}/checkpoints/" in (folder / "config.yaml").read_text()
+    first, before, after = (
+        last_weights(folder)["/policy.encoder.0.weight"],
+        last_weights(parent)["/policy.encoder.0.weight"],
+        sorted((folder / "checkpoints").glob("[0-9]*"))[0],
+    )
+    assert not np.array_equal(first, before)  # it went on learning
+    assert np.array_equal(load_file(after / "weights.safetensors")["/policy.encoder.0.weight"], before)
+    # What it began with may go: the run's own checkpoints are enough.
+    config = folder / "config.yaml"
+    config.write_text(
+        config.read_text().replace(str(parent), "gone").replace(f"env_steps: {ROUND}", f"env_steps: {2 * ROUND}")
+    )
+    marlcomm("train", "--resume", folder, "--no-evaluate", cwd=workplace)
+
+
 def test_a_registered_channel_trains_from_the_command_line(workplace):
     marlcomm(
         "train", "configs/demo.yaml", "channel.name=sign", "imports=[third_party]", *SMALL, f"run.env_steps={ROUND}",
@@ -345,6 +369,7 @@ def test_help_everywhere(verb):
         (["train", "configs/demo.yaml", "channel"], "wanted KEY=VALUE"),
         (["train", "configs/demo.yaml", "--resume", "runs/x"], "--resume takes a run and nothing else"),
         (["train", "--resume", "runs/none"], "no run in 'runs/none'"),
+        (["train", "--init-from", "runs/none", "channel.name=vq"], "no run in 'runs/none'"),
         (
             ["train", "configs/demo.yaml", "resources.num_env_runners=64", "resources.num_cpus=3"],
             "64 env runners and 0 learners need 64 CPUs, here are 3; resources.num_cpus=64 lets them share",

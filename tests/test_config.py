@@ -172,7 +172,7 @@ class Knobs(Settings):
 
 
 def test_registering():
-    table = Table("thing", "marlcomm.registry:Settings")
+    table = Table("thing", "things", "marlcomm.registry:Settings")
 
     @table.register("one", settings=Knobs)
     class One:
@@ -191,6 +191,38 @@ def test_registering():
         table.check("one", {"size": "x"})
     table.add(Row("lazy", "math:sqrt", Knobs, "not imported until it is used"))
     assert table.row("lazy").load()(9) == 3
+
+
+def announce(folder, monkeypatch, target):
+    """Install a distribution that announces a thing named "found"."""
+    info = folder / "theirs-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[marlcomm.things]\nfound = {target}\n")
+    monkeypatch.syspath_prepend(folder)
+
+
+def test_installed_packages_announce_their_things(tmp_path, monkeypatch):
+    table = Table("thing", "things", "marlcomm.registry:Settings")
+    (tmp_path / "their_module.py").write_text(
+        "import builtins\nFound = builtins.REGISTER('found')(type('Found', (), {}))\n"
+    )
+    monkeypatch.setattr("builtins.REGISTER", table.register, raising=False)
+    announce(tmp_path, monkeypatch, "their_module:Found")
+    assert "their_module" not in sys.modules
+    assert table.row("found").load().__name__ == "Found"
+    with pytest.raises(ConfigError, match="did you mean 'found'"):
+        table.row("foumd")
+
+
+def test_an_announcement_that_leads_nowhere_is_named(tmp_path, monkeypatch):
+    table = Table("thing", "things", "marlcomm.registry:Settings")
+    announce(tmp_path, monkeypatch, "no_such_module:Found")
+    with pytest.raises(ConfigError, match="thing 'found': cannot import no_such_module:Found: No module named"):
+        table.row("other")
+    (tmp_path / "theirs-1.0.dist-info" / "entry_points.txt").write_text("[marlcomm.things]\nfound = math:sqrt\n")
+    with pytest.raises(ConfigError, match="thing 'found': math:sqrt registers no thing of that name"):
+        table.discover()
 
 
 def test_hints():

@@ -1,5 +1,8 @@
 """Policies: nothing passes between agents but what is on the wire."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 
@@ -8,6 +11,7 @@ from marlcomm.policies.base import Moment, Overheard
 from marlcomm.policies.memory import AgentLSTM
 from marlcomm.policies.rollout import Player, channel_noise
 from marlcomm.policies.team import TeamNames
+from marlcomm.registry import ConfigError
 
 CHANNELS = {
     "continuous": {},
@@ -352,6 +356,21 @@ def test_a_codebook_starts_from_what_the_untrained_team_says(policy_name, shared
     for segment in range(2):
         used = played.talk.symbols[..., segment][played.acts].unique()
         assert len(used) >= 12  # of random codewords, a few at most
+
+
+def test_a_policy_starts_from_the_weights_that_fit():
+    names = TeamNames("traffic_junction", {}, "transformer", POLICIES["transformer"], "continuous", {})
+    env = names.make_env()
+    parent = {name: 2 * value.numpy() for name, value in names.make_policy(env, 0).state_dict().items()}
+    swapped = replace(names, channel="vq").make_policy(env, 0, parent)
+    assert all(torch.equal(swapped.state_dict()[name], torch.as_tensor(value)) for name, value in parent.items())
+    untrained = replace(names, channel="vq").make_policy(env, 0)
+    assert not torch.equal(swapped.channel.codebook, untrained.channel.codebook)  # calibrated on what *this* team says
+    own = {name: value.numpy() + 1 for name, value in untrained.state_dict().items()}
+    again = replace(names, channel="vq").make_policy(env, 0, own)
+    assert torch.equal(again.channel.codebook, torch.as_tensor(own["channel.codebook"]))  # trained already
+    with pytest.raises(ConfigError, match="nothing in this checkpoint"):
+        names.make_policy(env, 0, {"other": np.zeros(3)})
 
 
 def test_greedy_play_takes_the_likeliest_action():

@@ -21,6 +21,7 @@ def algorithm_config(settings: Experiment) -> TeamConfig:
             channel=settings.channel.name,
             channel_config=settings.channel.settings.model_dump(),
             imports=settings.imports,
+            init_from=settings.init_from,
         )
         .training(**settings.algorithm.settings.model_dump())
         .env_runners(

@@ -17,8 +17,6 @@ from marlcomm.policies.evaluation import evaluate, evaluate_script
 from marlcomm.policies.team import TeamNames
 from marlcomm.runs import Run
 
-_PREFIX = "policy."
-
 
 def team_names(settings: Experiment) -> TeamNames:
     """The parts of an experiment's team."""
@@ -37,11 +35,7 @@ def load_team(settings: Experiment, folder: Path) -> tuple[TeamEnv, TeamPolicy]:
     names = team_names(settings)
     env = names.make_env(final=True)
     policy = names.make_policy(env, settings.seed)
-    weights = {
-        name.removeprefix(_PREFIX): torch.as_tensor(value)
-        for name, value in checkpoint.read_part(folder, checkpoint.WEIGHTS).items()
-        if name.startswith(_PREFIX)
-    }
+    weights = {name: torch.as_tensor(value) for name, value in checkpoint.read_policy(folder).items()}
     policy.load_state_dict(weights)
     return env, policy.eval()
 

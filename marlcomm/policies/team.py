@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,6 +20,7 @@ from marlcomm.registry import CHANNELS, ENVS, POLICIES, ConfigError
 from marlcomm.wire.meter import BandwidthMeter
 
 _CALIBRATION_WORLDS = 64
+_CHANNEL = "channel."  # the prefix of its weights in a policy
 
 
 @dataclass(frozen=True)
@@ -46,21 +49,40 @@ class TeamNames:
     def make_channel(self, message_size: int) -> Channel:
         return make_channel(self.channel, self.channel_config, message_size)
 
-    def make_policy(self, env: TeamEnv, seed: int) -> TeamPolicy:
-        """The untrained policy for a world; its weights depend on names, settings and `seed` alone."""
+    def make_policy(self, env: TeamEnv, seed: int, start: Mapping[str, np.ndarray] | None = None) -> TeamPolicy:
+        """The policy for a world, untrained or with the weights of `start` wherever name and shape are the same.
+
+        All other weights depend on names, settings and `seed` alone.
+        """
         settings: Any = POLICIES.check(self.policy, self.policy_config)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             channel = self.make_channel(settings.message_width)
             policy = cast(TeamPolicy, POLICIES.row(self.policy).load()(env.spec, settings, channel))
-            if type(channel).calibrate is not Channel.calibrate:
+            fitting = what_fits(policy, start or {})
+            policy.load_state_dict(fitting, strict=False)
+            trained = all(f"{_CHANNEL}{name}" in fitting for name in channel.state_dict())
+            if type(channel).calibrate is not Channel.calibrate and not trained:
                 home = env if env.device.type == "cpu" else self.make_env()  # where an untrained policy is
                 channel.calibrate(_first_words(home, policy, seed))
             return policy
 
 
+def what_fits(policy: TeamPolicy, weights: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
+    """The weights and buffers whose name and shape are those of the policy; raises `ConfigError` if there are none."""
+    known = policy.state_dict()
+    fitting = {
+        name: torch.as_tensor(value)
+        for name, value in weights.items()
+        if name in known and known[name].shape == value.shape
+    }
+    if weights and not fitting:
+        raise ConfigError("init_from: nothing in this checkpoint has the name and shape of a weight of the new team")
+    return fitting
+
+
 def _first_words(env: TeamEnv, policy: TeamPolicy, seed: int) -> Tensor:
-    """What an untrained team gives to its channel: messages [M, D] of a few episodes."""
+    """What a team gives to its channel before it is trained on: messages [M, D] of a few episodes."""
     said: list[Tensor] = []
     say = policy.say
 

@@ -89,6 +89,7 @@ class TeamConfig(AlgorithmConfig):
         self.channel = "ddcl"
         self.channel_config: dict[str, Any] = {}
         self.imports: list[str] = []
+        self.init_from: str | None = None
         self.log_dir: str | None = None
         for name, value in self.settings_model().model_dump().items():
             setattr(self, name, value)
@@ -105,6 +106,7 @@ class TeamConfig(AlgorithmConfig):
         channel: str = NotProvided,
         channel_config: dict[str, Any] = NotProvided,
         imports: Sequence[str] = NotProvided,
+        init_from: str | os.PathLike[str] | None = NotProvided,
     ) -> Self:
         """How the team talks.
 
@@ -114,6 +116,8 @@ class TeamConfig(AlgorithmConfig):
             channel: name of a registered channel.
             channel_config: its settings.
             imports: modules that register things of your own; every worker imports them first.
+            init_from: checkpoint of a trained team (``RUN/checkpoints/ROUND``), on a disk that every worker reads:
+                start from its weights wherever name and shape are the same. None: start untrained.
         """
         given = {
             "policy": policy,
@@ -121,6 +125,7 @@ class TeamConfig(AlgorithmConfig):
             "channel": channel,
             "channel_config": channel_config,
             "imports": imports if imports is NotProvided else list(imports),
+            "init_from": init_from if init_from in (NotProvided, None) else os.fspath(init_from),
         }
         for name, value in given.items():
             if value is not NotProvided:
@@ -223,5 +228,5 @@ class TeamConfig(AlgorithmConfig):
 
     def get_default_rl_module_spec(self) -> RLModuleSpec:
         team = self.team_names()
-        config = {"team": vars(team), "seed": self.seed, "imports": list(self.imports)}
+        config = {"team": vars(team), "seed": self.seed, "imports": list(self.imports), "init_from": self.init_from}
         return RLModuleSpec(module_class=TeamRLModule, model_config=config)

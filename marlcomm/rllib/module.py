@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from torch import Tensor
 
+from marlcomm.checkpoint import read_policy
 from marlcomm.config import import_plugins
 from marlcomm.envs.base import TeamSpec
 from marlcomm.policies.base import Decision, Moment
@@ -33,7 +35,8 @@ class TeamRLModule(TorchRLModule):
         self.seed: int = config["seed"]
         env = names.make_env()
         self.spec: TeamSpec = env.spec
-        self.policy = names.make_policy(env, self.seed)
+        start = config["init_from"]
+        self.policy = names.make_policy(env, self.seed, {} if start is None else read_policy(Path(start)))
 
     def _forward(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         return {DECISION: self.replay(batch)}
