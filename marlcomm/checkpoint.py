@@ -59,7 +59,9 @@ def read_part(folder: Path, name: str) -> Any:
 def read_policy(folder: Path) -> dict[str, np.ndarray]:
     """The weights and buffers of the team's policy in a checkpoint."""
     weights = read_part(folder, WEIGHTS)
-    return {name.removeprefix(_POLICY): value for name, value in weights.items() if name.startswith(_POLICY)}
+    return {
+        name.removeprefix(_POLICY): np.asarray(value) for name, value in weights.items() if name.startswith(_POLICY)
+    }
 
 
 def _read_state(folder: Path) -> dict[str, Any]:

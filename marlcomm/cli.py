@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -272,6 +273,12 @@ def _headline(figures: dict[str, float]) -> str:
 @app.command()
 def evaluate(
     run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="folder of a run, or the folder above its runs")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[channel.KEY=VALUE]...", help="another channel for the trained team", show_default=False
+        ),
+    ] = None,
     episodes: Annotated[
         int | None, typer.Option(min=1, help="episodes; by default evaluation.episodes of the run")
     ] = None,
@@ -279,14 +286,23 @@ def evaluate(
         int | None, typer.Option(min=0, help="seed of the evaluation's worlds; by default the run's")
     ] = None,
 ) -> None:
-    """Evaluate a run's last checkpoint between floor and ceiling, and write summary.json."""
+    """Evaluate a run's last checkpoint between floor and ceiling, and write summary.json.
+
+    With channel.name=post_training channel.bits=4 (say) the trained team talks through another channel, without
+    training, and the file is summary-CHANNEL.json.
+    """
     from marlcomm.runs import Run
 
     run = Run.open(run_folder)
-    _evaluate(run, run.experiment(), episodes, seed)
+    changes = overrides or []
+    for change in changes:
+        if not change.startswith("channel."):
+            raise ConfigError(f"evaluate: got {change!r}, wanted channel.KEY=VALUE: all else is as it was trained")
+    variant = "-".join(re.sub(r"[^A-Za-z0-9._]+", "", change.partition("=")[2]) for change in changes)
+    _evaluate(run, run.experiment(changes), episodes, seed, variant)
 
 
-def _evaluate(run: Run, settings: Experiment, episodes: int | None, seed: int | None) -> None:
+def _evaluate(run: Run, settings: Experiment, episodes: int | None, seed: int | None, variant: str = "") -> None:
     run.last_checkpoint()
     with out.status("evaluating") as status:
         from marlcomm.analysis.evaluation import evaluate_run
@@ -295,7 +311,7 @@ def _evaluate(run: Run, settings: Experiment, episodes: int | None, seed: int | 
         summary = evaluate_run(
             run, settings, episodes=episodes, seed=seed, watch=lambda what: status.update(f"evaluating: {what}")
         )
-    file = run.write_summary(summary)
+    file = run.write_summary(summary, variant)
     out.print()
     out.print(summary_table(summary))
     out.print(f"written to {escape(str(file))}", highlight=False, soft_wrap=True)

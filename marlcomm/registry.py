@@ -235,6 +235,12 @@ CHANNELS = _table(
     ),
     ("silent", "channels.plain:SilentChannel", "channels.settings:SilentSettings", "nothing is sent: the reference"),
     (
+        "post_training",
+        "channels.post_training:PostTrainingChannel",
+        "channels.settings:PostTrainingSettings",
+        "a continuous team quantised after training: the cheap baseline",
+    ),
+    (
         "ddcl",
         "channels.ddcl:DDCLChannel",
         "channels.settings:DDCLSettings",

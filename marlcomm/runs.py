@@ -61,9 +61,9 @@ class Run:
         begun = [folder for folder in below if Run(folder).checkpoints()]
         return Run((begun or below)[-1])
 
-    def experiment(self) -> Experiment:
-        """The settings of the run, checked."""
-        data, _ = read(self.folder / "config.yaml")
+    def experiment(self, overrides: Sequence[str] = ()) -> Experiment:
+        """The settings of the run under overrides, checked."""
+        data, _ = read(self.folder / "config.yaml", overrides)
         return experiment(data)
 
     def command(self) -> str:
@@ -96,8 +96,9 @@ class Run:
         for path in [*self.checkpoints()[:-_KEPT_CHECKPOINTS], *(self.folder / "checkpoints").glob(".*")]:
             shutil.rmtree(path, ignore_errors=True)
 
-    def write_summary(self, summary: dict[str, Any]) -> Path:
-        file = self.folder / "summary.json"
+    def write_summary(self, summary: dict[str, Any], variant: str = "") -> Path:
+        """Write summary.json, or that of a variant of the trained team (as it is with another channel)."""
+        file = self.folder / f"summary{variant and '-'}{variant}.json"
         partial = file.with_suffix(".partial")
         partial.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
         partial.rename(file)

@@ -13,7 +13,8 @@ from marlcomm.channels import check_channel
 from marlcomm.channels.ddcl import DDCLChannel
 from marlcomm.channels.gumbel import GumbelChannel
 from marlcomm.channels.plain import ContinuousChannel, SilentChannel
-from marlcomm.channels.settings import DDCLSettings, GumbelSettings, VQSettings
+from marlcomm.channels.post_training import PostTrainingChannel
+from marlcomm.channels.settings import DDCLSettings, GumbelSettings, PostTrainingSettings, VQSettings
 from marlcomm.channels.vq import VQChannel
 from marlcomm.objectives.base import channel_loss
 from marlcomm.policies.base import Talk
@@ -21,6 +22,7 @@ from marlcomm.policies.team import make_channel
 from marlcomm.registry import CHANNELS, ConfigError
 
 VARIANTS = {
+    "post_training": [{}, {"bits": 2}, {"bits": 16}],
     "ddcl": [{}, {"delta": 1.0, "rate_warmup": 1000}, {"limit": 3}],
     "vq": [{}, {"segments": 4, "codebook_size": 5}, {"segments": 8}, {"segments": 2, "shared_codebook": True}],
     "gumbel": [{}, {"tokens": 3, "vocabulary": 7, "temperature": 0.3}],
@@ -210,6 +212,19 @@ def test_continuous_symbols_are_the_floats_themselves():
     symbols = channel.encode(messages)
     assert torch.equal(symbols.view(torch.float32), messages)
     assert channel.alphabet().nominal_bits(symbols.numpy()).tolist() == [128] * 5
+
+
+def test_quantising_afterwards_covers_what_the_team_says():
+    channel = PostTrainingChannel(3, PostTrainingSettings(bits=2, clipped_share=0.0))
+    messages = torch.rand(500, 3) * torch.tensor([3.0, 6.0, 0.0]) + torch.tensor([-3.0, 0.0, 7.0])
+    messages[0], messages[1] = torch.tensor([-3.0, 0.0, 7.0]), torch.tensor([0.0, 6.0, 7.0])
+    channel.calibrate(messages)
+    wanted = torch.tensor([[0, 0, 0], [1, 1, 0], [3, 3, 3]], dtype=torch.int32)
+    spoken = torch.tensor([[-9.0, -1.0, 6.9], [-2.1, 2.5, 7.0], [0.2, 9.0, 7.1]])
+    assert torch.equal(channel.encode(spoken)[:, :2], wanted[:, :2])
+    assert channel.decode(wanted)[:, :2].flatten().tolist() == pytest.approx([-3, 0, -2, 2, 0, 6])
+    error = (channel.decode(channel.encode(messages)) - messages).abs().max(0).values
+    assert (error <= torch.tensor([0.5, 1.0, 1e-6]) + 1e-6).all()
 
 
 def test_silence_sends_nothing():

@@ -145,6 +145,20 @@ def test_evaluate_says_the_same_again(finished):
     assert (again["episodes"], again["evaluation_seed"]) == (10, 5)
 
 
+def test_a_trained_team_is_evaluated_with_another_channel(finished):
+    workplace, folder, _ = finished
+    before = (folder / "summary.json").read_text()
+    marlcomm(
+        "evaluate", folder, "channel.name=post_training", "channel.bits=2", "--episodes", 40, cwd=workplace,
+    )  # fmt: skip
+    summary = json.loads((folder / "summary-post_training-2.json").read_text())
+    assert summary["channel_settings"]["bits"] == 2
+    assert summary["evaluation/prefix_bits_per_message"] == 8.0
+    assert (folder / "summary.json").read_text() == before
+    done = marlcomm("evaluate", folder, "policy.message_size=3", cwd=workplace, code=2)
+    assert "wanted channel.KEY=VALUE" in done.stderr
+
+
 def wait_for(condition, process, seconds=120):
     end = time.monotonic() + seconds
     while not condition():

@@ -7,14 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from marlcomm import checkpoint
 from marlcomm.config import Experiment
 from marlcomm.envs.base import TeamEnv
 from marlcomm.policies.base import TeamPolicy
 from marlcomm.policies.evaluation import evaluate, evaluate_script
-from marlcomm.policies.team import TeamNames
+from marlcomm.policies.team import TeamNames, what_fits
+from marlcomm.registry import ConfigError
 from marlcomm.runs import Run
 
 
@@ -31,12 +30,18 @@ def team_names(settings: Experiment) -> TeamNames:
 
 
 def load_team(settings: Experiment, folder: Path) -> tuple[TeamEnv, TeamPolicy]:
-    """The world and the trained policy of a checkpoint, ready to play."""
+    """The world and the trained policy of a checkpoint, ready to play.
+
+    Where the settings name another channel than the one it was trained with, that channel is new (and calibrated on
+    what the trained team says, if it can be); everything else must be in the checkpoint.
+    """
     names = team_names(settings)
     env = names.make_env(final=True)
-    policy = names.make_policy(env, settings.seed)
-    weights = {name: torch.as_tensor(value) for name, value in checkpoint.read_policy(folder).items()}
-    policy.load_state_dict(weights)
+    weights = checkpoint.read_policy(folder)
+    policy = names.make_policy(env, settings.seed, weights)
+    missing = policy.state_dict().keys() - what_fits(policy, weights)
+    if any(not name.startswith("channel.") for name in missing):
+        raise ConfigError(f"checkpoint: {folder} is of another policy: it lacks {', '.join(sorted(missing))}")
     return env, policy.eval()
 
 
@@ -65,6 +70,7 @@ def evaluate_run(
         "setting": env.spec.setting,
         "policy": settings.policy.name,
         "channel": settings.channel.name,
+        "channel_settings": settings.channel.settings.model_dump(mode="json"),
         "algorithm": settings.algorithm.name,
         "checkpoint": folder.name,
         "env_steps": counters["env_steps"],

@@ -22,6 +22,15 @@ class SilentSettings(ChannelSettings):
     """Nothing is sent."""
 
 
+class PostTrainingSettings(ChannelSettings):
+    """A trained continuous team, quantised afterwards."""
+
+    bits: int = Field(4, ge=1, le=16, description="bits of each element")
+    clipped_share: float = Field(
+        0.002, ge=0, lt=1, description="share of what the team says that may lie outside the range, half on each side"
+    )
+
+
 class VQSettings(ChannelSettings):
     """Vector quantisation: the index of the nearest codeword of each segment."""
 
