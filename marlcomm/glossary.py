@@ -65,8 +65,14 @@ LEARNING = {
     "policy/clipped_fraction": Figure("share", "MAPPO: agent steps whose probability ratio left the clipping range"),
     "policy/kl": Figure("nats", "MAPPO: mean of ratio - 1 - ln(ratio), from the rollout's policy to the present one"),
     "channel/rate": Figure("bits / message", "ddcl: surrogate sum of log2(2 |z| / delta + 1); no code length"),
-    "channel/codebook": Figure("distance^2 / element", "vq: squared distance of codewords to messages"),
-    "channel/commitment": Figure("distance^2 / element", "vq: the same number, whose gradient moves messages"),
+    "channel/codebook": Figure("distance^2 / element", "vq, rvq: squared distance of codewords to messages"),
+    "channel/commitment": Figure(
+        "distance^2 / element", "vq, rvq, lfq, bsq: messages to their codewords, by the gradient that moves messages"
+    ),
+    "channel/entropy": Figure(
+        "nats / message", "lfq, bsq: entropy of the soft bits, less diversity times their cost in a code for the usage"
+    ),
+    "channel/usage": Figure("nats / message", "lfq, bsq: that cost again, whose gradient moves the usage"),
     "replay/flipped_symbols": Figure("share of symbols", "symbols the learner recomputes differently before any step"),
     "replay/ratio_error": Figure("1", "largest |probability ratio - 1| before any step, in worlds without a flip"),
     "update/skipped": Figure("minibatches", "updates skipped this round because a gradient was infinite or NaN"),

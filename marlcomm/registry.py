@@ -258,6 +258,54 @@ CHANNELS = _table(
         "channels.settings:GumbelSettings",
         "tokens by straight-through Gumbel-softmax",
     ),
+    (
+        "fsq",
+        "channels.fsq:FSQChannel",
+        "channels.settings:FSQSettings",
+        "every number squashed and rounded to a few levels, no codebook",
+    ),
+    (
+        "uniform",
+        "channels.uniform:UniformChannel",
+        "channels.settings:UniformSettings",
+        "b bits an element in equal steps, whose size is learned or fixed",
+    ),
+    (
+        "float16",
+        "channels.casts:CastChannel",
+        "channels.settings:Float16Settings",
+        "float16 numbers: 16 bits per element",
+    ),
+    (
+        "bfloat16",
+        "channels.casts:CastChannel",
+        "channels.settings:BFloat16Settings",
+        "bfloat16 numbers: 16 bits per element",
+    ),
+    (
+        "int8",
+        "channels.casts:Int8Channel",
+        "channels.settings:Int8Settings",
+        "integers times a scale: 8 bits per element",
+    ),
+    (
+        "lfq",
+        "channels.lfq:LFQChannel",
+        "channels.settings:LFQSettings",
+        "the signs of a few numbers, one bit each",
+    ),
+    (
+        "bsq",
+        "channels.lfq:LFQChannel",
+        "channels.settings:BSQSettings",
+        "the signs of a few numbers on the unit sphere",
+    ),
+    (
+        "rvq",
+        "channels.rvq:RVQChannel",
+        "channels.settings:RVQSettings",
+        "indices of stages that refine each other; any prefix is a message",
+    ),
 )
 POLICIES = _table(
     "policy",

@@ -26,6 +26,17 @@ VARIANTS = {
     "ddcl": [{}, {"delta": 1.0, "rate_warmup": 1000}, {"limit": 3}],
     "vq": [{}, {"segments": 4, "codebook_size": 5}, {"segments": 8}, {"segments": 2, "shared_codebook": True}],
     "gumbel": [{}, {"tokens": 3, "vocabulary": 7, "temperature": 0.3}],
+    "fsq": [{}, {"levels": [2]}, {"levels": [8, 6, 5]}, {"levels": [3, 2, 4, 5, 7, 9, 256, 255]}],
+    "uniform": [{}, {"bits": 2, "shared_step": True}, {"bits": 8, "step": "fixed", "low": 0.0}, {"bits": 16}],
+    "int8": [{}, {"scale": "fixed", "limit": 3.0}],
+    "lfq": [
+        {},
+        {"bits": 16},
+        {"entropy_weight": 0.1, "inverse_temperature": 3.0},
+        {"bits": 3, "commitment_weight": 0.0},
+    ],
+    "bsq": [{}, {"bits": 16}, {"entropy_weight": 0.1, "diversity": 0.5}, {"bits": 2}],
+    "rvq": [{}, {"prefix": "random"}, {"stages": 3, "stages_sent": 2, "codebook_size": 5}, {"stages": 1}],
 }
 CASES = [(name, settings) for name in CHANNELS.rows for settings in VARIANTS.get(name, [{}])]
 
