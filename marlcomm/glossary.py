@@ -67,6 +67,7 @@ LEARNING = {
     "channel/rate": Figure("bits / message", "ddcl: surrogate sum of log2(2 |z| / delta + 1); no code length"),
     "channel/codebook": Figure("distance^2 / element", "vq: squared distance of codewords to messages"),
     "channel/commitment": Figure("distance^2 / element", "vq: the same number, whose gradient moves messages"),
+    "channel/length": Figure("tokens / message", "gumbel, gr_mck: tokens sent, end mark included; no code length"),
     "replay/flipped_symbols": Figure("share of symbols", "symbols the learner recomputes differently before any step"),
     "replay/ratio_error": Figure("1", "largest |probability ratio - 1| before any step, in worlds without a flip"),
     "update/skipped": Figure("minibatches", "updates skipped this round because a gradient was infinite or NaN"),

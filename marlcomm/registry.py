@@ -230,6 +230,12 @@ CHANNELS = _table(
         "channels.settings:GumbelSettings",
         "tokens by straight-through Gumbel-softmax",
     ),
+    (
+        "gr_mck",
+        "channels.gumbel:GRMCKChannel",
+        "channels.settings:GRMCKSettings",
+        "gumbel with a gradient averaged over noises of the same token",
+    ),
 )
 POLICIES = _table(
     "policy",
