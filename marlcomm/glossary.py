@@ -73,6 +73,7 @@ LEARNING = {
         "nats / message", "lfq, bsq: entropy of the soft bits, less diversity times their cost in a code for the usage"
     ),
     "channel/usage": Figure("nats / message", "lfq, bsq: that cost again, whose gradient moves the usage"),
+    "channel/length": Figure("tokens / message", "gumbel, gr_mck: tokens sent, end mark included; no code length"),
     "replay/flipped_symbols": Figure("share of symbols", "symbols the learner recomputes differently before any step"),
     "replay/ratio_error": Figure("1", "largest |probability ratio - 1| before any step, in worlds without a flip"),
     "update/skipped": Figure("minibatches", "updates skipped this round because a gradient was infinite or NaN"),

@@ -60,6 +60,12 @@ def words(keys: Tensor, *shape: int, first: int = 0) -> Tensor:
     return keys
 
 
+def keys_of(uniforms: Tensor) -> Tensor:
+    """Keys [...] made of the bits of given draws [..., A]: whoever knows the draws can draw more, and the same ones."""
+    bits = uniforms.to(torch.float32).contiguous().view(torch.int32).to(torch.int64)
+    return mix(absorb(bits, torch.arange(bits.shape[-1], device=bits.device)).sum(-1))
+
+
 def to_uniform(bits: Tensor) -> Tensor:
     """Words to float32 in the open interval (0, 1), symmetric about 1/2."""
     high = _shift_right(bits, 64 - _UNIFORM_BITS).to(torch.float32)
@@ -69,6 +75,13 @@ def to_uniform(bits: Tensor) -> Tensor:
 def uniform(keys: Tensor, *shape: int, first: int = 0) -> Tensor:
     """Uniform draws [*keys.shape, *shape] in (0, 1); `words` says what each is keyed by."""
     return to_uniform(words(keys, *shape, first=first))
+
+
+def many_uniform(keys: Tensor, count: int) -> Tensor:
+    """Uniform draws [*keys.shape, count] in (0, 1), two from each word: for half the time of `uniform`, other draws."""
+    halves = words(keys, (count + 1) // 2).view(torch.int32)[..., :count]
+    high = (halves >> (32 - _UNIFORM_BITS)) & ((1 << _UNIFORM_BITS) - 1)
+    return high.to(torch.float32).add_(0.5).mul_(2.0**-_UNIFORM_BITS)
 
 
 def gumbel(uniforms: Tensor) -> Tensor:

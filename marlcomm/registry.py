@@ -306,6 +306,12 @@ CHANNELS = _table(
         "channels.settings:RVQSettings",
         "indices of stages that refine each other; any prefix is a message",
     ),
+    (
+        "gr_mck",
+        "channels.gumbel:GRMCKChannel",
+        "channels.settings:GRMCKSettings",
+        "gumbel with a gradient averaged over noises of the same token",
+    ),
 )
 POLICIES = _table(
     "policy",

@@ -11,10 +11,9 @@ from torch.distributions import Categorical
 from marlcomm import noise
 from marlcomm.channels import check_channel
 from marlcomm.channels.ddcl import DDCLChannel
-from marlcomm.channels.gumbel import GumbelChannel
 from marlcomm.channels.plain import ContinuousChannel, SilentChannel
 from marlcomm.channels.post_training import PostTrainingChannel
-from marlcomm.channels.settings import DDCLSettings, GumbelSettings, PostTrainingSettings, VQSettings
+from marlcomm.channels.settings import DDCLSettings, PostTrainingSettings, VQSettings
 from marlcomm.channels.vq import VQChannel
 from marlcomm.objectives.base import channel_loss
 from marlcomm.policies.base import Talk
@@ -25,7 +24,6 @@ VARIANTS = {
     "post_training": [{}, {"bits": 2}, {"bits": 16}],
     "ddcl": [{}, {"delta": 1.0, "rate_warmup": 1000}, {"limit": 3}],
     "vq": [{}, {"segments": 4, "codebook_size": 5}, {"segments": 8}, {"segments": 2, "shared_codebook": True}],
-    "gumbel": [{}, {"tokens": 3, "vocabulary": 7, "temperature": 0.3}],
     "fsq": [{}, {"levels": [2]}, {"levels": [8, 6, 5]}, {"levels": [3, 2, 4, 5, 7, 9, 256, 255]}],
     "uniform": [{}, {"bits": 2, "shared_step": True}, {"bits": 8, "step": "fixed", "low": 0.0}, {"bits": 16}],
     "int8": [{}, {"scale": "fixed", "limit": 3.0}],
@@ -37,6 +35,13 @@ VARIANTS = {
     ],
     "bsq": [{}, {"bits": 16}, {"entropy_weight": 0.1, "diversity": 0.5}, {"bits": 2}],
     "rvq": [{}, {"prefix": "random"}, {"stages": 3, "stages_sent": 2, "codebook_size": 5}, {"stages": 1}],
+    "gumbel": [
+        {},
+        {"tokens": 3, "vocabulary": 7, "temperature": 0.3},
+        {"tokens": 4, "end_token": True, "length_weight": 0.01},
+        {"tokens": 3, "sender": "autoregressive", "end_token": True, "temperature_schedule": "exponential"},
+    ],
+    "gr_mck": [{}, {"tokens": 3, "sender": "autoregressive", "samples": 4}, {"tokens": 2, "end_token": True}],
 }
 CASES = [(name, settings) for name in CHANNELS.rows for settings in VARIANTS.get(name, [{}])]
 
@@ -286,31 +291,6 @@ def test_vq_tells_messages_apart_whatever_their_segments(size, segments):
         assert Categorical(symbols.bincount(minlength=16).float()).entropy() > 2 * math.log(2)  # more than two bits
     (gradient,) = torch.autograd.grad(sent.received.square().sum(), messages)
     assert gradient.norm(dim=-1).median() > 0.01
-
-
-def test_gumbel_tokens_follow_the_softmax():
-    channel = GumbelChannel(3, GumbelSettings(vocabulary=5, tokens=2))
-    message = torch.randn(3)
-    uniforms = noise.uniform(noise.world_keys(0, "g", torch.arange(50_000), torch.zeros(50_000, dtype=torch.int64)), 10)
-    symbols = channel.encode(message.expand(50_000, 3), uniforms)
-    law = torch.softmax(channel.to_logits(message).view(2, 5), -1)
-    for token in range(2):
-        shares = torch.bincount(symbols[:, token].long(), minlength=5) / 50_000
-        assert torch.allclose(shares, law[token], atol=0.01)
-
-
-def test_gumbel_gradient_is_that_of_the_relaxed_sample():
-    channel = GumbelChannel(3, GumbelSettings(vocabulary=4, temperature=0.7))
-    message = torch.randn(2, 3, requires_grad=True)
-    uniforms = torch.rand(2, 4).clamp(1e-3, 1 - 1e-3)
-    sent = channel.transmit(message, uniforms)
-    (gradient,) = torch.autograd.grad(sent.received.sum(), message)
-    relaxed = torch.softmax((channel.to_logits(message) + noise.gumbel(uniforms)) / 0.7, -1) @ channel.embedding[0]
-    (expected,) = torch.autograd.grad(relaxed.sum(), message)
-    assert torch.allclose(gradient, expected, atol=1e-6)
-    # and the embedding of the token that was heard learns from the receiver's loss
-    (table,) = torch.autograd.grad(channel.transmit(message, uniforms).received.sum(), channel.embedding)
-    assert table[0].abs().sum() == pytest.approx(2 * 3)
 
 
 # --- use -------------------------------------------------------------------------------------------------------------

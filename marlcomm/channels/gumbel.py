@@ -1,52 +1,138 @@
-"""Tokens by straight-through Gumbel-softmax (Jang et al. 2017, Maddison et al. 2017)."""
+"""Tokens by straight-through Gumbel-softmax (Jang et al. 2017, Maddison et al. 2017), and its low-variance estimator.
+
+The sample is exact: the arg-max of logits plus Gumbel noise. The gradient is that of the relaxed sample
+softmax((logits + noise) / temperature). The receiver always hears hard tokens, so nothing is lost when the
+relaxation is gone. `gr_mck` (Paulus, Maddison and Krause 2020) averages the relaxed sample over K noises that would
+all have led to the same token: the same expectation, less variance.
+"""
 
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from marlcomm import noise as random
 from marlcomm.channels.base import Channel
-from marlcomm.channels.settings import GumbelSettings
+from marlcomm.channels.settings import GRMCKSettings, GumbelSettings
+from marlcomm.channels.tokens import (
+    TokenReader,
+    make_sender,
+    one_hot,
+    scheduled,
+    spoken,
+    to_symbols,
+    token_alphabet,
+)
 from marlcomm.wire.alphabet import Alphabet
+
+_LEAST_LOG_CHANCE = -80.0  # exp(80) times any exponential variate is a float32
 
 
 class GumbelChannel(Channel):
     """Tokens drawn from a distribution that the sender shapes.
 
-    Shapes: messages [..., D] -> logits [..., tokens, V] -> symbols [..., tokens] in 0 .. V - 1, the arg-max of
-    logits plus Gumbel noise -> received [..., D], the sum of one embedding per token.
-    The sender's gradient is that of the relaxed sample softmax((logits + noise) / temperature); the receiver always
-    hears the hard tokens, so nothing is lost when the relaxation is gone.
+    Shapes: messages [..., D] -> logits [..., T, V] -> symbols [..., T] in 0 .. V - 1 -> received [..., D], the sum of
+    one embedding per token. With an end mark, token 0 ends a message: what follows is neither sent nor heard.
+    The loss ``length`` is the number of tokens sent, end mark included, with the straight-through gradient.
     """
 
     settings: GumbelSettings
+    temperature: Tensor
 
     def __init__(self, message_size: int, settings: GumbelSettings | None = None) -> None:
         settings = GumbelSettings() if settings is None else settings
         super().__init__(message_size, settings)
         self.noise_size = settings.tokens * settings.vocabulary
-        self.to_logits = nn.Linear(message_size, settings.tokens * settings.vocabulary)
-        self.embedding = nn.Parameter(torch.randn(settings.tokens, settings.vocabulary, message_size))
+        self.sender = make_sender(message_size, settings)
+        self.reader = TokenReader(message_size, settings)
+        self.register_buffer("temperature", torch.tensor(settings.temperature))
 
     def alphabet(self) -> Alphabet:
-        return Alphabet.fixed([self.settings.vocabulary] * self.settings.tokens)
+        return token_alphabet(self.settings)
 
-    def _perturbed(self, messages: Tensor, noise: Tensor | None) -> Tensor:
-        """Logits plus Gumbel noise [..., tokens, V]; the arg-max of these is an exact sample."""
-        if noise is None:
-            raise ValueError("gumbel needs noise: pass uniform draws of shape [..., tokens * V]")
-        logits: Tensor = self.to_logits(messages)
-        shape = (*messages.shape[:-1], self.settings.tokens, self.settings.vocabulary)
-        return (logits + random.gumbel(noise)).view(shape)
-
+    @torch.no_grad()
     def encode(self, messages: Tensor, noise: Tensor | None = None) -> Tensor:
-        return self._perturbed(messages, noise).argmax(-1).to(torch.int32)
+        return to_symbols(self._tokens(messages, noise), self.settings.end_token)
 
     def decode(self, symbols: Tensor, noise: Tensor | None = None) -> Tensor:
-        slots = torch.arange(self.settings.tokens, device=symbols.device)
-        return self.embedding[slots, symbols.long()].sum(-2)
+        heard: Tensor = self.reader(symbols)
+        return heard
 
     def surrogate(self, messages: Tensor, noise: Tensor | None = None) -> Tensor:
-        relaxed = torch.softmax(self._perturbed(messages, noise) / self.settings.temperature, dim=-1)
-        return torch.einsum("...tv,tvd->...d", relaxed, self.embedding.detach())
+        return self.reader.relaxed(self._tokens(messages, noise))
+
+    def losses(self, messages: Tensor, symbols: Tensor, noise: Tensor | None = None) -> dict[str, Tensor]:
+        if not self.loss_weights():
+            return {}
+        return {"length": spoken(self._tokens(messages, noise), self.settings.end_token).sum(-1)}
+
+    def loss_weights(self) -> dict[str, float]:
+        return {"length": self.settings.length_weight} if self.settings.length_weight else {}
+
+    def after_update(self, env_steps: int) -> None:
+        wanted = self.settings
+        share = env_steps / wanted.temperature_steps
+        self.temperature.fill_(
+            scheduled(wanted.temperature_schedule, wanted.temperature, wanted.temperature_end, share)
+        )
+
+    def _tokens(self, messages: Tensor, noise: Tensor | None) -> Tensor:
+        """Hard tokens [..., T, V] with the gradient of the relaxed ones."""
+        if noise is None:
+            raise ValueError("tokens need noise: pass uniform draws of shape [..., tokens * V]")
+        uniforms = noise.unflatten(-1, (self.settings.tokens, self.settings.vocabulary))
+        tokens: Tensor = self.sender(messages, uniforms, self._choose)[0]
+        return tokens
+
+    def _choose(self, logits: Tensor, uniforms: Tensor) -> Tensor:
+        """The one place where a token is chosen: an exact sample [..., V], given draws [..., V]."""
+        gumbels = random.gumbel(uniforms)
+        hard = one_hot((logits + gumbels).argmax(-1), self.settings.vocabulary)
+        if not torch.is_grad_enabled():
+            return hard
+        soft = relaxed(logits, self._perturbations(logits.detach(), gumbels, hard, uniforms), self.temperature)
+        return hard + (soft - soft.detach())
+
+    def _perturbations(self, logits: Tensor, gumbels: Tensor, hard: Tensor, uniforms: Tensor) -> Tensor:
+        """The noise [..., K, V] that the relaxed sample is averaged over: here the one that was drawn."""
+        return gumbels.unsqueeze(-2)
+
+
+class GRMCKChannel(GumbelChannel):
+    """Gumbel tokens with a Rao-Blackwellised gradient: the relaxed sample, averaged over K noises given the token.
+
+    Shapes and symbols are those of `gumbel` under the same noise; only the gradient differs, and its cost: K V numbers
+    a token. The conditional draws are hashed from the message's own noise, so no end has to be given more of it.
+    """
+
+    settings: GRMCKSettings
+
+    def __init__(self, message_size: int, settings: GRMCKSettings | None = None) -> None:
+        super().__init__(message_size, GRMCKSettings() if settings is None else settings)
+
+    def _perturbations(self, logits: Tensor, gumbels: Tensor, hard: Tensor, uniforms: Tensor) -> Tensor:
+        samples, vocabulary = self.settings.samples, self.settings.vocabulary
+        more = random.many_uniform(random.keys_of(uniforms), samples * vocabulary)
+        return conditional_gumbels(logits, hard, more.unflatten(-1, (samples, vocabulary)))
+
+
+def relaxed(logits: Tensor, perturbations: Tensor, temperature: Tensor) -> Tensor:
+    """softmax((logits + noise) / temperature) [..., V] of logits [..., V], averaged over noises [..., K, V]."""
+    return torch.softmax((logits.unsqueeze(-2) + perturbations) / temperature, -1).mean(-2)
+
+
+def conditional_gumbels(logits: Tensor, hard: Tensor, uniforms: Tensor) -> Tensor:
+    """Gumbel noises [..., K, V], given that logits [..., V] plus noise have their maximum at the token `hard` [..., V].
+
+    With E_j exponential variates, from uniforms [..., K, V], p = softmax(logits) and i the token, the perturbed
+    log p_j are -log(E_i) at i and -log(E_j / p_j + E_i) elsewhere (Maddison et al. 2014, Paulus et al. 2020). The
+    noise is this minus log p. It is constant in the backward pass: differentiating through it too, as the DAPS
+    authors' port does, is another estimator.
+    """
+    log_p = torch.log_softmax(logits, -1).clamp(min=_LEAST_LOG_CHANCE).unsqueeze(-2)
+    chosen = hard.unsqueeze(-2)
+    exponentials = -torch.log(uniforms)
+    first = (exponentials * chosen).sum(-1, keepdim=True)
+    # Others add a positive number to the token's own, so that in float32, too, none is above it.
+    perturbed = -torch.log(first + (1 - chosen) * exponentials * torch.exp(-log_p))
+    return (perturbed - log_p).detach()

@@ -8,6 +8,16 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from marlcomm.registry import ConfigError, Settings
 
+Schedule = Literal["constant", "linear", "exponential"]
+
+
+def _falling(end: float, name: str, info: ValidationInfo) -> float:
+    """Where the setting `name` ends, which a falling schedule must not raise."""
+    first = info.data.get(name)
+    if info.data.get(f"{name}_schedule") != "constant" and first is not None and end > first:
+        raise ValueError(f"at most channel.{name}, {first:g}, where it falls (nearest: {first:g})")
+    return end
+
 
 class ChannelSettings(Settings):
     """What every channel's settings offer."""
@@ -52,12 +62,56 @@ class VQSettings(ChannelSettings):
             )
 
 
-class GumbelSettings(ChannelSettings):
-    """Straight-through Gumbel-softmax tokens."""
+class TokenSettings(ChannelSettings):
+    """What channels of tokens share."""
 
     vocabulary: int = Field(16, ge=2, le=2**16, description="V, how many values a token has")
-    tokens: int = Field(1, ge=1, description="how many tokens a message has")
+    tokens: int = Field(1, ge=1, description="T, how many tokens a message has, or at most has")
+    sender: Literal["factorised", "autoregressive"] = Field(
+        "factorised",
+        description="factorised: every token from the message alone; autoregressive: a GRU reads what it has said",
+    )
+    sender_size: int = Field(64, ge=1, description="width of the autoregressive sender and of its token embeddings")
+    end_token: bool = Field(False, description="whether token 0 ends a message, so that messages may be short")
+
+    @field_validator("end_token")
+    @classmethod
+    def _has_what_to_end(cls, value: bool, info: ValidationInfo) -> bool:
+        if value and info.data.get("tokens") == 1:
+            raise ValueError("false where channel.tokens is 1 (nearest: channel.tokens=2)")
+        return value
+
+
+class GumbelSettings(TokenSettings):
+    """Straight-through Gumbel-softmax tokens."""
+
     temperature: float = Field(1.0, gt=0, description="temperature of the relaxed sample the gradient sees")
+    temperature_schedule: Schedule = Field("constant", description="how it falls: constant, linear or exponential")
+    temperature_end: float = Field(0.5, gt=0, description="where a falling temperature ends")
+    temperature_steps: int = Field(1_000_000, ge=1, description="env steps over which it falls")
+    length_weight: float = Field(0.0, ge=0, description="weight of the tokens sent, per token; needs end_token")
+
+    @field_validator("temperature_end")
+    @classmethod
+    def _falls(cls, value: float, info: ValidationInfo) -> float:
+        return _falling(value, "temperature", info)
+
+    @field_validator("length_weight")
+    @classmethod
+    def _has_a_length(cls, value: float, info: ValidationInfo) -> float:
+        if value and info.data.get("end_token") is False:
+            raise ValueError("0.0 where channel.end_token is false: all messages are equally long")
+        return value
+
+
+class GRMCKSettings(GumbelSettings):
+    """Gumbel-softmax tokens with a Rao-Blackwellised gradient."""
+
+    temperature: float = Field(
+        0.5, gt=0, description="temperature of the relaxed samples; the estimator pays off well below 1"
+    )
+    temperature_end: float = Field(0.1, gt=0, description="where a falling temperature ends")
+    samples: int = Field(10, ge=1, le=1000, description="K, over how many noises the gradient is averaged")
 
 
 class DDCLSettings(ChannelSettings):

@@ -1,0 +1,126 @@
+"""What channels of tokens share: how a sender chooses them one by one, and where a message ends.
+
+A token is a row [V] that is one at its value and zero elsewhere, so that a gradient can pass through it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from marlcomm.channels.settings import Schedule, TokenSettings
+from marlcomm.wire.alphabet import Alphabet
+
+Choose = Callable[[Tensor, Tensor], Tensor]
+"""Tokens [..., V] of logits [..., V] and the draws [..., A] that decide them."""
+
+
+class FactorisedSender(nn.Module):
+    """Every token's logits from the message alone."""
+
+    def __init__(self, message_size: int, settings: TokenSettings) -> None:
+        super().__init__()
+        self.shape = settings.tokens, settings.vocabulary
+        self.to_logits = nn.Linear(message_size, settings.tokens * settings.vocabulary)
+
+    def forward(self, messages: Tensor, draws: Tensor, choose: Choose) -> tuple[Tensor, Tensor]:
+        """Tokens and logits, both [..., T, V], of messages [..., D] and draws [..., T, A]."""
+        logits = self.to_logits(messages).unflatten(-1, self.shape)
+        return choose(logits, draws), logits
+
+
+class AutoregressiveSender(nn.Module):
+    """A GRU that starts from the message and reads every token it has said before it chooses the next."""
+
+    def __init__(self, message_size: int, settings: TokenSettings) -> None:
+        super().__init__()
+        width = settings.sender_size
+        self.to_state = nn.Linear(message_size, width)
+        self.cell = nn.GRUCell(width, width)
+        self.to_logits = nn.Linear(width, settings.vocabulary)
+        self.embedding = nn.Parameter(torch.randn(settings.vocabulary, width))
+
+    def forward(self, messages: Tensor, draws: Tensor, choose: Choose) -> tuple[Tensor, Tensor]:
+        """Tokens and logits, both [..., T, V], of messages [..., D] and draws [..., T, A]."""
+        state = torch.tanh(self.to_state(messages)).flatten(0, -2)
+        said = torch.zeros_like(state)
+        tokens, logits = [], []
+        for drawn in draws.flatten(0, -3).unbind(-2):
+            state = self.cell(said, state)
+            logits.append(self.to_logits(state))
+            tokens.append(choose(logits[-1], drawn))
+            said = tokens[-1] @ self.embedding
+        leading = messages.shape[:-1]
+        return torch.stack(tokens, -2).unflatten(0, leading), torch.stack(logits, -2).unflatten(0, leading)
+
+
+SENDERS = {"factorised": FactorisedSender, "autoregressive": AutoregressiveSender}
+
+
+def make_sender(message_size: int, settings: TokenSettings) -> nn.Module:
+    """The sender that the settings name."""
+    return SENDERS[settings.sender](message_size, settings)
+
+
+def token_alphabet(settings: TokenSettings) -> Alphabet:
+    """T tokens of V values, or at most T where token 0 ends a message."""
+    if settings.end_token:
+        return Alphabet.until_end(settings.vocabulary, settings.tokens)
+    return Alphabet.fixed([settings.vocabulary] * settings.tokens)
+
+
+def one_hot(values: Tensor, vocabulary: int) -> Tensor:
+    """Tokens [..., V] of their values [...]."""
+    return nn.functional.one_hot(values.long(), vocabulary).to(torch.float32)
+
+
+def spoken(tokens: Tensor, end_token: bool) -> Tensor:
+    """One [..., T] for each of tokens [..., T, V] that is on the wire, zero for those after the end mark.
+
+    Linear in every token, so the choice to end has a gradient too: that of all that would have followed.
+    """
+    if not end_token:
+        return torch.ones_like(tokens[..., 0])
+    goes_on = 1 - tokens[..., :-1, 0]
+    return torch.cat([torch.ones_like(goes_on[..., :1]), goes_on.cumprod(-1)], -1)
+
+
+def to_symbols(tokens: Tensor, end_token: bool) -> Tensor:
+    """Symbols [..., T] int32 of tokens [..., T, V]; zero where nothing is sent."""
+    return (tokens.argmax(-1) * spoken(tokens, end_token)).to(torch.int32)
+
+
+class TokenReader(nn.Module):
+    """What a receiver makes of tokens: the sum of one embedding for each, by slot and value; none after the end.
+
+    Slots have embeddings of their own, so the order of tokens is heard without a recurrent reader.
+    """
+
+    def __init__(self, width: int, settings: TokenSettings) -> None:
+        super().__init__()
+        self.end_token = settings.end_token
+        self.embedding = nn.Parameter(torch.randn(settings.tokens, settings.vocabulary, width))
+
+    def forward(self, symbols: Tensor) -> Tensor:
+        """Vectors [..., W] of symbols [..., T]; whatever stands after an end mark counts for nothing."""
+        slots = torch.arange(symbols.shape[-1], device=symbols.device)
+        heard = self.embedding[slots, symbols.long()]
+        if self.end_token:
+            goes_on = (symbols[..., :-1] != 0).to(heard.dtype).cumprod(-1)
+            heard = heard * torch.cat([torch.ones_like(goes_on[..., :1]), goes_on], -1).unsqueeze(-1)
+        return heard.sum(-2)
+
+    def relaxed(self, tokens: Tensor) -> Tensor:
+        """The same of tokens [..., T, V] that carry a gradient; the embeddings get none."""
+        sent = tokens * spoken(tokens, self.end_token).unsqueeze(-1) if self.end_token else tokens
+        return torch.einsum("...tv,tvw->...w", sent, self.embedding.detach())
+
+
+def scheduled(schedule: Schedule, first: float, last: float, share: float) -> float:
+    """A number that falls from `first` to `last` while `share` of the way goes from 0 to 1."""
+    share = min(share, 1.0)
+    if schedule == "linear":
+        return first + share * (last - first)
+    return first * (last / first) ** share if schedule == "exponential" else first
