@@ -15,7 +15,8 @@ import torch
 from common import median_ratio, report
 
 from marlcomm.algorithms import IC3NetConfig
-from marlcomm.objectives.base import channel_loss, columns
+from marlcomm.channels.base import Peers
+from marlcomm.objectives.base import channel_loss, columns, sent_messages
 from marlcomm.policies.base import Moment
 from marlcomm.policies.evaluation import count
 from marlcomm.policies.rollout import Player, channel_noise
@@ -48,6 +49,7 @@ class BareLoop:
         if self.objective.normalizes_advantages:
             own = batch["advantages"][rollout.acts].double()
             normalize_advantages(batch, np.array([len(own), float(own.sum()), float(own.square().sum())]))
+        said = []
         for epoch in range(config.num_epochs):
             rows = epoch_rows(batch, config.seed, self.round, epoch, config.num_minibatches, 1)
             for part in minibatches(rows, config.num_minibatches):
@@ -56,6 +58,8 @@ class BareLoop:
                 )
                 moment = Moment(part["observations"], part["alive"], part["spawned"], part.get("gates"), noise)
                 decision = self.policy(moment)
+                if epoch == 0 and channel.absorbs:
+                    said.append(sent_messages(decision.talk, part["acts"]))
                 loss = self.objective.loss(part, decision, self.env_steps).total
                 loss = loss + channel_loss(channel, decision.talk, part["acts"], part["messages"][0]).total
                 self.optimizer.zero_grad(set_to_none=True)
@@ -63,6 +67,8 @@ class BareLoop:
                 if config.grad_clip:
                     torch.nn.utils.clip_grad_norm_(self.policy.parameters(), config.grad_clip)
                 self.optimizer.step()
+        if channel.absorbs:
+            channel.absorb(torch.cat(said), self.env_steps, Peers())
         channel.after_update(self.env_steps)
         self.round += 1
 

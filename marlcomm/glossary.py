@@ -65,15 +65,24 @@ LEARNING = {
     "policy/clipped_fraction": Figure("share", "MAPPO: agent steps whose probability ratio left the clipping range"),
     "policy/kl": Figure("nats", "MAPPO: mean of ratio - 1 - ln(ratio), from the rollout's policy to the present one"),
     "channel/rate": Figure("bits / message", "ddcl: surrogate sum of log2(2 |z| / delta + 1); no code length"),
-    "channel/codebook": Figure("distance^2 / element", "vq, rvq: squared distance of codewords to messages"),
-    "channel/commitment": Figure(
-        "distance^2 / element", "vq, rvq, lfq, bsq: messages to their codewords, by the gradient that moves messages"
-    ),
     "channel/entropy": Figure(
         "nats / message", "lfq, bsq: entropy of the soft bits, less diversity times their cost in a code for the usage"
     ),
     "channel/usage": Figure("nats / message", "lfq, bsq: that cost again, whose gradient moves the usage"),
     "channel/length": Figure("tokens / message", "gumbel, gr_mck: tokens sent, end mark included; no code length"),
+    "channel/codebook": Figure(
+        "distance^2 / element", "vq, dvq, rvq: squared distance of codewords to messages; dvq sums over its pool"
+    ),
+    "channel/commitment": Figure(
+        "distance^2 / element",
+        "vq, dvq, rvq, lfq, bsq: messages to their codewords; moves messages",
+    ),
+    "channel/capacity": Figure(
+        "bits / message", "dvq: expected cost of the choice, nominal bits (or the unit of a legacy penalty)"
+    ),
+    "channel/balance": Figure(
+        "nats", "dvq: sum over the pool of probability times log(N share), shares being those of the last update"
+    ),
     "replay/flipped_symbols": Figure("share of symbols", "symbols the learner recomputes differently before any step"),
     "replay/ratio_error": Figure("1", "largest |probability ratio - 1| before any step, in worlds without a flip"),
     "update/skipped": Figure("minibatches", "updates skipped this round because a gradient was infinite or NaN"),

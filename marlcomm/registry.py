@@ -253,6 +253,12 @@ CHANNELS = _table(
         "the nearest codeword of a learned codebook, per segment",
     ),
     (
+        "dvq",
+        "channels.dvq:DVQChannel",
+        "channels.settings:DVQSettings",
+        "each message chooses its quantiser from a pool",
+    ),
+    (
         "gumbel",
         "channels.gumbel:GumbelChannel",
         "channels.settings:GumbelSettings",

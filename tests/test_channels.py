@@ -6,24 +6,21 @@ import re
 import pytest
 import third_party
 import torch
-from torch.distributions import Categorical
 
 from marlcomm import noise
 from marlcomm.channels import check_channel
 from marlcomm.channels.ddcl import DDCLChannel
 from marlcomm.channels.plain import ContinuousChannel, SilentChannel
 from marlcomm.channels.post_training import PostTrainingChannel
-from marlcomm.channels.settings import DDCLSettings, PostTrainingSettings, VQSettings
-from marlcomm.channels.vq import VQChannel
+from marlcomm.channels.settings import DDCLSettings, PostTrainingSettings
 from marlcomm.objectives.base import channel_loss
 from marlcomm.policies.base import Talk
 from marlcomm.policies.team import make_channel
-from marlcomm.registry import CHANNELS, ConfigError
+from marlcomm.registry import CHANNELS
 
 VARIANTS = {
     "post_training": [{}, {"bits": 2}, {"bits": 16}],
     "ddcl": [{}, {"delta": 1.0, "rate_warmup": 1000}, {"limit": 3}],
-    "vq": [{}, {"segments": 4, "codebook_size": 5}, {"segments": 8}, {"segments": 2, "shared_codebook": True}],
     "fsq": [{}, {"levels": [2]}, {"levels": [8, 6, 5]}, {"levels": [3, 2, 4, 5, 7, 9, 256, 255]}],
     "uniform": [{}, {"bits": 2, "shared_step": True}, {"bits": 8, "step": "fixed", "low": 0.0}, {"bits": 16}],
     "int8": [{}, {"scale": "fixed", "limit": 3.0}],
@@ -42,6 +39,22 @@ VARIANTS = {
         {"tokens": 3, "sender": "autoregressive", "end_token": True, "temperature_schedule": "exponential"},
     ],
     "gr_mck": [{}, {"tokens": 3, "sender": "autoregressive", "samples": 4}, {"tokens": 2, "end_token": True}],
+    "vq": [
+        {},
+        {"segments": 4, "codebook_size": 5},
+        {"segments": 8},
+        {"segments": 2, "shared_codebook": True},
+        {"segments": 2, "update": "ema", "replace_after": 1, "normalization": "running"},
+        {"segments": 4, "shared_codebook": True, "init": "kmeans", "normalization": "none"},
+    ],
+    "dvq": [
+        {},
+        {"structure": "hierarchical", "continuous": True, "capacity_choice": "one_hot", "normalization": "running"},
+        {"pool": [[2, 3], [1, 5]], "structure": "hierarchical", "penalty": "legacy_code", "evaluate": "sampled"},
+        {"pool": [[1, 7]], "continuous": True, "penalty": "legacy_paper", "train_unselected": 0, "balance_steps": 0},
+        {"selector": "random", "continuous": True},
+        {"selector": "constant", "constant_member": 3},
+    ],
 }
 CASES = [(name, settings) for name in CHANNELS.rows for settings in VARIANTS.get(name, [{}])]
 
@@ -251,48 +264,6 @@ def test_silence_sends_nothing():
     assert channel.alphabet().nominal_bits(sent.symbols.numpy()).tolist() == [0] * 5
 
 
-def test_vq_names_the_nearest_codeword_of_each_segment():
-    channel = VQChannel(6, VQSettings(segments=2, codebook_size=9))
-    messages = torch.randn(200, 6)
-    symbols = channel.encode(messages)
-    segments = torch.nn.functional.layer_norm(messages, (6,)).view(200, 2, 3)
-    for segment in range(2):
-        distances = torch.cdist(segments[:, segment], channel.codebook[segment])
-        assert torch.equal(symbols[:, segment].long(), distances.argmin(-1))
-        decoded = channel.decode(symbols).view(200, 2, 3)[:, segment]
-        assert torch.equal(decoded, channel.codebook[segment][symbols[:, segment].long()].detach())
-    assert channel.alphabet().nominal_bits(symbols.numpy()) == pytest.approx(2 * math.log2(9))
-
-
-def test_vq_losses_by_hand():
-    channel = VQChannel(4, VQSettings(codebook_size=2))
-    with torch.no_grad():
-        channel.codebook.copy_(torch.tensor([[[1.0, 0.0, 1.0, 0.0], [-3.0] * 4]]))
-    # layer norm of (5, 1, 5, 1) is (1, -1, 1, -1), up to its epsilon; the nearest codeword is (1, 0, 1, 0)
-    sent = channel.transmit(torch.tensor([[5.0, 1.0, 5.0, 1.0]], requires_grad=True))
-    assert sent.symbols.tolist() == [[0]]
-    assert sent.losses["codebook"].item() == pytest.approx(0.5, abs=1e-4)
-    assert sent.losses["commitment"].item() == pytest.approx(0.5, abs=1e-4)
-    assert channel.loss_weights() == {"codebook": 1.0, "commitment": 0.25}
-    sent.losses["codebook"].sum().backward()
-    towards = torch.tensor([0.0, 0.5, 0.0, 0.5])  # by -grad, to (1, -1, 1, -1)
-    assert torch.allclose(channel.codebook.grad[0, 0], towards, atol=1e-3)
-    assert not channel.codebook.grad[0, 1].any()
-
-
-@pytest.mark.parametrize(("size", "segments"), [(1, 1), (2, 1), (2, 2), (4, 1), (4, 2), (4, 4), (8, 4)])
-def test_vq_tells_messages_apart_whatever_their_segments(size, segments):
-    torch.manual_seed(0)
-    channel = VQChannel(size, VQSettings(segments=segments, codebook_size=16))
-    messages = torch.randn(4000, size, requires_grad=True)
-    channel.calibrate(messages.detach())
-    sent = channel.transmit(messages)
-    for symbols in sent.symbols.T:
-        assert Categorical(symbols.bincount(minlength=16).float()).entropy() > 2 * math.log(2)  # more than two bits
-    (gradient,) = torch.autograd.grad(sent.received.square().sum(), messages)
-    assert gradient.norm(dim=-1).median() > 0.01
-
-
 # --- use -------------------------------------------------------------------------------------------------------------
 
 
@@ -310,9 +281,5 @@ def test_unheard_senders_pay_and_learn_nothing():
 
 
 def test_wrong_sizes_are_named():
-    with pytest.raises(
-        ConfigError, match=r"channel.segments: got 3, wanted a divisor of policy.message_size 8 \(nearest: 2\)"
-    ):
-        make_channel("vq", {"segments": 3}, 8)
     with pytest.raises(ValueError, match="built for messages of size 8, got 7"):
         ContinuousChannel(8).transmit(torch.zeros(2, 7))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -27,6 +29,28 @@ class Transmission:
     losses: dict[str, Tensor] = field(default_factory=dict)
 
 
+class Peers:
+    """The learners that share an update, as one of them sees them; this one is alone.
+
+    Every learner of an update makes the same calls in the same order.
+
+    Attributes:
+        rank: which learner this is.
+        size: how many there are.
+    """
+
+    rank: int = 0
+    size: int = 1
+
+    def sum(self, part: Tensor) -> Tensor:
+        """The sum of every learner's tensor, the same for all of them; all have the same shape."""
+        return part
+
+    def gather(self, part: Tensor) -> Tensor:
+        """Every learner's rows [M_r, ...] one after the other, by rank; learners may have different numbers of rows."""
+        return part
+
+
 class Channel(nn.Module, ABC):
     """One link from a sender to whoever hears it.
 
@@ -37,15 +61,17 @@ class Channel(nn.Module, ABC):
     detaches what should not learn that way.
 
     Channels compute in float32 and return the dtype they were given. State that must travel (schedules,
-    statistics) lives in buffers, and changes only in `after_update`.
+    statistics) lives in buffers, and changes only in `absorb` and `after_update`.
 
     Attributes:
         noise_size: how many uniform draws in (0, 1) a message needs; both ends are given the same ones.
         carries: whether anything is transmitted at all; where False, receivers mask every sender.
+        evaluating: whether what is sent now is part of an evaluation (see `evaluation`).
     """
 
     noise_size: int = 0
     carries: ClassVar[bool] = True
+    evaluating: bool = False
 
     def __init__(self, message_size: int, settings: Any = None) -> None:
         super().__init__()
@@ -82,8 +108,40 @@ class Channel(nn.Module, ABC):
         Draws come from torch's global generator, which is seeded by the run.
         """
 
+    @property
+    def absorbs(self) -> bool:
+        """Whether `absorb` is to be called; where False, no learner keeps messages for it."""
+        return type(self).absorb is not Channel.absorb
+
+    def absorb(self, messages: Tensor, env_steps: int, peers: Peers) -> None:
+        """Learn from the statistics of what was said, outside the gradient.
+
+        Called once after each update's last epoch, just before `after_update`; never while sampling. Statistics that
+        belong to all learners go through `peers`, so that every learner ends up with the same state.
+
+        Args:
+            messages: [M, D] float32, this learner's share of what was given to the channel by living agents that spoke,
+                as the learner's replay of the update's first epoch saw it (finite ones; M may be 0).
+            env_steps: sampled so far.
+            peers: the learners of this update.
+        """
+
     def after_update(self, env_steps: int) -> None:
         """Advance schedules; called once after each update with the env steps sampled so far."""
+
+    @contextlib.contextmanager
+    def evaluation(self) -> Iterator[None]:
+        """While open, what is sent counts for an evaluation.
+
+        A channel that samples in training may then do without (`evaluating` is True), as its settings say; encode and
+        decode must still fit each other. Rollouts for training and the learner's replay of them are never inside, so
+        they agree on every symbol. (`training` of torch tells neither: runners sample in eval mode.)
+        """
+        before, self.evaluating = self.evaluating, True
+        try:
+            yield
+        finally:
+            self.evaluating = before
 
     def transmit(self, messages: Tensor, noise: Tensor | None = None) -> Transmission:
         """Send messages [..., D] (any float dtype) through the channel."""

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from marlcomm.channels.base import Channel
+from marlcomm.channels.base import Channel, Peers
 from marlcomm.wire.bits import WireError
 from marlcomm.wire.codes import Code
 
@@ -111,7 +111,7 @@ def _sampling_changes_nothing(case: _Case) -> str | None:
         case.channel.transmit(case.messages, case.noise)
     for name, value in case.channel.state_dict().items():
         if not torch.equal(before[name], value):
-            return f"{name} changed while sampling; state may change in after_update only"
+            return f"{name} changed while sampling; state may change in absorb and after_update only"
     return None
 
 
@@ -177,6 +177,26 @@ def _unheard_senders_contribute_nothing(case: _Case) -> str | None:
     return None
 
 
+def _evaluations_decode(case: _Case) -> str | None:
+    with case.channel.evaluation():
+        problem = _symbols_fit_the_alphabet(case) or _bytes_round_trip(case) or _receivers_hear_what_was_decoded(case)
+    if case.channel.evaluating:
+        return "evaluating is still True after evaluation()"
+    return problem and f"in an evaluation: {problem}"
+
+
+def _absorbing_leaves_a_channel(case: _Case) -> str | None:
+    if not case.channel.absorbs:
+        return None
+    for messages in (case.messages.flatten(0, 1), case.messages.flatten(0, 1)[:0]):
+        case.channel.absorb(messages, 1000, Peers())
+        for name, value in case.channel.state_dict().items():
+            if not torch.isfinite(value).all():
+                return f"{name} is infinite or NaN after absorb with {len(messages)} messages"
+    problem = _symbols_fit_the_alphabet(case) or _decode_gives_vectors(case)
+    return problem and f"after absorb: {problem}"
+
+
 def _dtype_is_kept(case: _Case) -> str | None:
     for dtype in (torch.float64, torch.bfloat16):
         received = case.channel.transmit(case.messages.to(dtype), case.noise).received
@@ -196,5 +216,7 @@ _CHECKS: dict[str, Callable[[_Case], str | None]] = {
     "a channel that carries nothing is silent": _silence_carries_nothing,
     "every loss has a weight and a gradient": _losses_have_gradients,
     "what nobody hears moves nothing": _unheard_senders_contribute_nothing,
+    "what evaluations send is decoded": _evaluations_decode,
+    "what is absorbed leaves a working channel": _absorbing_leaves_a_channel,
     "the dtype of messages is kept": _dtype_is_kept,
 }

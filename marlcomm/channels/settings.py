@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from marlcomm.registry import ConfigError, Settings
 
@@ -43,23 +43,135 @@ class PostTrainingSettings(ChannelSettings):
     )
 
 
-class VQSettings(ChannelSettings):
+def nearest_divisor(size: int, wanted: int) -> int:
+    """The divisor of a message size that is nearest to a wanted number of segments."""
+    divisors = [count for count in range(1, size + 1) if size % count == 0]
+    return min(divisors, key=lambda count: abs(count - wanted))
+
+
+Normalization = Literal["layer", "running", "none"]
+
+
+class CodebookSettings(ChannelSettings):
+    """What quantisers with codebooks share."""
+
+    normalization: Normalization = Field(
+        "layer",
+        description="of messages before they are quantised. layer: over the elements of each message (tanh where there "
+        "are fewer than three); running: each element by its running mean and variance; none: as they are",
+    )
+    decay: float = Field(
+        0.8, ge=0, lt=1, description="of running statistics, per update: `normalization: running`, vq's `update: ema`"
+    )
+    codebook_weight: float = Field(1.0, ge=0, description="weight of the loss that pulls codewords to messages")
+    commitment_weight: float = Field(0.25, ge=0, description="weight of the loss that pulls messages to codewords")
+
+
+class VQSettings(CodebookSettings):
     """Vector quantisation: the index of the nearest codeword of each segment."""
 
     codebook_size: int = Field(16, ge=2, le=2**16, description="L, the codewords of a segment")
     segments: int = Field(1, ge=1, description="G, into how many equal segments a message is cut")
     shared_codebook: bool = Field(False, description="one codebook for all segments instead of one for each")
-    codebook_weight: float = Field(1.0, ge=0, description="weight of the loss that pulls codewords to messages")
-    commitment_weight: float = Field(0.25, ge=0, description="weight of the loss that pulls messages to codewords")
+    update: Literal["loss", "ema"] = Field(
+        "loss",
+        description="how codewords learn. loss: by the optimiser; ema: without a loss, as the running mean of the "
+        "messages that chose them, moved once an update",
+    )
+    smoothing: float = Field(1e-5, gt=0, description="Laplace smoothing of `ema`'s counts")
+    init: Literal["calibrate", "kmeans"] = Field(
+        "calibrate",
+        description="what codewords start from. calibrate: messages of the untrained team; kmeans: the same, and after "
+        "`init_after` env steps the centres of ten rounds of k-means over the messages of an update",
+    )
+    init_after: int = Field(0, ge=0, description="env steps before k-means; the calibrated codewords serve until then")
+    replace_after: int | None = Field(
+        None, ge=1, description="updates without use after which a message replaces a codeword; null: never"
+    )
+
+    @model_validator(mode="after")
+    def _only_kmeans_waits(self) -> VQSettings:
+        if self.init_after and self.init != "kmeans":
+            raise ValueError(f"init_after {self.init_after} is for init: kmeans; with init: {self.init} leave it at 0")
+        return self
 
     def fit(self, message_size: int) -> None:
         if message_size % self.segments:
-            divisors = [count for count in range(1, message_size + 1) if message_size % count == 0]
-            best = min(divisors, key=lambda count: abs(count - self.segments))
             raise ConfigError(
                 f"channel.segments: got {self.segments}, wanted a divisor of policy.message_size "
-                f"{message_size} (nearest: {best})"
+                f"{message_size} (nearest: {nearest_divisor(message_size, self.segments)})"
             )
+
+
+Member = tuple[Annotated[int, Field(strict=True, ge=1)], Annotated[int, Field(strict=True, ge=2, le=2**16)]]
+
+
+class DVQSettings(CodebookSettings):
+    """Dynamic vector quantisation: each message chooses its quantiser from a pool."""
+
+    pool: list[Member] = Field(
+        [(1, 16), (1, 64), (2, 16), (2, 64), (4, 16), (4, 64)],
+        min_length=1,
+        description="the quantisers as pairs (G, L): G segments, L codewords for each",
+    )
+    continuous: bool = Field(False, description="a last member of the pool: the normalised message as float32 numbers")
+    structure: Literal["flat", "hierarchical"] = Field(
+        "flat",
+        description="flat: every member quantises the message; hierarchical: by falling G (at equal G by falling L), "
+        "each member quantises what the one before it made of the message",
+    )
+    selector: Literal["learned", "random", "constant"] = Field(
+        "learned", description="who chooses the member: keys and a query of the message, chance, or `constant_member`"
+    )
+    constant_member: int = Field(0, ge=0, description="the place in the pool that `selector: constant` always chooses")
+    key_size: int = Field(16, ge=1, description="l, the width of keys and query")
+    evaluate: Literal["argmax", "sampled"] = Field(
+        "argmax", description="the learned selector in evaluations: the likeliest member, or sampled as in training"
+    )
+    temperature: float = Field(1.0, gt=0, description="temperature of the relaxed choice that the gradient sees")
+    final_temperature: float = Field(0.5, gt=0, description="the temperature after `temperature_steps`")
+    temperature_steps: int = Field(
+        0, ge=0, description="env steps over which the temperature falls linearly; 0: it stays"
+    )
+    penalty: Literal["bits", "legacy_paper", "legacy_code"] = Field(
+        "bits",
+        description="what a choice costs. bits: G log2 L (32 D for the continuous member) + log2 of the pool's size; "
+        "legacy_paper: G ln L, with G = D and L = 1e9 for the continuous member; legacy_code: the published code's "
+        "G + ln L, with G = D and L = 9999, where probabilities serve as logits and a hierarchy goes by rising G",
+    )
+    capacity_weight: float = Field(2e-4, ge=0, description="weight of the penalty, per bit (or legacy unit)")
+    capacity_choice: Literal["soft", "one_hot"] = Field(
+        "soft",
+        description="what the penalty weighs: the probabilities (low variance), or the choice, straight through",
+    )
+    balance_weight: float = Field(
+        0.01, ge=0, description="weight of the loss that draws choices to members chosen rarely in the last update"
+    )
+    balance_steps: int = Field(200_000, ge=0, description="env steps after which the choice is balanced no longer")
+    train_unselected: float = Field(
+        1.0, ge=0, le=1, description="weight of the codebook loss of members that a message did not choose"
+    )
+
+    @property
+    def options(self) -> int:
+        """N, how many members can be chosen."""
+        return len(self.pool) + self.continuous
+
+    @model_validator(mode="after")
+    def _the_constant_is_a_member(self) -> DVQSettings:
+        if self.constant_member >= self.options:
+            raise ValueError(
+                f"constant_member {self.constant_member} is not in the pool: wanted 0 to {self.options - 1}"
+            )
+        return self
+
+    def fit(self, message_size: int) -> None:
+        for place, (segments, _) in enumerate(self.pool):
+            if message_size % segments:
+                raise ConfigError(
+                    f"channel.pool.{place}: got G = {segments}, wanted a divisor of policy.message_size "
+                    f"{message_size} (nearest: {nearest_divisor(message_size, segments)})"
+                )
 
 
 class TokenSettings(ChannelSettings):

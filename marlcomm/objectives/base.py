@@ -71,3 +71,11 @@ def channel_loss(channel: Channel, talk: Talk, acts: Tensor, messages: Tensor) -
         total = total + weights[name] * mean
         stats[f"channel/{name}"] = mean.detach()
     return Loss(total, stats)
+
+
+def sent_messages(talk: Talk, acts: Tensor) -> Tensor | None:
+    """What a channel absorbs of a learner's talk: finite messages [M, D] that were sent; None where none were kept."""
+    if talk.messages is None:
+        return None
+    messages = talk.messages[talk.spoke & acts].float()
+    return messages[torch.isfinite(messages).all(-1)]

@@ -22,11 +22,14 @@ class Talk:
         symbols: [..., N, S] int32, what each agent put on the wire (meaningless where it did not speak).
         spoke: [..., N] bool, who was on the wire.
         losses: the channel's losses, name -> [..., N], one value per message.
+        messages: [..., N, D], the vectors given to the channel, without gradient; only in a learner's replay, and only
+            for a channel that absorbs them.
     """
 
     symbols: Tensor
     spoke: Tensor
     losses: dict[str, Tensor] = field(default_factory=dict)
+    messages: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -162,7 +165,8 @@ class TeamPolicy(nn.Module, ABC):
         if not self.spec.keeps_memory:
             keeps = ~moment.spawned.unsqueeze(-1)
             memory = {name: value * keeps for name, value in memory.items()}
-        sent = self.channel.transmit(self.say(features, memory), moment.noise)
+        messages = self.say(features, memory)
+        sent = self.channel.transmit(messages, moment.noise)
         symbols, received = sent.symbols, sent.received
         if overheard is not None:
             symbols = torch.where(overheard.replaced.unsqueeze(-1), overheard.symbols, symbols)
@@ -172,7 +176,8 @@ class TeamPolicy(nn.Module, ABC):
             spoke = torch.zeros_like(spoke)
         audible = spoke.unsqueeze(-2) & self._others
         states, memory = self.hear(features, memory, received, audible, moment.alive)
-        return states, memory, Talk(symbols, spoke, sent.losses)
+        kept = messages.detach() if self.channel.absorbs and torch.is_grad_enabled() else None
+        return states, memory, Talk(symbols, spoke, sent.losses, kept)
 
     def _inputs(self, observations: Tensor) -> Tensor:
         if not self.settings.agent_identity:
@@ -186,7 +191,7 @@ def _fields(moment: Moment) -> list[Tensor | None]:
 
 
 def first_worlds(decision: Decision, worlds: int) -> Decision:
-    """The decision of the first worlds of a batch (its channel losses left out)."""
+    """The decision of the first worlds of a batch (its channel losses and messages left out)."""
     gate_logits = None if decision.gate_logits is None else decision.gate_logits[:worlds]
     talk = Talk(decision.talk.symbols[:worlds], decision.talk.spoke[:worlds])
     return Decision(decision.logits[:worlds], gate_logits, decision.values[:worlds], talk)
@@ -194,8 +199,10 @@ def first_worlds(decision: Decision, worlds: int) -> Decision:
 
 def stack_talks(talks: list[Talk]) -> Talk:
     """The talks of T steps, each [B, N, ...], as one of [B, T, N, ...]."""
+    messages = [talk.messages for talk in talks if talk.messages is not None]
     return Talk(
         symbols=torch.stack([talk.symbols for talk in talks], dim=1),
         spoke=torch.stack([talk.spoke for talk in talks], dim=1),
         losses={name: torch.stack([talk.losses[name] for talk in talks], dim=1) for name in talks[0].losses},
+        messages=torch.stack(messages, dim=1) if messages else None,
     )

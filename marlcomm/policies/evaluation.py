@@ -62,7 +62,8 @@ def evaluate(
     counts, statistics, wire_bytes = BitCounts(), Episodes(), 0
     widest = max(env.spec.observation_size, policy.channel.alphabet().columns, policy.channel.noise_size)
     for worlds in _chunks(env, episodes, env.spec.horizon * widest):
-        rollout = player.play(worlds, torch.zeros_like(worlds), greedy=greedy)
+        with policy.channel.evaluation():
+            rollout = player.play(worlds, torch.zeros_like(worlds), greedy=greedy)
         statistics.add(rollout.rewards, rollout.lengths, rollout.info)
         counts = counts + count(meter, rollout)
         wire_bytes += _transmit(meter.code, rollout)

@@ -8,7 +8,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from marlcomm.objectives.base import channel_loss
+from marlcomm.channels.base import Peers
+from marlcomm.objectives.base import channel_loss, sent_messages
 from marlcomm.policies.base import Decision, first_worlds
 from marlcomm.policies.rollout import log_probs
 from marlcomm.rllib.compat import DEFAULT_MODULE_ID, NUM_ENV_STEPS_SAMPLED_LIFETIME, TorchLearner, set_log_level
@@ -28,6 +29,28 @@ class NonFiniteGradientsError(TrainingError):
     """Too many updates in a row had infinite gradients or NaNs."""
 
 
+class LearnerPeers(Peers):
+    """All learners of an update, joined by torch.distributed."""
+
+    def __init__(self) -> None:
+        self.rank, self.size = torch.distributed.get_rank(), torch.distributed.get_world_size()
+
+    def sum(self, part: Tensor) -> Tensor:
+        total = part.clone()
+        torch.distributed.all_reduce(total)
+        return total
+
+    def gather(self, part: Tensor) -> Tensor:
+        rows = part.new_zeros(self.size, dtype=torch.int64)
+        rows[self.rank] = len(part)
+        counts = self.sum(rows).tolist()
+        # all_gather wants equal shapes, so every part is filled up to the longest.
+        padded = torch.cat([part, part.new_zeros(max(counts) - len(part), *part.shape[1:])])
+        parts = [torch.empty_like(padded) for _ in counts]
+        torch.distributed.all_gather(parts, padded)
+        return torch.cat([rows[:count] for rows, count in zip(parts, counts, strict=True)])
+
+
 class TeamLearner(TorchLearner):
     """Sums the gradients of all learners itself; module-wise DDP stays off.
 
@@ -39,7 +62,8 @@ class TeamLearner(TorchLearner):
         set_log_level(kwargs["config"].log_level)
         super().__init__(**kwargs)
         self._env_steps = 0
-        self._compare_with_rollout = False
+        self._first_epoch = self._compare_with_rollout = False
+        self._said: list[Tensor] = []
         self._non_finite = 0
 
     def build(self) -> None:
@@ -68,12 +92,18 @@ class TeamLearner(TorchLearner):
     def before_gradient_based_update(self, *, timesteps: dict[str, Any]) -> None:
         super().before_gradient_based_update(timesteps=timesteps)
         self._env_steps = int(timesteps[NUM_ENV_STEPS_SAMPLED_LIFETIME])
-        self._compare_with_rollout = bool(timesteps[FIRST_EPOCH])
+        self._first_epoch = self._compare_with_rollout = bool(timesteps[FIRST_EPOCH])
+        if self._first_epoch:
+            self._said.clear()
 
     def after_gradient_based_update(self, *, timesteps: dict[str, Any]) -> None:
         super().after_gradient_based_update(timesteps=timesteps)
         if timesteps[LAST_EPOCH]:
-            self._team_module().policy.channel.after_update(self._env_steps)
+            channel = self._team_module().policy.channel
+            if channel.absorbs:
+                peers = LearnerPeers() if self.config.num_learners > 1 else Peers()
+                channel.absorb(torch.cat(self._said), self._env_steps, peers)
+            channel.after_update(self._env_steps)
 
     def compute_loss_for_module(self, *, module_id: str, config: Any, batch: Any, fwd_out: Any) -> Tensor:
         decision: Decision = fwd_out[DECISION]
@@ -83,6 +113,9 @@ class TeamLearner(TorchLearner):
         # Each learner knows its share of every figure, so shares are summed over minibatches and learners.
         for name, value in (loss.stats | rate.stats).items():
             self.metrics.log_value((module_id, name), float(value), reduce="sum")
+        messages = sent_messages(decision.talk, batch["acts"]) if self._first_epoch else None
+        if messages is not None:
+            self._said.append(messages)
         if self._compare_with_rollout:
             flipped, symbols, ratio_error = _compare(batch, decision)
             self.metrics.log_value((module_id, "replay/flipped"), flipped, reduce="sum")

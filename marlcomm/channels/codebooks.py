@@ -1,0 +1,124 @@
+"""What quantisers with codebooks share: normalised messages, nearest codewords, statistics of what was said."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from marlcomm import noise
+from marlcomm.channels.base import Peers
+from marlcomm.channels.settings import Normalization
+
+_VARIANCE_FLOOR = 1e-5
+_DISTANCES_AT_ONCE = 2**24
+_LLOYD_ROUNDS = 10
+
+
+class Normalizer(nn.Module):
+    """Brings messages [..., D] to the scale of codewords: a vanishing message would be pulled to a single one.
+
+    ``layer`` knows no state. ``running`` standardises each element by statistics in buffers, which change in `absorb`
+    only. ``none`` changes nothing.
+    """
+
+    mean: Tensor
+    variance: Tensor
+
+    def __init__(self, size: int, kind: Normalization) -> None:
+        super().__init__()
+        self.size, self.kind = size, kind
+        if kind == "running":
+            self.register_buffer("mean", torch.zeros(size))
+            self.register_buffer("variance", torch.ones(size))
+
+    def forward(self, messages: Tensor) -> Tensor:
+        if self.kind == "none":
+            return messages
+        if self.kind == "running":
+            return (messages - self.mean) * torch.rsqrt(self.variance + _VARIANCE_FLOOR)
+        # Over the whole message: of one or two elements alone, a layer norm would keep a sign and no gradient.
+        return nn.functional.layer_norm(messages, (self.size,)) if self.size > 2 else torch.tanh(messages)
+
+    @torch.no_grad()
+    def absorb(self, messages: Tensor, decay: float, peers: Peers) -> None:
+        """Move running statistics to those of messages [M, D], of all learners, by a share of 1 - decay."""
+        if self.kind != "running":
+            return
+        wide = messages.double()
+        number, total, squares = peers.sum(
+            torch.stack([torch.ones_like(wide).sum(0), wide.sum(0), wide.square().sum(0)])
+        )
+        if number[0]:
+            mean = total / number
+            self.mean.lerp_(mean.float(), 1 - decay)
+            self.variance.lerp_((squares / number - mean.square()).clamp(min=0).float(), 1 - decay)
+
+
+@torch.no_grad()
+def nearest(segments: Tensor, books: Tensor) -> Tensor:
+    """The index [..., G] of the codeword in books [G, L, w] that is nearest to each of segments [..., G, w]."""
+    # Largest s e - |e|^2 / 2: the distance without |s|^2, which is the same for every codeword.
+    rows = segments.flatten(0, -3).transpose(0, 1)
+    closeness = torch.bmm(rows, books.transpose(1, 2)).sub_(books.square().sum(-1).unsqueeze(1) / 2)
+    return closeness.max(-1).indices.transpose(0, 1).reshape(segments.shape[:-1])
+
+
+def look_up(books: Tensor, symbols: Tensor) -> Tensor:
+    """The codewords [..., G, w] in books [G, L, w] of symbols [..., G]."""
+    offsets = torch.arange(len(books), device=symbols.device) * books.shape[1]
+    return nn.functional.embedding(symbols.long() + offsets, books.reshape(-1, books.shape[-1]))
+
+
+def words_among(segments: Tensor, size: int) -> Tensor:
+    """Codewords [L, w] from segments [M, w] of what an untrained team says, drawn by torch's generator.
+
+    Its messages differ little, and random codewords would give them all one name. A little noise keeps two codewords
+    from being the same.
+    """
+    chosen = torch.randperm(max(len(segments), size), device=segments.device)[:size] % len(segments)
+    words = segments[chosen]
+    return words + 0.1 * segments.std(0, correction=0) * torch.randn_like(words)
+
+
+def drawn(rows: Tensor, count: int, key: Tensor) -> Tensor:
+    """`count` of the rows [M, w], by a systematic sample that depends on the key and on the set of rows alone.
+
+    Rows are put in order along a direction drawn from the key, so it makes no difference how learners share them.
+    """
+    direction = noise.uniform(key, rows.shape[-1]).to(rows) - 0.5
+    ordered = rows[(rows @ direction).argsort(stable=True)]
+    start = noise.uniform(noise.absorb(key, rows.shape[-1])).to(rows.device)
+    places = (torch.arange(count, device=rows.device) + start) * (len(rows) / count)
+    return ordered[places.long().clamp(max=len(rows) - 1)]
+
+
+def tally(segments: Tensor, books: Tensor, peers: Peers) -> tuple[Tensor, Tensor]:
+    """How many of the segments [B, M, w] of all learners chose each codeword of books [B, L, w], and their sums.
+
+    Returns counts [B, L] and sums [B, L, w], in float64: it makes no difference how learners share the messages.
+    """
+    number, size, width = books.shape
+    both = books.new_zeros((number, size, width + 1), dtype=torch.float64)
+    for total, book, heard in zip(both, books, segments, strict=True):
+        for part in heard.split(max(_DISTANCES_AT_ONCE // size, 1)):
+            chosen = nearest(part.unsqueeze(1), book.unsqueeze(0)).squeeze(1)
+            total.index_add_(0, chosen, nn.functional.pad(part, (0, 1), value=1.0).double())
+    both = peers.sum(both)
+    return both[..., -1], both[..., :-1]
+
+
+def k_means(segments: Tensor, books: Tensor, key: Tensor, peers: Peers) -> tuple[Tensor, Tensor]:
+    """Lloyd's rounds from a draw of the segments [B, M, w] of all learners, in the shape of books [B, L, w].
+
+    Returns centres [B, L, w] and how many segments [B, L] the last round gave to each. A centre that nobody chooses
+    stays where it is.
+    """
+    size = books.shape[1]
+    different = [torch.unique(peers.gather(heard), dim=0) for heard in segments]
+    centres = torch.stack([drawn(heard, size, noise.absorb(key, book)) for book, heard in enumerate(different)])
+    counts = centres.new_zeros(centres.shape[:-1])
+    for _ in range(_LLOYD_ROUNDS):
+        counts, sums = tally(segments, centres, peers)
+        means = sums / counts.clamp(min=1).unsqueeze(-1)
+        centres = torch.where(counts.unsqueeze(-1) > 0, means.float(), centres)
+    return centres, counts.float()

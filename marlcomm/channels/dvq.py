@@ -1,0 +1,290 @@
+"""Dynamic vector quantisation: each message chooses how tightly it is quantised (Liu et al. 2022).
+
+The published code takes probabilities for logits, which caps the likeliest choice of ten at e / (e + 9), samples its
+evaluations, orders its hierarchy the other way round and never measures bits; ``penalty: legacy_code`` brings back the
+first and the third, ``evaluate: sampled`` the second.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from marlcomm import noise as random
+from marlcomm.channels.base import Channel, Peers, Transmission
+from marlcomm.channels.codebooks import Normalizer, look_up, nearest, words_among
+from marlcomm.channels.settings import DVQSettings
+from marlcomm.wire.alphabet import Alphabet
+
+_SMALLEST_SHARE = 1e-3
+
+
+@dataclass(frozen=True)
+class _Stage:
+    """What a quantiser of the pool makes of messages.
+
+    Attributes:
+        heard: [..., D], what it quantises, without gradient.
+        indices: [..., G] of the nearest codewords.
+        words: [..., D], these codewords side by side, with the codebook's gradient.
+    """
+
+    heard: Tensor
+    indices: Tensor
+    words: Tensor
+
+
+class DVQChannel(Channel):
+    """A selector, and the symbols of the member of the pool that it names.
+
+    Shapes: messages [..., D] are normalised to h; with a learned selector, keys k [N, l] and a query f(h) [..., l] give
+    logits k f(h) / sqrt(l) [..., N]. Symbols [..., 1 + S]: the member, then its indices (or the bits of h, of the
+    continuous member), then zeros. Received [..., D]: its codewords, side by side.
+    The gradient passes straight through to h, and to the selector through the relaxed choice
+    softmax((logits + Gumbel noise) / temperature). Losses: ``codebook`` and ``commitment`` as in vq, ``capacity`` what
+    the choice costs, ``balance`` sum over members of probability times log(N share), where the shares are the
+    mean probabilities of the last update: the gradient of minus the entropy of the mean choice, one value per message.
+
+    Attributes:
+        books: of each quantiser, [G, L, D / G].
+        temperature: of the relaxed choice, now.
+        balancing: 1 while choices are balanced, then 0.
+        share: [N] mean probability of each member in the last update.
+    """
+
+    settings: DVQSettings
+    temperature: Tensor
+    balancing: Tensor
+    share: Tensor
+    costs: Tensor
+
+    def __init__(self, message_size: int, settings: DVQSettings | None = None) -> None:
+        settings = DVQSettings() if settings is None else settings
+        settings.fit(message_size)
+        super().__init__(message_size, settings)
+        self.normalize = Normalizer(message_size, settings.normalization)
+        self.books = nn.ParameterList(torch.randn(g, size, message_size // g) for g, size in settings.pool)
+        self.register_buffer("costs", torch.tensor(self._costs()), persistent=False)
+        self._columns = self.alphabet().columns
+        self._found: list[_Stage] | None = None
+        self.noise_size = {"learned": settings.options, "random": 1, "constant": 0}[settings.selector]
+        if settings.selector == "learned":
+            self.query = nn.Linear(message_size, settings.key_size)
+            self.keys = nn.Parameter(torch.randn(settings.options, settings.key_size))
+            self.register_buffer("temperature", torch.tensor(settings.temperature))
+        if self._balances:
+            self.register_buffer("balancing", torch.tensor(1.0))
+            self.register_buffer("share", torch.empty(settings.options))
+            self._take_shares(torch.randn(256, message_size), Peers())
+
+    @property
+    def _balances(self) -> bool:
+        settings = self.settings
+        return settings.selector == "learned" and settings.balance_weight > 0 and settings.balance_steps > 0
+
+    def _costs(self) -> list[float]:
+        """What each member of the pool costs, by `penalty`."""
+        settings, size = self.settings, self.message_size
+        pool: list[tuple[int, float]] = list(settings.pool)
+        if settings.penalty == "bits":
+            bits = [g * math.log2(words) for g, words in pool] + [32.0 * size] * settings.continuous
+            return [cost + math.log2(settings.options) for cost in bits]
+        if settings.penalty == "legacy_paper":
+            return [g * math.log(words) for g, words in pool + [(size, 1e9)] * settings.continuous]
+        return [g + math.log(words) for g, words in pool + [(size, 9999)] * settings.continuous]
+
+    def alphabet(self) -> Alphabet:
+        quantisers = [Alphabet.fixed([size] * g) for g, size in self.settings.pool]
+        return Alphabet.choice(quantisers + [Alphabet.raw(self.message_size)] * self.settings.continuous)
+
+    @torch.no_grad()
+    def calibrate(self, messages: Tensor) -> None:
+        """Start from what is said: codewords are segments of what each quantiser is given."""
+        if not len(messages):
+            return
+        self.normalize.absorb(messages, 0, Peers())
+        for place, heard in self._chain(self.normalize(messages)):
+            book = self.books[place]
+            segments = heard.unflatten(-1, (len(book), -1)).transpose(0, 1)
+            book.copy_(torch.stack([words_among(own, book.shape[1]) for own in segments]))
+        if self._balances:
+            self._take_shares(messages, Peers())
+
+    # --- the pool ---
+
+    def _order(self) -> list[int]:
+        """The places of the quantisers in the order of the hierarchy: by falling G, then by falling L."""
+        pool = self.settings.pool
+        rising = self.settings.penalty == "legacy_code"
+        return sorted(range(len(pool)), key=lambda place: pool[place], reverse=not rising)
+
+    def _quantise(self, place: int, heard: Tensor) -> tuple[Tensor, Tensor]:
+        """Indices [..., G] and codewords [..., D] that one quantiser gives to its input [..., D]."""
+        book = self.books[place]
+        indices = nearest(heard.unflatten(-1, (len(book), -1)), book)
+        return indices, look_up(book, indices).flatten(-2)
+
+    def _chain(self, h: Tensor) -> Iterator[tuple[int, Tensor]]:
+        """Each quantiser's place in the pool and its input [..., D], in order, made only when it is asked for."""
+        for place in self._order():
+            yield place, h
+            if self.settings.structure == "hierarchical":
+                h = self._quantise(place, h)[1].detach()
+
+    def _stages(self, messages: Tensor) -> list[_Stage]:
+        """What every quantiser makes of messages [..., D], in the order of the pool."""
+        if self._found is not None:
+            return self._found
+        stages = {}
+        h = self.normalize(messages).detach()
+        for place in self._order():
+            stages[place] = _Stage(h, *self._quantise(place, h))
+            if self.settings.structure == "hierarchical":
+                h = stages[place].words.detach()
+        return [stages[place] for place in range(len(self.books))]
+
+    # --- the choice ---
+
+    def _logits(self, h: Tensor) -> Tensor:
+        """Of the choice between N members, [..., N]."""
+        scores: Tensor = self.query(h) @ self.keys.T / math.sqrt(self.settings.key_size)
+        return torch.softmax(scores, -1) if self.settings.penalty == "legacy_code" else scores
+
+    def _perturbed(self, logits: Tensor, noise: Tensor | None) -> Tensor:
+        return logits + random.gumbel(_needed(noise, "N"))
+
+    def _choose(self, h: Tensor, noise: Tensor | None) -> Tensor:
+        """The chosen members [...]."""
+        if self.settings.selector == "constant":
+            return torch.full(h.shape[:-1], self.settings.constant_member, device=h.device)
+        if self.settings.selector == "random":
+            return random.choice(_needed(noise, "1")[..., 0], self.settings.options)
+        logits = self._logits(h)
+        if self.evaluating and self.settings.evaluate == "argmax":
+            return logits.argmax(-1)
+        return self._perturbed(logits, noise).argmax(-1)
+
+    # --- the contract ---
+
+    def transmit(self, messages: Tensor, noise: Tensor | None = None) -> Transmission:
+        """As in every channel; the pool is searched once for symbols, gradient and losses."""
+        with self._searched(messages):
+            return super().transmit(messages, noise)
+
+    @contextlib.contextmanager
+    def _searched(self, messages: Tensor) -> Iterator[None]:
+        if messages.shape[-1] == self.message_size:
+            self._found = self._stages(messages.float())
+        try:
+            yield
+        finally:
+            self._found = None
+
+    def encode(self, messages: Tensor, noise: Tensor | None = None) -> Tensor:
+        h = self.normalize(messages)
+        chosen = self._choose(h, noise)
+        symbols = torch.zeros((*chosen.shape, self._columns), dtype=torch.int32, device=h.device)
+        symbols[..., 0] = chosen
+        for place, stage in enumerate(self._stages(messages)):
+            indices = stage.indices.to(torch.int32)
+            symbols[..., 1 : 1 + indices.shape[-1]] += indices * (chosen == place).unsqueeze(-1)
+        if self.settings.continuous:
+            bits = h.contiguous().view(torch.int32)
+            raw = (chosen == len(self.books)).unsqueeze(-1)
+            symbols[..., 1:] = torch.where(raw, bits, symbols[..., 1:])
+        return symbols
+
+    def decode(self, symbols: Tensor, noise: Tensor | None = None) -> Tensor:
+        rows = symbols.reshape(-1, symbols.shape[-1])
+        received = torch.empty((len(rows), self.message_size), device=symbols.device)
+        for place, book in enumerate(self.books):
+            chose = (rows[:, 0] == place).nonzero().squeeze(-1)
+            received[chose] = look_up(book.detach(), rows[chose, 1 : 1 + len(book)]).flatten(-2)
+        if self.settings.continuous:
+            chose = (rows[:, 0] == len(self.books)).nonzero().squeeze(-1)
+            received[chose] = rows[chose, 1:].contiguous().view(torch.float32)
+        return received.view(*symbols.shape[:-1], self.message_size)
+
+    def surrogate(self, messages: Tensor, noise: Tensor | None = None) -> Tensor:
+        h: Tensor = self.normalize(messages)
+        if self.settings.selector != "learned":
+            return h
+        # Of sum_t w_t o_t, where o_t = h + (words_t - h).detach() and w is the straight-through choice.
+        relaxed = torch.softmax(self._perturbed(self._logits(h), noise) / self.temperature, -1)
+        answers = torch.stack([stage.words for stage in self._stages(messages)] + [h] * self.settings.continuous, -2)
+        return h + torch.einsum("...n,...nd->...d", relaxed, answers.detach())
+
+    def losses(self, messages: Tensor, symbols: Tensor, noise: Tensor | None = None) -> dict[str, Tensor]:
+        h: Tensor = self.normalize(messages)
+        chosen = symbols[..., 0].long()
+        losses = self._distances(h, chosen, self._stages(messages))
+        if self.settings.selector != "learned":
+            return losses
+        logits = self._logits(h)
+        probabilities = torch.softmax(logits, -1)
+        weights = probabilities
+        if self.settings.capacity_choice == "one_hot":
+            relaxed = torch.softmax(self._perturbed(logits, noise) / self.temperature, -1)
+            weights = nn.functional.one_hot(chosen, self.settings.options) + (relaxed - relaxed.detach())
+        losses["capacity"] = weights @ self.costs
+        if self._balances:
+            losses["balance"] = probabilities @ (self.share.clamp(min=_SMALLEST_SHARE) * self.settings.options).log()
+        return losses
+
+    def _distances(self, h: Tensor, chosen: Tensor, stages: list[_Stage]) -> dict[str, Tensor]:
+        """Squared distances per element [...], of codewords to what they quantise and the other way round."""
+        codebook, miss = h.new_zeros(chosen.shape), torch.zeros_like(h)
+        for place, stage in enumerate(stages):
+            own = chosen == place
+            error = stage.heard - stage.words
+            weight = torch.where(own, 1.0, self.settings.train_unselected)
+            codebook = codebook + weight * error.square().mean(-1)
+            miss = torch.where(own.unsqueeze(-1), error.detach(), miss)
+        # What came before in a hierarchy is passed straight through, so that h moves as if it was quantised itself.
+        commitment = (h + (miss - h).detach()).square().mean(-1)
+        return {"codebook": codebook, "commitment": commitment}
+
+    def loss_weights(self) -> dict[str, float]:
+        settings = self.settings
+        weights = {"codebook": settings.codebook_weight, "commitment": settings.commitment_weight}
+        if settings.selector == "learned":
+            weights["capacity"] = settings.capacity_weight
+            if self._balances:
+                weights["balance"] = settings.balance_weight * float(self.balancing)
+        return weights
+
+    @property
+    def absorbs(self) -> bool:
+        return self._balances or self.settings.normalization == "running"
+
+    @torch.no_grad()
+    def absorb(self, messages: Tensor, env_steps: int, peers: Peers) -> None:
+        self.normalize.absorb(messages, self.settings.decay, peers)
+        if self._balances:
+            self._take_shares(messages, peers)
+
+    @torch.no_grad()
+    def _take_shares(self, messages: Tensor, peers: Peers) -> None:
+        probabilities = torch.softmax(self._logits(self.normalize(messages)), -1).double()
+        total = peers.sum(probabilities.sum(0))
+        if total.any():
+            self.share.copy_(total / total.sum())
+
+    def after_update(self, env_steps: int) -> None:
+        settings = self.settings
+        if settings.selector == "learned" and settings.temperature_steps:
+            way = min(env_steps / settings.temperature_steps, 1.0)
+            self.temperature.fill_(settings.temperature + way * (settings.final_temperature - settings.temperature))
+        if self._balances:
+            self.balancing.fill_(float(env_steps < settings.balance_steps))
+
+
+def _needed(noise: Tensor | None, draws: str) -> Tensor:
+    if noise is None:
+        raise ValueError(f"dvq needs noise: pass uniform draws of shape [..., {draws}]")
+    return noise
