@@ -1,6 +1,6 @@
 """Equal steps, fixed or learned: b bits for every element (learned step size quantisation, Esser et al. 2020).
 
-CACOM (Li and Zhang 2024) sends its messages this way, and a learned step is the plain rival of every dithered quantiser.
+CACOM (Li and Zhang 2024) sends its messages this way: the plain rival of every dithered quantiser.
 """
 
 from __future__ import annotations
