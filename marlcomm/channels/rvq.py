@@ -1,14 +1,12 @@
 """Residual vector quantisation: every stage names what the stages before it left over (Zeghidour et al. 2021).
 
-On `vector-quantize-pytorch`'s ResidualVQ, which finds the codewords. Its codebooks are parameters here and learn from
-our losses through the optimiser: its own are means over whatever batch it is given, and its moving averages would
-change while sampling.
+On `vector-quantize-pytorch`'s ResidualVQ, which holds the codebooks. They are parameters here and learn from our
+losses through the optimiser: the library's are means over whatever batch it is given, and its moving averages would
+change while sampling. The search and the sum are written out here, since the library's forward pass takes five times
+as long for the same indices; a test holds both against each other.
 """
 
 from __future__ import annotations
-
-from functools import reduce
-from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -42,15 +40,9 @@ class RVQChannel(Channel):
             learnable_codebook=True,
             ema_update=False,
             rotation_trick=False,
-        ).eval()
+        )
         self._counted = settings.prefix == "random" and settings.stages_sent is None
         self.noise_size = 1 if self._counted else 0
-
-    def train(self, mode: bool = True) -> Self:
-        """The library's module stays as it is: in training it would compute losses that are not used."""
-        super().train(mode)
-        self.quantiser.eval()
-        return self
 
     @torch.no_grad()
     def calibrate(self, messages: Tensor) -> None:
@@ -63,7 +55,7 @@ class RVQChannel(Channel):
             chosen = torch.randperm(max(len(residuals), size))[:size] % len(residuals)
             codewords = residuals[chosen]
             layer.codebook = codewords + 0.1 * residuals.std(0, correction=0) * torch.randn_like(codewords)
-            residuals = residuals - layer(residuals)[0]
+            residuals = residuals - nn.functional.embedding(_nearest(layer.codebook, residuals), layer.codebook)
 
     @property
     def _most_sent(self) -> int:
@@ -78,10 +70,17 @@ class RVQChannel(Channel):
         size = self.message_size
         return nn.functional.layer_norm(messages, (size,)) if size > 2 else torch.tanh(messages)
 
+    def _books(self) -> list[Tensor]:
+        """The codebook [L, D] of each stage that may be sent."""
+        return [layer.codebook for layer in self.quantiser.layers[: self._most_sent]]
+
     @torch.no_grad()
     def encode(self, messages: Tensor, noise: Tensor | None = None) -> Tensor:
-        _, found, _ = self.quantiser(self._normalised(messages).reshape(-1, self.message_size))
-        indices: Tensor = found.to(torch.int32).view(*messages.shape[:-1], -1)[..., : self._most_sent]
+        left, found = self._normalised(messages).reshape(-1, self.message_size), []
+        for book in self._books():
+            found.append(_nearest(book, left))
+            left = left - nn.functional.embedding(found[-1], book)
+        indices = torch.stack(found, dim=-1).to(torch.int32).view(*messages.shape[:-1], self._most_sent)
         if not self._counted:
             return indices
         if noise is None:
@@ -93,30 +92,42 @@ class RVQChannel(Channel):
         """Which stages [..., Q] are sent where the last of them is [..., 1]."""
         return torch.arange(self._most_sent, device=last.device) <= last
 
-    def _codewords(self, symbols: Tensor) -> tuple[Tensor, Tensor]:
-        """Codewords [..., Q, D], zero for stages that were not sent, and which [..., Q] were."""
-        stages = torch.arange(self._most_sent, device=symbols.device)
-        indices = symbols[..., 1:] if self._counted else symbols
-        sent = self._sent(symbols[..., :1]) if self._counted else torch.ones_like(symbols, dtype=torch.bool)
-        return self.quantiser.codebooks[stages, indices.long()] * sent.unsqueeze(-1), sent
+    def _split(self, symbols: Tensor) -> tuple[Tensor, Tensor]:
+        """Indices [..., Q] and which of them [..., Q] were sent."""
+        if self._counted:
+            return symbols[..., 1:], self._sent(symbols[..., :1])
+        return symbols, torch.ones_like(symbols, dtype=torch.bool)
 
     def decode(self, symbols: Tensor, noise: Tensor | None = None) -> Tensor:
-        codewords, _ = self._codewords(symbols)
-        # One after the other, as the library adds them, whatever the batch: a sum over an axis may take another order.
-        return reduce(torch.add, codewords.detach().unbind(-2))
+        indices, sent = self._split(symbols)
+        received = torch.zeros((*symbols.shape[:-1], self.message_size), device=symbols.device)
+        for stage, book in enumerate(self._books()):
+            codewords = nn.functional.embedding(indices[..., stage], book.detach())
+            received = received + codewords * sent[..., stage, None] if self._counted else received + codewords
+        return received
 
     def surrogate(self, messages: Tensor, noise: Tensor | None = None) -> Tensor:
         return self._normalised(messages)
 
     def losses(self, messages: Tensor, symbols: Tensor, noise: Tensor | None = None) -> dict[str, Tensor]:
-        codewords, sent = self._codewords(symbols)
-        fixed = codewords.detach()
-        residuals = self._normalised(messages).unsqueeze(-2) - (fixed.cumsum(-2) - fixed)
+        indices, sent = self._split(symbols)
+        left, codebook, commitment = self._normalised(messages), [], []
+        for stage, book in enumerate(self._books()):
+            codewords = nn.functional.embedding(indices[..., stage], book)
+            codebook.append(nn.functional.mse_loss(codewords, left.detach(), reduction="none").mean(-1))
+            commitment.append(nn.functional.mse_loss(left, codewords.detach(), reduction="none").mean(-1))
+            left = left - codewords.detach()
         share = sent / sent.sum(-1, keepdim=True)
         return {
-            "codebook": ((residuals.detach() - codewords).square().mean(-1) * share).sum(-1),
-            "commitment": ((residuals - fixed).square().mean(-1) * share).sum(-1),
+            "codebook": (torch.stack(codebook, dim=-1) * share).sum(-1),
+            "commitment": (torch.stack(commitment, dim=-1) * share).sum(-1),
         }
 
     def loss_weights(self) -> dict[str, float]:
         return {"codebook": self.settings.codebook_weight, "commitment": self.settings.commitment_weight}
+
+
+def _nearest(book: Tensor, vectors: Tensor) -> Tensor:
+    """Indices [M] of the codewords [L, D] nearest to vectors [M, D]."""
+    # |v - e|^2 without |v|^2, which is the same for every codeword.
+    return torch.addmm(book.square().sum(-1), vectors, book.T, alpha=-2).argmin(-1)

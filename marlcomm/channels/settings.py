@@ -322,7 +322,7 @@ class RVQSettings(ChannelSettings):
     """Residual vector quantisation: a few indices, each refining the ones before it."""
 
     codebook_size: int = Field(16, ge=2, le=2**16, description="L, the codewords of a stage")
-    stages: int = Field(4, ge=1, le=64, description="Q, the stages that are trained")
+    stages: int = Field(4, ge=1, le=16, description="Q, the stages that are trained")
     prefix: Literal["all", "random"] = Field(
         "all", description="send all stages, or in each message a random number of them, which is then on the wire"
     )
