@@ -2,9 +2,12 @@
 
 from marlcomm.wire.alphabet import Alphabet, Slot
 from marlcomm.wire.bits import Packets, WireError
-from marlcomm.wire.codes import CODES, Code, EliasGammaCode, FixedLengthCode, GroupCode, MixedRadixCode
+from marlcomm.wire.codes import CODES, Code
+from marlcomm.wire.fitted import HuffmanCode, RiceCode
+from marlcomm.wire.groups import EliasDeltaCode, EliasGammaCode, FixedLengthCode, GroupCode, MixedRadixCode
 from marlcomm.wire.meter import BandwidthMeter, BitCounts
 from marlcomm.wire.packets import read_packets, write_packets
+from marlcomm.wire.tables import Tables
 
 __all__ = [
     "CODES",
@@ -12,12 +15,16 @@ __all__ = [
     "BandwidthMeter",
     "BitCounts",
     "Code",
+    "EliasDeltaCode",
     "EliasGammaCode",
     "FixedLengthCode",
     "GroupCode",
+    "HuffmanCode",
     "MixedRadixCode",
     "Packets",
+    "RiceCode",
     "Slot",
+    "Tables",
     "WireError",
     "read_packets",
     "write_packets",
