@@ -1,4 +1,4 @@
-"""The wire: symbols to bits to bytes, and meters that read them. Needs numpy only."""
+"""The wire: symbols to bits to bytes, and meters that read them. Needs numpy only (streams: constriction)."""
 
 from marlcomm.wire.alphabet import Alphabet, Slot
 from marlcomm.wire.bits import Packets, WireError
@@ -7,10 +7,12 @@ from marlcomm.wire.fitted import HuffmanCode, RiceCode
 from marlcomm.wire.groups import EliasDeltaCode, EliasGammaCode, FixedLengthCode, GroupCode, MixedRadixCode
 from marlcomm.wire.meter import BandwidthMeter, BitCounts
 from marlcomm.wire.packets import read_packets, write_packets
+from marlcomm.wire.streams import STREAM_HEADER_BYTES, read_stream, write_stream
 from marlcomm.wire.tables import Tables
 
 __all__ = [
     "CODES",
+    "STREAM_HEADER_BYTES",
     "Alphabet",
     "BandwidthMeter",
     "BitCounts",
@@ -27,5 +29,7 @@ __all__ = [
     "Tables",
     "WireError",
     "read_packets",
+    "read_stream",
     "write_packets",
+    "write_stream",
 ]

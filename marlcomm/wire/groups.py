@@ -55,16 +55,16 @@ class FixedLengthCode(GroupCode):
 
     def __init__(self, slots: tuple[Slot, ...]) -> None:
         super().__init__(slots)
-        self._widths = np.array([(slot.size - 1).bit_length() for slot in slots], np.int64)
+        self.widths = np.array([(slot.size - 1).bit_length() for slot in slots], np.int64)
 
     def lengths(self, offsets: Int) -> Int:
-        return np.full(len(offsets), self._widths.sum())
+        return np.full(len(offsets), self.widths.sum())
 
     def fields(self, offsets: Int) -> tuple[Int, Int]:
-        return offsets, np.broadcast_to(self._widths, offsets.shape)
+        return offsets, np.broadcast_to(self.widths, offsets.shape)
 
     def read(self, reader: BitReader) -> Int:
-        return np.stack([reader.take(int(width)) for width in self._widths], axis=1)
+        return np.stack([reader.take(int(width)) for width in self.widths], axis=1)
 
 
 class MixedRadixCode(GroupCode):
