@@ -7,16 +7,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from marlcomm.wire.bits import Int, WireError
+from marlcomm.wire.state import State, rebuilding
 
 Kind = Literal["fixed", "signed", "raw"]
 Symbols = NDArray[np.int32]
 RAW_VALUES = 2**32
+MOST_COLUMNS = 2**20
 _SIGN_BIT = 2**31
 
 
@@ -93,6 +95,18 @@ class Alphabet:
         """At most `most` tokens 0 .. size - 1; 0 is the end mark, sent where a message is shorter than that."""
         return Alphabet(tuple(Slot(k, "fixed", size, when=((k - 1, 0, False),) if k else ()) for k in range(most)))
 
+    def state(self) -> State:
+        """Plain JSON data that rebuilds the alphabet."""
+        return {
+            "slots": [[slot.column, slot.kind, slot.size, [list(term) for term in slot.when]] for slot in self.slots]
+        }
+
+    @staticmethod
+    def from_state(state: State) -> Alphabet:
+        """The alphabet that `state` describes; raises `WireError` where it describes none."""
+        with rebuilding("an alphabet"):
+            return Alphabet(tuple(_slot(*entry) for entry in state["slots"]))
+
     @cached_property
     def columns(self) -> int:
         """S, the length of a row of symbols."""
@@ -157,6 +171,19 @@ class Alphabet:
             idle[:, slot.column] &= ~used
         _refuse(idle & (wide != 0), wide, [(0, 0)] * self.columns)
         return wide
+
+
+def _slot(column: int, kind: Kind, size: int, when: Sequence[tuple[int, int, bool]]) -> Slot:
+    conditions = tuple((left, value, wanted) for left, value, wanted in when)
+    numbers = [column, size, *(number for left, value, _ in conditions for number in (left, value))]
+    if any(type(number) is not int for number in numbers) or any(type(wanted) is not bool for *_, wanted in conditions):
+        raise TypeError(f"a slot of other things than numbers: {column}, {kind}, {size}, {when}")
+    fits = (
+        0 <= column < MOST_COLUMNS and 1 <= size <= RAW_VALUES and all(0 <= left < column for left, _, _ in conditions)
+    )
+    if kind not in get_args(Kind) or not fits:
+        raise ValueError(f"no slot has column {column}, kind {kind!r}, size {size} and conditions {when}")
+    return Slot(column, kind, size, conditions)
 
 
 def _refuse(outside: NDArray[np.bool_], values: Int, bounds: Sequence[tuple[int, int]]) -> None:

@@ -14,7 +14,7 @@ Int = NDArray[np.int64]
 
 
 class WireError(ValueError):
-    """Symbols that no code can carry, or bytes that no sender can have sent."""
+    """Symbols that no code can carry, bytes that no sender can have sent, or a stored state that is no code's."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +91,11 @@ class BitReader:
             values = np.where(offset < widths, 2 * values + self._bits[at], values)
         self._position = self._position + widths
         return values
+
+    def peek(self, width: int) -> Int:
+        """The next `width` bits as numbers [M], even beyond a message's end; nothing is consumed."""
+        at = np.minimum(self._position[:, None] + np.arange(width), len(self._bits) - 1)
+        return np.asarray(self._bits[at] @ (np.int64(1) << np.arange(width)[::-1]))
 
     def zeros(self) -> Int:
         """How many zeros stand before the next one in each message, [M]; nothing is consumed."""

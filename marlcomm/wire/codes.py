@@ -6,38 +6,21 @@ slots after the other, each by a `GroupCode`.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, ClassVar
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from marlcomm.wire.alphabet import Alphabet, Slot, Symbols, from_offsets, to_offsets
 from marlcomm.wire.bits import BitReader, Int, Packets, WireError, write_fields
+from marlcomm.wire.fitted import HuffmanCode, RiceCode, WholeMessageCode, spread
+from marlcomm.wire.groups import EliasDeltaCode, EliasGammaCode, FixedLengthCode, GroupCode, MixedRadixCode
+from marlcomm.wire.state import State, digest, rebuilding
+from marlcomm.wire.tables import MessageTable, Tables
 
 _WORD = np.dtype(">u4")
-
-
-class GroupCode(ABC):
-    """How the slots of one group are written. Symbols come as offsets [M, G] from 0 (see `Slot.offsets`)."""
-
-    name: ClassVar[str]
-
-    def __init__(self, slots: tuple[Slot, ...]) -> None:
-        self.slots = slots
-
-    @abstractmethod
-    def lengths(self, offsets: Int) -> Int:
-        """Bits of each message's group, [M]."""
-
-    @abstractmethod
-    def fields(self, offsets: Int) -> tuple[Int, Int]:
-        """Values and widths of bit fields, both [M, F]."""
-
-    @abstractmethod
-    def read(self, reader: BitReader) -> Int:
-        """Offsets [M, G] from a reader."""
+Choose = Callable[[tuple[Slot, ...]], GroupCode]
 
 
 class Code:
@@ -46,40 +29,125 @@ class Code:
     Args:
         alphabet: of the messages.
         choose: the code of a group of slots; the one without statistics that is shortest for its kind if None.
+        messages: a table of whole messages, each of which gets a codeword of its own; other messages are its escape
+            codeword and then their groups.
     """
 
-    def __init__(self, alphabet: Alphabet, choose: Callable[[tuple[Slot, ...]], GroupCode] | None = None) -> None:
+    def __init__(
+        self, alphabet: Alphabet, choose: Choose | None = None, *, messages: MessageTable | None = None
+    ) -> None:
         self.alphabet = alphabet
         self.parts = [(choose or default_group)(slots) for slots in alphabet.groups]
-        self._plain = bool(self.parts) and all(_is_whole_words(part) for part in self.parts)
+        self.whole = None if messages is None else WholeMessageCode(messages)
+        self._plain = bool(self.parts) and self.whole is None and all(_is_whole_words(part) for part in self.parts)
+
+    @classmethod
+    def fit(cls, alphabet: Alphabet, symbols: Symbols, name: str, *, joint: bool = False) -> Code:
+        """The code of that name in `CODES`, fitted on messages [M, S] of the training time.
+
+        With `joint`, messages seen there get codewords of their own where they are at most 4096 (see `MessageTable`).
+        """
+        values = alphabet.check(symbols)
+        table = MessageTable.fit(alphabet, values) if joint else None
+        return cls(
+            alphabet,
+            lambda slots: CODES[name].fit(slots, to_offsets(slots, values[slots[0].used(values)])),
+            messages=table,
+        )
+
+    @classmethod
+    def on_tables(cls, tables: Tables) -> Code:
+        """The Huffman code of frequency tables."""
+        of_slot = dict(zip(tables.alphabet.slots, tables.slots, strict=True))
+        return cls(
+            tables.alphabet,
+            lambda slots: HuffmanCode(slots, [of_slot[slot] for slot in slots]),
+            messages=tables.messages,
+        )
+
+    def state(self) -> State:
+        """Plain JSON data that rebuilds the code, its alphabet included."""
+        return {
+            "alphabet": self.alphabet.state(),
+            "parts": [part.state() for part in self.parts],
+            "messages": None if self.whole is None else self.whole.table.state(),
+        }
+
+    @classmethod
+    def from_state(cls, state: State) -> Code:
+        """The code that `state` describes; raises `WireError` where it describes none."""
+        with rebuilding("a code"):
+            alphabet, messages = Alphabet.from_state(state["alphabet"]), state["messages"]
+            parts = dict(zip(alphabet.groups, state["parts"], strict=True))
+            return cls(
+                alphabet,
+                lambda slots: CODES[parts[slots]["code"]].from_state(slots, parts[slots]),
+                messages=None if messages is None else MessageTable.from_state(alphabet, messages),
+            )
+
+    @cached_property
+    def digest(self) -> str:
+        """The hash by which both ends know that they hold the same code."""
+        return digest(self.state())
 
     def lengths(self, symbols: Symbols) -> Int:
         """Bits of each message, [M]; raises `WireError` for a symbol outside the alphabet."""
         values = self.alphabet.check(symbols)
-        bits = np.zeros(len(values), np.int64)
+        bits, spelled = np.zeros(len(values), np.int64), None
+        if self.whole is not None:
+            _, widths, spelled = self.whole.fields(values)
+            bits += widths[:, 0]
         for part in self.parts:
-            rows = _rows(part.slots, values)
+            rows = _rows(part.slots, values, spelled)
             bits[rows] += part.lengths(to_offsets(part.slots, values[rows]))
         return bits
 
     def encode(self, symbols: Symbols) -> Packets:
         """The bytes of messages; raises `WireError` for a symbol outside the alphabet."""
-        values = self.alphabet.check(symbols)
         if self._plain:  # whole words need no bit by bit
+            values = self.alphabet.check(symbols)
             sizes = np.full(len(values), _WORD.itemsize * self.alphabet.columns)
             return Packets(to_offsets(self.alphabet.slots, values).astype(_WORD).tobytes(), sizes, 8 * sizes)
+        return write_fields(*self.fields(symbols))
+
+    def fields(self, symbols: Symbols) -> tuple[Int, Int]:
+        """Values and widths of bit fields, both [M, F]; raises `WireError` for a symbol outside the alphabet."""
+        values = self.alphabet.check(symbols)
         fields, widths = [np.zeros((len(values), 0), np.int64)], [np.zeros((len(values), 0), np.int64)]
+        spelled = None
+        if self.whole is not None:
+            codewords, lengths, spelled = self.whole.fields(values)
+            fields.append(codewords)
+            widths.append(lengths)
         for part in self.parts:
-            rows = _rows(part.slots, values)
+            rows = _rows(part.slots, values, spelled)
             for side, found in zip((fields, widths), part.fields(to_offsets(part.slots, values[rows])), strict=True):
-                side.append(_spread(found, rows, len(values)))
-        return write_fields(np.concatenate(fields, axis=1), np.concatenate(widths, axis=1))
+                side.append(found if isinstance(rows, slice) else spread(found, rows))
+        return np.concatenate(fields, axis=1), np.concatenate(widths, axis=1)
 
     def decode(self, packets: Packets) -> Symbols:
         """The symbols [M, S] of packets; raises `WireError` for bytes that no sender can have sent."""
         if self._plain:
             return self._decode_plain(packets)
         reader = BitReader(packets)
+        symbols = self.read(reader)
+        reader.finish()
+        return symbols
+
+    def read(self, reader: BitReader) -> Symbols:
+        """One message [S] from the next bits of each of M rows, [M, S]."""
+        if self.whole is None:
+            return self._read_groups(reader).astype(np.int32)
+        values, spelled = self.whole.read(reader)
+        if spelled.any():
+            with reader.only(spelled) as some:
+                values[spelled] = self._read_groups(some)
+            listed = spelled & (self.whole.table.entries(values) != self.whole.table.counts.known)
+            if listed.any():
+                raise reader.error(listed, "spells out a message that the table lists")
+        return values.astype(np.int32)
+
+    def _read_groups(self, reader: BitReader) -> Int:
         values = np.zeros((len(reader), self.alphabet.columns), np.int64)
         for part in self.parts:
             rows = part.slots[0].used(values)
@@ -89,8 +157,7 @@ class Code:
                 found = from_offsets(part.slots, part.read(some))
             for slot, column in zip(part.slots, found.T, strict=True):
                 values[rows, slot.column] = column
-        reader.finish()
-        return values.astype(np.int32)
+        return values
 
     def _decode_plain(self, packets: Packets) -> Symbols:
         size = _WORD.itemsize * self.alphabet.columns
@@ -100,121 +167,21 @@ class Code:
         return from_offsets(self.alphabet.slots, words).astype(np.int32)
 
 
-class FixedLengthCode(GroupCode):
-    """ceil(log2 A) bits for a slot of A values."""
-
-    name = "fixed"
-
-    def __init__(self, slots: tuple[Slot, ...]) -> None:
-        super().__init__(slots)
-        self._widths = np.array([(slot.size - 1).bit_length() for slot in slots], np.int64)
-
-    def lengths(self, offsets: Int) -> Int:
-        return np.full(len(offsets), self._widths.sum())
-
-    def fields(self, offsets: Int) -> tuple[Int, Int]:
-        return offsets, np.broadcast_to(self._widths, offsets.shape)
-
-    def read(self, reader: BitReader) -> Int:
-        return np.stack([reader.take(int(width)) for width in self._widths], axis=1)
-
-
-class MixedRadixCode(GroupCode):
-    """A group as one number in mixed radix: ceil(log2 of the product of all A) bits."""
-
-    name = "mixed-radix"
-    _CHUNK = 32
-
-    def __init__(self, slots: tuple[Slot, ...]) -> None:
-        super().__init__(slots)
-        messages = 1
-        for slot in slots:
-            messages *= slot.size
-        self._bits = (messages - 1).bit_length()
-        chunks = -(-self._bits // self._CHUNK)
-        self._widths = np.array(
-            [self._bits - self._CHUNK * (chunks - 1), *[self._CHUNK] * (chunks - 1)][:chunks], np.int64
-        )
-        # Beyond 62 bits numpy's integers overflow; Python's do not.
-        self._dtype: type = np.int64 if self._bits <= 62 else object
-
-    def lengths(self, offsets: Int) -> Int:
-        return np.full(len(offsets), self._bits)
-
-    def fields(self, offsets: Int) -> tuple[Int, Int]:
-        number: NDArray[Any] = np.zeros(len(offsets), self._dtype)
-        for slot, column in zip(self.slots, offsets.T, strict=True):
-            number = number * slot.size + column
-        shifts = np.cumsum(self._widths[::-1])[::-1] - self._widths
-        chunks = [
-            (number >> int(shift)) & ((1 << int(width)) - 1) for shift, width in zip(shifts, self._widths, strict=True)
-        ]
-        values = np.stack(chunks, axis=1).astype(np.int64) if chunks else np.zeros((len(offsets), 0), np.int64)
-        return values, np.broadcast_to(self._widths, values.shape)
-
-    def read(self, reader: BitReader) -> Int:
-        number: NDArray[Any] = np.zeros(len(reader), np.int64).astype(self._dtype)
-        for width in self._widths:
-            number = (number << int(width)) + reader.take(int(width))
-        columns = []
-        for slot in reversed(self.slots):
-            columns.append((number % slot.size).astype(np.int64))
-            number = number // slot.size
-        if (number != 0).any():
-            raise WireError("a decoded message is outside its alphabet")
-        return np.stack(columns[::-1], axis=1)
-
-
-class EliasGammaCode(GroupCode):
-    """2 floor(log2 n) + 1 bits for offset n - 1: short for small offsets, and no bound on large ones (Elias 1975)."""
-
-    name = "elias-gamma"
-
-    def lengths(self, offsets: Int) -> Int:
-        return np.asarray((2 * _zeros(offsets) + 1).sum(axis=1))
-
-    def fields(self, offsets: Int) -> tuple[Int, Int]:
-        zeros = _zeros(offsets)
-        shape = (len(offsets), 2 * offsets.shape[1])
-        values = np.stack([np.zeros_like(offsets), offsets + 1], axis=-1)
-        return values.reshape(shape), np.stack([zeros, zeros + 1], axis=-1).reshape(shape)
-
-    def read(self, reader: BitReader) -> Int:
-        columns = []
-        for _ in self.slots:
-            zeros = reader.zeros()
-            if (zeros > 32).any():
-                raise reader.error(zeros > 32, "ends too early or holds a number that is too large")
-            reader.take(zeros)
-            columns.append(reader.take(zeros + 1) - 1)
-        return np.stack(columns, axis=1)
-
-
-def _zeros(offsets: Int) -> Int:
-    """floor(log2(offset + 1)), the zeros before the number itself."""
-    # frexp is exact here: offsets stay far below 2**53.
-    return np.frexp((offsets + 1).astype(np.float64))[1].astype(np.int64) - 1
-
-
 def _is_whole_words(part: GroupCode) -> bool:
     return isinstance(part, FixedLengthCode) and part.slots[0].kind == "raw" and not part.slots[0].when
 
 
-def _rows(slots: tuple[Slot, ...], values: Int) -> NDArray[np.bool_] | slice:
-    """Which messages hold a group; a slice where all do, so that nothing is copied."""
-    return slots[0].used(values) if slots[0].when else slice(None)
+def _rows(slots: tuple[Slot, ...], values: Int, spelled: NDArray[np.bool_] | None) -> NDArray[np.bool_] | slice:
+    """Which messages send a group; a slice where all do, so that nothing is copied."""
+    if not slots[0].when:
+        return slice(None) if spelled is None else spelled
+    used = slots[0].used(values)
+    return used if spelled is None else used & spelled
 
 
-def _spread(fields: Int, rows: NDArray[np.bool_] | slice, messages: int) -> Int:
-    """Fields [M', F] of some messages among all M, of width zero elsewhere."""
-    if isinstance(rows, slice):
-        return fields
-    spread = np.zeros((messages, fields.shape[1]), np.int64)
-    spread[rows] = fields
-    return spread
-
-
-CODES: dict[str, type[GroupCode]] = {code.name: code for code in (FixedLengthCode, MixedRadixCode, EliasGammaCode)}
+CODES: dict[str, type[GroupCode]] = {
+    code.name: code for code in (FixedLengthCode, MixedRadixCode, EliasGammaCode, EliasDeltaCode, RiceCode, HuffmanCode)
+}
 
 
 def default_group(slots: tuple[Slot, ...]) -> GroupCode:

@@ -12,7 +12,7 @@ SAMPLES_PER_VALUE = 10
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 
 
-def message_ids(symbols: NDArray[np.int32]) -> NDArray[np.uint64]:
+def message_ids(symbols: NDArray[np.integer]) -> NDArray[np.uint64]:
     """One 64-bit number [M] for each message [M, S]; different messages share one with negligible chance."""
     ids = np.zeros(len(symbols), np.uint64)
     for slot in range(symbols.shape[1]):
