@@ -27,7 +27,12 @@ ENV_STATISTICS = {
     "traffic_junction": {
         "crashes": Figure("car steps / episode", "cars that share a cell with another, summed over steps"),
         "cars": Figure("cars / episode", "cars that entered"),
-    }
+    },
+    "communicating_goal": {
+        "steps_to_goal": Figure("env steps", "steps until the goal was reached; all steps where it never was"),
+        "distance": Figure("env steps", "the fewest steps that would have done, from start to goal"),
+        "goal": Figure("1", "the number of the goal in env.goals: a label of each episode, whose mean says nothing"),
+    },
 }
 BANDWIDTH = {
     "messages_per_agent_step": Figure("messages / agent step", "messages sent / living agents' rights to speak"),

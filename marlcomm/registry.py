@@ -222,6 +222,12 @@ ENVS = _table(
         "envs.traffic_junction.settings:TrafficJunctionSettings",
         "cars that cannot see each other cross junctions: easy (5), medium (10), hard (20)",
     ),
+    (
+        "communicating_goal",
+        "envs.communicating_goal.world:CommunicatingGoal",
+        "envs.communicating_goal.settings:CommunicatingGoalSettings",
+        "a speaker sees the goal, a listener walks; some goals are drawn far more often than others",
+    ),
 )
 CHANNELS = _table(
     "channel",

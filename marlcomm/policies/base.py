@@ -88,6 +88,7 @@ class TeamPolicy(nn.Module, ABC):
 
     gated: bool = False
     _others: Tensor
+    _speakers: Tensor
 
     def __init__(self, spec: TeamSpec, settings: PolicySettings, channel: Channel) -> None:
         super().__init__()
@@ -96,6 +97,8 @@ class TeamPolicy(nn.Module, ABC):
         self.channel = channel
         self.input_size = spec.observation_size + (spec.num_agents if settings.agent_identity else 0)
         self.register_buffer("_others", ~torch.eye(spec.num_agents, dtype=torch.bool), persistent=False)
+        speakers = torch.tensor(spec.speakers or (True,) * spec.num_agents)
+        self.register_buffer("_speakers", speakers, persistent=False)
 
     @abstractmethod
     def see(self, observations: Tensor) -> Tensor:
@@ -171,7 +174,9 @@ class TeamPolicy(nn.Module, ABC):
         if overheard is not None:
             symbols = torch.where(overheard.replaced.unsqueeze(-1), overheard.symbols, symbols)
             received = self.channel.decode(symbols, moment.noise).to(received.dtype)
-        spoke = moment.alive if moment.gates is None else moment.alive & moment.gates
+        spoke = moment.alive & self._speakers
+        if moment.gates is not None:
+            spoke = spoke & moment.gates
         if not self.channel.carries:
             spoke = torch.zeros_like(spoke)
         audible = spoke.unsqueeze(-2) & self._others

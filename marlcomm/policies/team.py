@@ -107,5 +107,6 @@ def make_channel(name: str, settings: dict[str, Any], message_size: int) -> Chan
 
 
 def make_meter(policy: TeamPolicy) -> BandwidthMeter:
-    """The meter that fits a policy: its channel's alphabet, and presence bits where it has a gate."""
-    return BandwidthMeter(policy.channel.alphabet(), gated=policy.gated and policy.channel.carries)
+    """The meter that fits a policy: its channel's alphabet, presence bits where it has a gate, and who may speak."""
+    gated = policy.gated and policy.channel.carries
+    return BandwidthMeter(policy.channel.alphabet(), gated=gated, speakers=policy.spec.speakers)

@@ -1,11 +1,13 @@
 """Counting what is transmitted: one record that adds up, and the figures made of it.
 
-A *message* is the sent talk of a living agent. An *agent step* is a living agent's right to speak, used or not.
+A *message* is the sent talk of a living agent. An *agent step* is a living agent's right to speak, used or not; who may
+never speak has no agent steps, but receives what others say.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -57,12 +59,20 @@ class BandwidthMeter:
         alphabet: of the channel's messages.
         gated: whether agents may stay silent; then each agent step costs one presence bit.
         code: the prefix code; the alphabet's default if None.
+        speakers: [N], which agents may speak; all of them if None.
     """
 
-    def __init__(self, alphabet: Alphabet, gated: bool = False, code: Code | None = None) -> None:
+    def __init__(
+        self,
+        alphabet: Alphabet,
+        gated: bool = False,
+        code: Code | None = None,
+        speakers: Sequence[bool] | None = None,
+    ) -> None:
         self.alphabet = alphabet
         self.gated = gated
         self.code = Code(alphabet) if code is None else code
+        self.speakers = None if speakers is None else np.asarray(speakers, dtype=np.bool_)
 
     def count(
         self,
@@ -78,9 +88,10 @@ class BandwidthMeter:
         lengths = self.code.lengths(messages)
         present = acts.sum(axis=-1, keepdims=True)
         listeners = np.broadcast_to(present - 1, acts.shape)
-        agent_steps = int(acts.sum())
+        entitled = acts if self.speakers is None else acts & self.speakers
+        agent_steps = int(entitled.sum())
         presence = agent_steps if self.gated else 0
-        presence_heard = int((listeners * acts).sum()) if self.gated else 0
+        presence_heard = int((listeners * entitled).sum()) if self.gated else 0
         return BitCounts(
             env_steps=env_steps,
             episodes=episodes,
