@@ -14,15 +14,8 @@ from marlcomm.channels.ddcl import DDCLChannel
 from marlcomm.channels.settings import DDCLSettings
 from marlcomm.registry import CHANNELS, ConfigError
 from marlcomm.wire import Alphabet, BandwidthMeter, Packets, WireError
-from marlcomm.wire.conditional import (
-    TOTAL,
-    ConditionalCode,
-    ConditionalTables,
-    Prefixes,
-    entropies_given_dither,
-    read_stream,
-    write_stream,
-)
+from marlcomm.wire.conditional import MOST_EXEMPLARS, TOTAL, WIDEST, ConditionalTables, entropies_given_dither
+from marlcomm.wire.conditional_codes import ConditionalCode, Prefixes, read_stream, write_stream
 from marlcomm.wire.entropy import plug_in_entropy
 from marlcomm.wire.published import paper_bits
 
@@ -374,17 +367,57 @@ def test_the_conditional_code_is_shorter_on_held_out_messages():
     assert least - 0.01 <= ideal.mean() <= least + 0.02
 
 
-@pytest.mark.parametrize("scale", [0.0, 0.01, 1.0, 30.0])
-def test_every_message_comes_back(scale):
+def test_whole_messages_cost_no_more_than_the_goals():
+    tables = ConditionalTables.fit(speaker(20_000, 0)[0], joint=True)
+    signals, goals = speaker(20_000, 1)
+    symbols, levels = dithered(signals, 1)
+    sent = plug_in_entropy(np.bincount(goals))
+    assert sent - 0.01 <= tables.ideal_bits(symbols, levels).mean() <= sent + 0.01
+    # Huffman's redundancy for these six weights is 0.03 bits.
+    assert ConditionalCode(tables).lengths(symbols, levels).mean() == pytest.approx(1.84, abs=0.03)
+    assert entropy(symbols) > 3.4  # what a code of whole messages needs that does not look at the dither
+    assert 8 * len(write_stream(tables, symbols, levels)) / len(symbols) == pytest.approx(sent, abs=0.01)
+
+
+def test_whole_messages_are_known_only_where_they_repeat():
     rng = np.random.default_rng(0)
-    tables = ConditionalTables.fit(scale * rng.normal(size=(3000, 3)))
-    symbols, levels = dithered(3 * scale * rng.standard_t(2, size=(2000, 3)), 5)
+    assert ConditionalTables.fit(rng.normal(size=(5000, 2)), joint=True).exemplars is None
+    repeated = np.repeat(rng.normal(size=(40, 2)), 100, axis=0)
+    whole = ConditionalTables.fit(np.concatenate([repeated, rng.normal(size=(3000, 2))]), joint=True).exemplars
+    assert len(whole) == MOST_EXEMPLARS
+    assert np.isin(100, whole.counts)
+    assert whole.counts.sum() + whole.others == 7000
+
+
+def test_exemplars_that_a_dither_merges_are_one_message():
+    signals = np.array([[0.25, 0.0], [0.25, 0.0], [0.4, 0.0], [0.4, 3.0]])
+    whole = ConditionalTables.fit(signals, joint=True).exemplars
+    assert whole.cells.tolist() == [[16, 0], [26, 0], [26, 192]]
+    frequencies, which = whole.groups(np.array([[0, 0], [63, 0], [40, 0], [0, 0]]))
+    # floor((16 + k) / 64) and floor((26 + k) / 64): equal at k = 0 and k = 63, 0 and 1 at k = 40
+    assert frequencies[which].tolist() == [[8, 0, 3, 5], [8, 0, 3, 5], [5, 3, 3, 5], [8, 0, 3, 5]]
+    values = np.array([[0, 0], [1, 3], [1, 0], [7, 7]])
+    assert whole.entries(values, np.array([[0, 0], [63, 0], [40, 0], [0, 0]])).tolist() == [0, 2, 1, 3]
+
+
+@pytest.mark.parametrize("joint", [False, True])
+@pytest.mark.parametrize("scale", [0.0, 0.01, 1.0, 30.0])
+def test_every_message_comes_back(scale, joint):
+    rng = np.random.default_rng(0)
+    said = scale * rng.normal(size=(40, 3))
+    tables = ConditionalTables.fit(said[rng.integers(40, size=3000)], joint=joint)
+    signals = np.concatenate([said[rng.integers(40, size=1000)], 3 * scale * rng.standard_t(2, size=(1000, 3))])
+    symbols, levels = dithered(signals, 5)
     code = ConditionalCode(tables)
     packets = code.encode(symbols, levels)
+    assert (tables.exemplars is not None) == joint
     assert np.array_equal(code.decode(packets, levels), symbols)
     assert np.array_equal(packets.bits, code.lengths(symbols, levels))
     stream = write_stream(tables, symbols, levels)
     assert np.array_equal(read_stream(tables, stream, levels), symbols)
+    again = ConditionalTables.from_state(json.loads(json.dumps(tables.state())))
+    assert again.digest == tables.digest
+    assert ConditionalCode(again).encode(symbols, levels).data == packets.data
 
 
 def test_a_stream_is_as_long_as_the_tables_say():
@@ -415,7 +448,7 @@ def test_clipped_signals_are_expected_at_the_limit():
 def test_wide_signals_keep_small_tables():
     signals = 2000 * np.random.default_rng(0).normal(size=(5000, 1))
     tables = ConditionalTables.fit(signals)
-    assert tables.tables[0].frequencies.shape == (LEVELS, 1025)
+    assert tables.tables[0].frequencies.shape == (LEVELS, WIDEST + 1)
     symbols, levels = dithered(signals, 0)
     code = ConditionalCode(tables)
     assert np.array_equal(code.decode(code.encode(symbols, levels), levels), symbols)
@@ -431,14 +464,12 @@ def test_prefixes_are_complete_and_near_the_entropy():
         assert plug_in_entropy(row) <= (row * widths).sum() / TOTAL < plug_in_entropy(row) + 1
 
 
-def test_tables_travel_as_plain_data():
-    tables = ConditionalTables.fit(speaker(5000, 0)[0])
-    again = ConditionalTables.from_state(json.loads(json.dumps(tables.state())))
-    assert again.digest == tables.digest
-    for mine, its in zip(tables.tables, again.tables, strict=True):
-        assert np.array_equal(mine.frequencies, its.frequencies)
-    other = ConditionalTables.fit(speaker(5001, 0)[0])
-    assert other.digest != tables.digest
+def test_a_digest_knows_its_tables():
+    signals = speaker(5000, 0)[0]
+    first, same = ConditionalTables.fit(signals), ConditionalTables.fit(signals)
+    assert first.digest == same.digest
+    others = [ConditionalTables.fit(signals[1:]), ConditionalTables.fit(signals, joint=True)]
+    assert len({first.digest, *(other.digest for other in others)}) == 3
 
 
 @pytest.mark.parametrize(
@@ -453,10 +484,14 @@ def test_tables_travel_as_plain_data():
         {"cells": [[10**9]], "counts": [[1]]},
         {"levels": 0},
         {"limit": "3"},
+        {"exemplars": {"cells": [[1, 2]], "counts": [1], "others": 0}},
+        {"exemplars": {"cells": [[1]], "counts": [1], "others": -1}},
+        {"exemplars": {"cells": [[1], [1]], "counts": [1, 1], "others": 0}},
+        {"exemplars": {"cells": [[10**9]], "counts": [1], "others": 0}},
     ],
 )
 def test_foreign_states_are_refused(change):
-    state = {"levels": 64, "limit": 7, "cells": [[1]], "counts": [[5]]}
+    state = {"levels": 64, "limit": 7, "cells": [[1]], "counts": [[5]], "exemplars": None}
     ConditionalTables.from_state(state)
     with pytest.raises(WireError, match="not the state of conditional tables"):
         ConditionalTables.from_state(state | change)
@@ -464,9 +499,12 @@ def test_foreign_states_are_refused(change):
         ConditionalTables.from_state({name: value for name, value in state.items() if name != "counts"})
 
 
-def test_what_nobody_can_have_sent_is_refused():
-    tables = ConditionalTables.fit(np.random.default_rng(0).normal(size=(1000, 2)), limit=9)
-    symbols, levels = dithered(np.random.default_rng(1).normal(size=(50, 2)), 0)
+@pytest.mark.parametrize("joint", [False, True])
+def test_what_nobody_can_have_sent_is_refused(joint):
+    rng = np.random.default_rng(1)
+    said = rng.normal(size=(50, 2))
+    tables = ConditionalTables.fit(said[rng.integers(20, size=1000)], limit=9, joint=joint)
+    symbols, levels = dithered(said, 0)
     code = ConditionalCode(tables)
     packets = code.encode(symbols, levels)
     with pytest.raises(WireError, match="symbol 10 in slot 0"):

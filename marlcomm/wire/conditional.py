@@ -1,4 +1,4 @@
-"""Codes that know the dither: tables of P(m | level) for each dimension, prefix codes and a range coder on them.
+"""What symbols to expect where the dither is known: tables of P(m | level), from one histogram of signals.
 
 With shared dither a symbol is m = round((z + eps) / delta), and both ends know eps. So the rate to be paid is that of
 m given eps; a code for m alone pays for the dither too, which nobody needs to be told. If F is the distribution
@@ -10,13 +10,15 @@ Where eps has L levels, eps_k = ((k + 1/2) / L - 1/2) delta, every argument of F
 delta / L. With j = round(L z / delta), the cell of z on that grid, m = floor((j + k) / L). So a histogram of cells is
 all of F that is ever needed, a table is a sum of its counts, and everything past the fit is integer arithmetic: the
 same tables come out on every machine.
+
+That is said of one dimension. A speaker with little to say repeats whole messages, and then one element tells about
+the next: the most frequent rows of cells are kept too, and under a given dither each of them is one message.
 """
 
 from __future__ import annotations
 
-import heapq
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b
@@ -26,19 +28,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from marlcomm.wire.alphabet import Alphabet, Symbols
-from marlcomm.wire.bits import BitReader, Int, Packets, WireError, write_fields
+from marlcomm.wire.bits import Int, WireError
 from marlcomm.wire.codes import EliasGammaCode
-from marlcomm.wire.entropy import plug_in_entropy
+from marlcomm.wire.entropy import message_ids, plug_in_entropy
 
 TOTAL_BITS = 16
 TOTAL = 2**TOTAL_BITS
 WIDEST = 2**10  # symbols of one table; the others escape
+MOST_EXEMPLARS = 64
+_MESSAGES_AT_ONCE = 1024
 _KERNEL = (1, 2, 1)  # a signal may drift by a cell between fit and use
 _PRIOR = 2  # half an observation for each entry (Krichevsky and Trofimov), in the kernel's quarters
-_ESCAPE = 0  # the entry of every table that says "none of these"
-_HALF = 17  # bits; an escape is two halves
-_MESSAGES_AT_ONCE = 1024
-_WORD = np.dtype("<u4")
+ESCAPE = 0  # the entry of every table that says "none of these"
 
 
 @dataclass(frozen=True)
@@ -54,17 +55,15 @@ class Cells:
     counts: tuple[int, ...]
 
     @staticmethod
-    def of(signals: NDArray[np.floating], levels: int, limit: int) -> Cells:
-        """Cells of signals [M] in steps; beyond the limit, where every symbol is clipped, all fall in one."""
-        edge = _edge(levels, limit)
-        places, counts = np.unique(np.clip(np.floor(levels * signals + 0.5), -edge, edge), return_counts=True)
-        return Cells(tuple(places.astype(np.int64).tolist()), tuple(counts.tolist()))
+    def of(cells: Int) -> Cells:
+        """The histogram of cells [M]."""
+        places, counts = np.unique(cells, return_counts=True)
+        return Cells(tuple(places.tolist()), tuple(counts.tolist()))
 
     def check(self, levels: int, limit: int) -> None:
         """Raise `ValueError` for what `of` cannot have counted."""
-        numbers = [*self.places, *self.counts]
-        if not self.places or len(self.places) != len(self.counts) or any(type(n) is not int for n in numbers):
-            raise ValueError("a dimension needs as many counts as cells, all of them integers")
+        if not self.places or len(self.places) != len(self.counts):
+            raise ValueError("a dimension needs cells, and a count for each")
         ascending = all(low < high for low, high in zip(self.places, self.places[1:], strict=False))
         if not ascending or max(map(abs, self.places)) > _edge(levels, limit) or min(self.counts) < 1:
             raise ValueError("cells must ascend within the limit, and each needs a positive count")
@@ -99,7 +98,7 @@ class Table:
 
     def entries(self, symbols: Int) -> Int:
         """The entries of symbols, any shape."""
-        return np.where(self._inside(symbols), symbols - self.low + 1, _ESCAPE)
+        return np.where(self._inside(symbols), symbols - self.low + 1, ESCAPE)
 
     def escapes(self, symbols: Int) -> Int:
         """Numbers of symbols outside the support, from 0: the nearest above and below come first; 0 inside."""
@@ -113,51 +112,90 @@ class Table:
     def symbols(self, entries: Int, escapes: Int) -> Int:
         """The symbols of entries, and of the numbers of those that escaped."""
         outside = np.where(escapes % 2 == 0, self.low + self.size + escapes // 2, self.low - 1 - escapes // 2)
-        return np.where(entries == _ESCAPE, outside, self.low + entries - 1)
+        return np.where(entries == ESCAPE, outside, self.low + entries - 1)
 
 
-class Prefixes:
-    """Canonical Huffman codes, one for each row of frequencies [L, E].
+class Exemplars:
+    """The whole messages that are said again and again: rows of cells, and how often each came.
+
+    Under a dither that is known each of them is one message, and some may be the same one: such a group is known by
+    its first exemplar. Entry k is the group that exemplar k leads, entry K any other message (the escape).
 
     Attributes:
-        widths: [L, E], bits of each entry.
-        words: [L, E], what is written for it.
+        cells: [K, D].
+        counts: [K].
+        others: how many messages were none of these.
     """
 
-    def __init__(self, frequencies: Int) -> None:
-        self.widths = np.array([huffman_widths(row) for row in frequencies.tolist()], np.int64)
-        rows = np.arange(len(frequencies))[:, None]
-        self._order = np.argsort(self.widths, axis=1, kind="stable")
-        lengths = np.arange(self.widths.max() + 1)
-        counts = (self.widths[:, :, None] == lengths).sum(axis=1)  # [L, W]
-        self._ends = np.cumsum(counts, axis=1)
-        self._first = np.zeros_like(counts)
-        for width in lengths[1:]:
-            self._first[:, width] = 2 * (self._first[:, width - 1] + counts[:, width - 1])
-        sorted_widths = self.widths[rows, self._order]
-        ranks = np.arange(self.widths.shape[1]) - (self._ends - counts)[rows, sorted_widths]
-        self.words = np.zeros_like(self.widths)
-        self.words[rows, self._order] = self._first[rows, sorted_widths] + ranks
-        self._counts = counts
+    def __init__(self, cells: Int, counts: Int, others: int, levels: int, limit: int) -> None:
+        if not 0 < len(cells) <= MOST_EXEMPLARS or len(counts) != len(cells) or counts.min() < 1 or others < 0:
+            raise ValueError("wanted some exemplars, and a positive count for each")
+        if len(np.unique(cells, axis=0)) < len(cells) or np.abs(cells).max() > _edge(levels, limit):
+            raise ValueError("exemplars must differ, and be within the limit")
+        self.cells, self.counts, self.others = cells, counts, others
+        self._levels, self._limit = levels, limit
 
-    def read(self, reader: BitReader, rows: Int) -> Int:
-        """The next entry of each message [M], by the code of its row [M]; bit by bit, all messages at once."""
-        entries, words = np.full(len(rows), -1, np.int64), np.zeros(len(rows), np.int64)
-        for width in range(1, self._counts.shape[1]):
-            waiting = entries < 0
-            if not waiting.any():
-                break
-            with reader.only(waiting) as some:
-                words[waiting] = 2 * words[waiting] + some.take(1)
-            rank = words - self._first[rows, width]
-            found = waiting & (rank < self._counts[rows, width])
-            place = (self._ends - self._counts)[rows, width] + rank
-            entries[found] = self._order[rows[found], place[found]]
-        return entries
+    @classmethod
+    def of(cls, cells: Int, levels: int, limit: int) -> Exemplars | None:
+        """The most frequent rows of cells [M, D]; None where most messages are none of them."""
+        rows, counts = np.unique(cells, axis=0, return_counts=True)
+        listed = np.sort(np.argsort(-counts, kind="stable")[:MOST_EXEMPLARS])
+        others = len(cells) - int(counts[listed].sum())
+        return None if 2 * others > len(cells) else cls(rows[listed], counts[listed], others, levels, limit)
+
+    def __len__(self) -> int:
+        return len(self.cells)
+
+    def messages(self, entries: Int, levels: Int) -> Int:
+        """The messages [M, D] of entries [M] other than the escape, under levels [M, D]."""
+        return self._quantised(self.cells[entries], levels)
+
+    def entries(self, values: Int, levels: Int) -> Int:
+        """The entries [M] of messages [M, D] under levels [M, D]."""
+        found = [np.zeros(0, np.int64)]
+        for part in parts(len(values)):
+            known, ids = self._ids(levels[part]), message_ids(values[part].astype(np.int32))
+            first = (known == ids[:, None]).argmax(axis=1)
+            same = (self.messages(first, levels[part]) == values[part]).all(axis=1)
+            found.append(np.where(same, first, len(self)))
+        return np.concatenate(found)
+
+    def groups(self, levels: Int) -> tuple[Int, Int]:
+        """Ways to expect messages: frequencies [P, K + 1] of their entries, and which [M] holds under levels [M, D]."""
+        places: dict[bytes, int] = {}
+        rows = [np.zeros(0, np.int64)]
+        for part in parts(len(levels)):
+            ids = self._ids(levels[part])
+            leaders = (ids[:, :, None] == ids[:, None, :]).argmax(axis=2)
+            distinct, which = np.unique(leaders, axis=0, return_inverse=True)
+            named = np.array([places.setdefault(row.tobytes(), len(places)) for row in distinct], np.int64)
+            rows.append(named[which.ravel()])
+        leaders = np.frombuffer(b"".join(places), np.int64).reshape(-1, len(self))
+        return self._frequencies(leaders), np.concatenate(rows)
+
+    def _frequencies(self, leaders: Int) -> Int:
+        """Frequencies [P, K + 1] of entries, zero for exemplars that lead no group.
+
+        Half an observation for everything; what was not seen is expected as often as what was seen once (Good 1953).
+        """
+        found = np.zeros((len(leaders), len(self) + 1), np.int64)
+        np.add.at(found, (np.arange(len(leaders))[:, None], leaders), 2 * self.counts + 1)
+        found[:, -1] = 2 * (int((self.counts == 1).sum()) + self.others) + 1
+        return found
+
+    def _quantised(self, cells: Int, levels: Int) -> Int:
+        return np.asarray(np.clip((cells + levels) // self._levels, -self._limit, self._limit))
+
+    def _ids(self, levels: Int) -> NDArray[np.uint64]:
+        """One number [M, K] for what each exemplar is under levels [M, D]."""
+        heard = self._quantised(self.cells, levels[:, None])
+        return message_ids(heard.reshape(-1, levels.shape[1]).astype(np.int32)).reshape(len(levels), len(self))
 
 
 class ConditionalTables:
     """One distribution of signals per dimension, and from it the tables of symbols for every level of the dither.
+
+    With exemplars, a message that is one of them is one entry; any other is the escape entry and then its symbols.
 
     Symbols are [M, D] int32, levels [M, D] integers in 0 .. L - 1, both in a channel's order of elements.
 
@@ -165,9 +203,12 @@ class ConditionalTables:
         cells: where training-time signals fell, one histogram per dimension.
         levels: L, of the dither.
         limit: largest magnitude of a symbol.
+        exemplars: the whole messages that are known.
     """
 
-    def __init__(self, cells: Sequence[Cells], levels: int, limit: int = 2**15 - 1) -> None:
+    def __init__(
+        self, cells: Sequence[Cells], levels: int, limit: int = 2**15 - 1, exemplars: Exemplars | None = None
+    ) -> None:
         if not cells:
             raise ValueError("tables need at least one dimension")
         for one in cells:
@@ -175,23 +216,37 @@ class ConditionalTables:
         self.cells, self.levels, self.limit = tuple(cells), levels, limit
         self.alphabet = Alphabet.signed(len(self.cells), limit)
         self.tables = [Table(one, levels, limit) for one in self.cells]
+        self.exemplars = exemplars
 
     @classmethod
-    def fit(cls, signals: NDArray[np.floating], levels: int = 64, limit: int = 2**15 - 1) -> ConditionalTables:
-        """Tables from training-time signals z / delta [M, D]; raises `WireError` unless there are some, all finite."""
+    def fit(
+        cls, signals: NDArray[np.floating], levels: int = 64, limit: int = 2**15 - 1, *, joint: bool = False
+    ) -> ConditionalTables:
+        """Tables from training-time signals z / delta [M, D]; raises `WireError` unless there are some, all finite.
+
+        With `joint`, whole messages are known too where at most 64 of them are the better part of what is said.
+        """
         signals = np.asarray(signals, np.float64)
         if signals.ndim != 2 or not signals.size or not np.isfinite(signals).all():
             raise WireError(f"wanted finite signals of shape [messages, D], got shape {list(signals.shape)}")
-        return cls([Cells.of(column, levels, limit) for column in signals.T], levels, limit)
+        edge = _edge(levels, limit)
+        cells = np.clip(np.floor(levels * signals + 0.5), -edge, edge).astype(np.int64)
+        exemplars = Exemplars.of(cells, levels, limit) if joint else None
+        return cls([Cells.of(column) for column in cells.T], levels, limit, exemplars)
 
     def ideal_bits(self, symbols: Symbols, levels: Int) -> NDArray[np.float64]:
-        """-log2 of the tables' frequencies (and Elias-gamma for escapes), [M]: what a range coder approaches."""
+        """-log2 of the tables' shares (and Elias-gamma for escapes), [M]: what a range coder approaches."""
         values, rows = self.check(symbols, levels)
-        bits = np.zeros(len(values))
+        bits, spelled = np.zeros(len(values)), np.ones(len(values), bool)
+        if self.exemplars is not None:
+            entries = self.exemplars.entries(values, rows)
+            frequencies, which = self.exemplars.groups(rows)
+            bits += np.log2(frequencies.sum(axis=1)[which] / frequencies[which, entries])
+            spelled = entries == len(self.exemplars)
         for table, column, row in zip(self.tables, values.T, rows.T, strict=True):
             entries = table.entries(column)
-            bits += TOTAL_BITS - np.log2(table.frequencies[row, entries])
-            bits += (entries == _ESCAPE) * _GAMMA.lengths(table.escapes(column)[:, None])
+            own = TOTAL_BITS - np.log2(table.frequencies[row, entries])
+            bits += spelled * (own + (entries == ESCAPE) * GAMMA.lengths(table.escapes(column)[:, None]))
         return bits
 
     def check(self, symbols: Symbols, levels: Int) -> tuple[Int, Int]:
@@ -226,24 +281,30 @@ class ConditionalTables:
 
     def state(self) -> dict[str, Any]:
         """Plain data to store beside a checkpoint."""
+        whole = self.exemplars
         return {
             "levels": self.levels,
             "limit": self.limit,
             "cells": [list(one.places) for one in self.cells],
             "counts": [list(one.counts) for one in self.cells],
+            "exemplars": None
+            if whole is None
+            else {"cells": whole.cells.tolist(), "counts": whole.counts.tolist(), "others": whole.others},
         }
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> ConditionalTables:
         """The tables of a state; raises `WireError` for what is none."""
         try:
+            levels, limit = _integers([state["levels"], state["limit"]])
+            if levels < 1 or limit < 1:
+                raise ValueError("levels and limit must be positive")
             pairs = zip(state["cells"], state["counts"], strict=True)
-            cells = [Cells(tuple(places), tuple(counts)) for places, counts in pairs]
-            levels, limit = state["levels"], state["limit"]
-            if type(levels) is not int or type(limit) is not int or levels < 1 or limit < 1:
-                raise ValueError("levels and limit must be positive integers")
-            return cls(cells, levels, limit)
-        except (KeyError, TypeError, ValueError) as error:
+            cells = [Cells(tuple(_integers(places)), tuple(_integers(counts))) for places, counts in pairs]
+            whole = state["exemplars"]
+            exemplars = None if whole is None else _exemplars(whole, len(cells), levels, limit)
+            return cls(cells, levels, limit, exemplars)
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise WireError(f"this is not the state of conditional tables: {error}") from None
 
     @cached_property
@@ -251,87 +312,6 @@ class ConditionalTables:
         """BLAKE2b of the state's canonical JSON, 32 hexadecimal digits; every table follows from it."""
         text = json.dumps(self.state(), sort_keys=True, separators=(",", ":"))
         return blake2b(text.encode(), digest_size=16).hexdigest()
-
-
-class ConditionalCode:
-    """A prefix code for each dimension and level, Huffman on the tables: every message on its own."""
-
-    def __init__(self, tables: ConditionalTables) -> None:
-        self.tables = tables
-        self._prefixes = [Prefixes(table.frequencies) for table in tables.tables]
-
-    def lengths(self, symbols: Symbols, levels: Int) -> Int:
-        """Bits of each message, [M]."""
-        return np.asarray(self._fields(symbols, levels)[1].sum(axis=1))
-
-    def encode(self, symbols: Symbols, levels: Int) -> Packets:
-        """One packet for each message, symbols [M, D] with levels [M, D]."""
-        return write_fields(*self._fields(symbols, levels))
-
-    def _fields(self, symbols: Symbols, levels: Int) -> tuple[Int, Int]:
-        """Values and widths of bit fields, both [M, 3 D]: an entry, and the two of Elias-gamma where it escapes."""
-        values, rows = self.tables.check(symbols, levels)
-        fields = [np.zeros((len(values), 0), np.int64)]
-        widths = [np.zeros((len(values), 0), np.int64)]
-        for table, prefix, column, row in zip(self.tables.tables, self._prefixes, values.T, rows.T, strict=True):
-            entries = table.entries(column)
-            escaped = (entries == _ESCAPE)[:, None]
-            gamma, gamma_widths = _GAMMA.fields(table.escapes(column)[:, None])
-            fields += [prefix.words[row, entries][:, None], gamma]
-            widths += [prefix.widths[row, entries][:, None], gamma_widths * escaped]
-        return np.concatenate(fields, axis=1), np.concatenate(widths, axis=1)
-
-    def decode(self, packets: Packets, levels: Int) -> Symbols:
-        """Symbols [M, D] of packets whose levels are known; raises `WireError` for what nobody sent."""
-        reader = BitReader(packets)
-        rows = self.tables.check_levels(levels, len(reader))
-        columns = []
-        for table, prefix, row in zip(self.tables.tables, self._prefixes, rows.T, strict=True):
-            entries = prefix.read(reader, row)
-            numbers = np.zeros_like(entries)
-            with reader.only(entries == _ESCAPE) as some:
-                numbers[entries == _ESCAPE] = _GAMMA.read(some)[:, 0]
-            columns.append(table.symbols(entries, numbers))
-        reader.finish()
-        return self.tables.accept(np.stack(columns, axis=1))
-
-
-def write_stream(tables: ConditionalTables, symbols: Symbols, levels: Int) -> bytes:
-    """All messages [M, D] of a link as one stream of 32-bit words, by the range coder of ``constriction``.
-
-    Frequencies enter it as multiples of 2**-16, exact in floating point, so both ends build the same coder.
-    """
-    values, rows = tables.check(symbols, levels)
-    entries = _by_column(Table.entries, tables, values)
-    escapes = _by_column(Table.escapes, tables, values)[entries == _ESCAPE]
-    stream = _constriction()
-    coder = stream.queue.RangeEncoder()
-    for part in _parts(len(values)):
-        coder.encode(entries[part].ravel().astype(np.int32), _categorical(stream), tables.shares(rows[part]))
-    if len(escapes):
-        halves = np.stack([escapes >> _HALF, escapes & (2**_HALF - 1)], axis=1)
-        coder.encode(halves.ravel().astype(np.int32), stream.model.Uniform(2**_HALF))
-    return bytes(coder.get_compressed().astype(_WORD).tobytes())
-
-
-def read_stream(tables: ConditionalTables, data: bytes, levels: Int) -> Symbols:
-    """The messages [M, D] of a stream, whose levels are known; raises `WireError` where it does not end with them."""
-    rows = tables.check_levels(levels, len(levels))
-    if len(data) % _WORD.itemsize:
-        raise WireError(f"a stream is whole words of {_WORD.itemsize} bytes, got {len(data)} bytes")
-    stream = _constriction()
-    coder = stream.queue.RangeDecoder(np.frombuffer(data, _WORD).astype(np.uint32))
-    entries = np.zeros(rows.shape, np.int64)
-    for part in _parts(len(rows)):
-        entries[part] = coder.decode(_categorical(stream), tables.shares(rows[part])).reshape(rows[part].shape)
-    escapes, escaped = np.zeros(rows.shape, np.int64), entries == _ESCAPE
-    if escaped.any():
-        halves = coder.decode(stream.model.Uniform(2**_HALF), 2 * int(escaped.sum())).astype(np.int64).reshape(-1, 2)
-        escapes[escaped] = (halves[:, 0] << _HALF) + halves[:, 1]
-    if not coder.maybe_exhausted():
-        raise WireError("the stream goes on after its last symbol")
-    columns = zip(tables.tables, entries.T, escapes.T, strict=True)
-    return tables.accept(np.stack([table.symbols(entry, number) for table, entry, number in columns], axis=1))
 
 
 def entropies_given_dither(signals: NDArray[np.floating], dithers: NDArray[np.floating]) -> NDArray[np.float64]:
@@ -348,24 +328,24 @@ def entropies_given_dither(signals: NDArray[np.floating], dithers: NDArray[np.fl
     return found
 
 
-def huffman_widths(frequencies: Sequence[int]) -> list[int]:
-    """Bits of each entry under an optimal prefix code for at least two positive frequencies; ties by position."""
-    nodes = [(frequency, place, [place]) for place, frequency in enumerate(frequencies)]
-    heapq.heapify(nodes)
-    widths, fresh = [0] * len(nodes), len(nodes)
-    while len(nodes) > 1:
-        first, _, left = heapq.heappop(nodes)
-        second, _, right = heapq.heappop(nodes)
-        for place in left + right:
-            widths[place] += 1
-        heapq.heappush(nodes, (first + second, fresh, left + right))
-        fresh += 1
-    return widths
-
-
 def _edge(levels: int, limit: int) -> int:
     """The outermost cell: so far out that the kernel around it reaches clipped symbols only."""
     return levels * limit + len(_KERNEL) // 2
+
+
+def _integers(numbers: Any) -> list[int]:
+    """A list of integers; raises `TypeError` for anything else (true and 1.0 are no integers)."""
+    if not isinstance(numbers, list) or any(type(number) is not int for number in numbers):
+        raise TypeError("wanted a list of integers")
+    return numbers
+
+
+def _exemplars(state: dict[str, Any], size: int, levels: int, limit: int) -> Exemplars:
+    rows = [_integers(row) for row in state["cells"]]
+    if any(len(row) != size for row in rows):
+        raise ValueError(f"an exemplar has {size} cells")
+    (others,) = _integers([state["others"]])
+    return Exemplars(np.array(rows, np.int64), np.array(_integers(state["counts"]), np.int64), others, levels, limit)
 
 
 def _smoothed(cells: Cells) -> tuple[Int, Int]:
@@ -392,24 +372,9 @@ def _apportion(weights: Int) -> Int:
     return np.asarray(1 + quotas + (ranks < missing))
 
 
-def _by_column(what: Callable[[Table, Int], Int], tables: ConditionalTables, values: Int) -> Int:
-    """A method of each dimension's table on its column of values [M, D]."""
-    return np.stack([what(table, column) for table, column in zip(tables.tables, values.T, strict=True)], axis=1)
-
-
-def _parts(messages: int) -> Iterator[slice]:
+def parts(messages: int) -> Iterator[slice]:
+    """Slices of so many messages that what is expanded for each of them fits the memory."""
     return (slice(first, first + _MESSAGES_AT_ONCE) for first in range(0, messages, _MESSAGES_AT_ONCE))
 
 
-def _constriction() -> Any:
-    """The stream coders of ``constriction``, imported only where a stream is wanted."""
-    import constriction
-
-    return constriction.stream
-
-
-def _categorical(stream: Any) -> Any:
-    return stream.model.Categorical(perfect=False)
-
-
-_GAMMA = EliasGammaCode(Alphabet.signed(1).slots)
+GAMMA = EliasGammaCode(Alphabet.signed(1).slots)
