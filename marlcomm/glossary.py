@@ -49,6 +49,7 @@ BANDWIDTH = {
         "bits / env step", "prefix bits times the living agents other than the sender, over env steps"
     ),
     "received_prefix_bits_per_episode": Figure("bits / episode", "the same over episodes"),
+    "clipped_symbols": Figure("share of symbols", "signed symbols at the limit of their slot: clipped, or just not"),
     "distinct_messages": Figure("messages", "how many different messages were seen"),
     "joint_entropy_bits_per_message": Figure(
         "bits / message",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
@@ -227,12 +227,47 @@ class GRMCKSettings(GumbelSettings):
 
 
 class DDCLSettings(ChannelSettings):
-    """Differentiable discrete communication learning: subtractively dithered integers."""
+    """Differentiable discrete communication learning: integers from a dithered quantiser."""
 
     delta: float = Field(0.25, gt=0, description="step of the quantiser, in units of the message vector")
+    learn_step: bool = Field(False, description="learn a step for each element, from `delta` on")
+    dither: Literal["shared", "triangular"] = Field(
+        "shared",
+        description="`shared`: both ends know the dither, the receiver subtracts it; "
+        "`triangular`: the sender's own noise, which nobody subtracts",
+    )
+    dither_levels: int | None = Field(
+        None, ge=2, le=1024, description="draw the shared dither from so many levels; null for any real number"
+    )
+    eval_dither: Literal["shared", "none"] = Field(
+        "shared", description="evaluate with the dither of training (`shared`), or with plain rounding (`none`)"
+    )
+    code: Literal["marginal", "dither_conditional"] = Field(
+        "marginal", description="what a fitted code knows of a symbol: its place, or also the dither level there"
+    )
     rate_weight: float = Field(2e-4, ge=0, description="weight of the rate surrogate, per bit and message")
     rate_warmup: int = Field(0, ge=0, description="env steps over which the rate weight rises linearly from zero")
     limit: int = Field(2**15 - 1, ge=1, le=2**30, description="largest magnitude of a symbol; larger ones are clipped")
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.dither_levels is not None and self.dither != "shared":
+            raise ValueError(
+                f"dither_levels: got {self.dither_levels}, wanted null with dither {self.dither!r} "
+                "(levels are for both ends to agree on: take dither 'shared')"
+            )
+        if self.code == "dither_conditional" and self.dither_levels is None:
+            nearest = "dither_levels 64" if self.dither == "shared" else "code 'marginal'"
+            raise ValueError(
+                "code: got 'dither_conditional', wanted 'marginal' unless a shared dither has levels "
+                f"(nearest: {nearest})"
+            )
+        if self.code == "dither_conditional" and self.eval_dither == "none":
+            raise ValueError(
+                "eval_dither: got 'none', wanted 'shared' with code 'dither_conditional' "
+                "(without dither there is nothing to condition on: take code 'marginal')"
+            )
+        return self
 
 
 class FSQSettings(ChannelSettings):

@@ -27,6 +27,8 @@ class BitCounts:
         nominal_bits: of all messages, by a code without statistics.
         prefix_bits: of all messages, by the prefix code; presence bits included where agents may stay silent.
         received_bits: prefix bits times the living agents that each message reached.
+        signed_symbols: symbols of signed slots, in all messages.
+        clipped_symbols: those among them at the limit of their slot, where a quantiser without one might have gone on.
         histogram: how often each message occurred; empty where it is not kept.
     """
 
@@ -37,6 +39,8 @@ class BitCounts:
     nominal_bits: float = 0.0
     prefix_bits: int = 0
     received_bits: int = 0
+    signed_symbols: int = 0
+    clipped_symbols: int = 0
     histogram: Counter[int] = field(default_factory=Counter)
 
     def __add__(self, other: BitCounts) -> BitCounts:
@@ -48,6 +52,8 @@ class BitCounts:
             self.nominal_bits + other.nominal_bits,
             self.prefix_bits + other.prefix_bits,
             self.received_bits + other.received_bits,
+            self.signed_symbols + other.signed_symbols,
+            self.clipped_symbols + other.clipped_symbols,
             self.histogram + other.histogram,
         )
 
@@ -92,6 +98,7 @@ class BandwidthMeter:
         agent_steps = int(entitled.sum())
         presence = agent_steps if self.gated else 0
         presence_heard = int((listeners * entitled).sum()) if self.gated else 0
+        signed, clipped = at_limit(self.alphabet, messages)
         return BitCounts(
             env_steps=env_steps,
             episodes=episodes,
@@ -100,6 +107,8 @@ class BandwidthMeter:
             nominal_bits=float(self.alphabet.nominal_bits(messages).sum()),
             prefix_bits=int(lengths.sum()) + presence,
             received_bits=int((lengths * listeners[sent]).sum()) + presence_heard,
+            signed_symbols=signed,
+            clipped_symbols=clipped,
             # Hardly two float messages are ever equal: their histogram would only grow.
             histogram=Counter() if self.alphabet.has_raw else histogram(messages),
         )
@@ -119,8 +128,21 @@ class BandwidthMeter:
                 "nominal_bits_per_message": counts.nominal_bits / counts.messages,
                 "prefix_bits_per_message": counts.prefix_bits / counts.messages,
             }
+            if counts.signed_symbols:
+                figures["clipped_symbols"] = counts.clipped_symbols / counts.signed_symbols
             if counts.histogram:
                 figures["distinct_messages"] = len(counts.histogram)
                 if estimable(counts.histogram):
                     figures["joint_entropy_bits_per_message"] = plug_in_entropy(counts.histogram.values())
         return figures
+
+
+def at_limit(alphabet: Alphabet, symbols: NDArray[np.int32]) -> tuple[int, int]:
+    """Symbols of signed slots in messages [M, S], and how many of them are the largest their slot can hold."""
+    signed = clipped = 0
+    for slots, used in alphabet.walk(symbols):
+        if slots[0].kind == "signed":
+            found = np.abs(symbols[used][:, [slot.column for slot in slots]].astype(np.int64))
+            signed += found.size
+            clipped += int((found == [slot.size // 2 for slot in slots]).sum())
+    return signed, clipped
