@@ -34,6 +34,7 @@ GROUPS = {
     "traffic_junction": glossary.ENV_STATISTICS["traffic_junction"],
     "bandwidth": glossary.BANDWIDTH,
     "wire": glossary.WIRE,
+    "coded": glossary.CODED,
     "errors": glossary.ERRORS,
     "learning": glossary.LEARNING,
 }

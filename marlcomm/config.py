@@ -47,6 +47,9 @@ class EvaluationSettings(Settings):
     """The final evaluation, which fills summary.json."""
 
     episodes: int = Field(2000, ge=1, description="episodes, one of each of as many worlds")
+    code_episodes: int = Field(
+        1000, ge=2, description="other episodes, on whose messages the code of the headline rate is fitted and frozen"
+    )
 
 
 @dataclass(frozen=True)

@@ -60,6 +60,23 @@ WIRE = {
     "wire_bytes_per_message": Figure("bytes / message", "length of the packets: 4 header bytes and the padded payload"),
     "wire_bytes_per_episode": Figure("bytes / episode", "the same bytes over episodes"),
 }
+_ENDS = {"low": "lower", "high": "upper"}
+CODED = {
+    "coded_bits_per_agent_step": Figure(
+        "bits / agent step",
+        "the headline rate: payload bits of the packets, under the code that was fitted on other episodes and frozen, "
+        "plus presence bits where there is a gate, over rights to speak",
+    ),
+    "coded_bits_per_message": Figure("bits / message", "the same bits over messages"),
+    "coded_bits_per_episode": Figure("bits / episode", "the same bits over episodes"),
+    **{
+        f"coded_bits_per_{unit}_{end}": Figure(
+            f"bits / {unit.replace('_', ' ')}", f"{_ENDS[end]} end of its 95 % interval, by bootstrap over episodes"
+        )
+        for unit in ("agent_step", "episode")
+        for end in _ENDS
+    },
+}
 ERRORS = {
     "success_standard_error": Figure("share of episodes", "standard deviation of success / sqrt(episodes)"),
     "return_standard_error": Figure("reward / episode", "standard deviation of returns / sqrt(episodes)"),

@@ -11,6 +11,7 @@ from marlcomm import checkpoint
 from marlcomm.config import Experiment
 from marlcomm.envs.base import TeamEnv
 from marlcomm.policies.base import TeamPolicy
+from marlcomm.policies.coding import frozen_code
 from marlcomm.policies.evaluation import evaluate, evaluate_script
 from marlcomm.policies.team import TeamNames, what_fits
 from marlcomm.registry import ConfigError
@@ -81,10 +82,13 @@ def evaluate_run(
     }
     if env.spec.card is not None and "silent" in env.spec.card:
         summary["silent"] = env.spec.card["silent"]
+    watch("what is said in training")
+    code = frozen_code(env, policy, seed, settings.evaluation.code_episodes)
+    summary["code"] = code.digest
     watch("sampled actions")
-    groups = {"evaluation": evaluate(env, policy, seed, episodes)}
+    groups = {"evaluation": evaluate(env, policy, seed, episodes, code=code)}
     watch("greedy actions")
-    groups["greedy"] = evaluate(env, policy, seed, episodes, greedy=True)
+    groups["greedy"] = evaluate(env, policy, seed, episodes, greedy=True, code=code)
     for group, script in (("floor", env.spec.floor), ("ceiling", env.spec.ceiling)):
         if script is not None:
             watch(f"the {group}, {script}")

@@ -8,8 +8,8 @@ from rich import box
 from rich.table import Table
 
 _BITS = {
-    "prefix_bits_per_message": "bits/\nmessage",
-    "prefix_bits_per_agent_step": "bits/\nagent step",
+    "coded_bits_per_agent_step": "coded bits/\nagent step",
+    "prefix_bits_per_message": "prefix bits/\nmessage",
     "wire_bytes_per_message": "bytes/\nmessage",
 }
 

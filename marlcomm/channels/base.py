@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from marlcomm.wire.alphabet import Alphabet
+from marlcomm.wire.conditional import ConditionalTables
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,14 @@ class Channel(nn.Module, ABC):
 
     def after_update(self, env_steps: int) -> None:
         """Advance schedules; called once after each update with the env steps sampled so far."""
+
+    def context(self, noise: Tensor | None) -> Tensor | None:
+        """What both ends know before a message that its code may use, [..., D] int64; None where that is nothing."""
+        return None
+
+    def conditional_tables(self, messages: Tensor) -> ConditionalTables | None:
+        """Code tables for each context, fitted on training-time messages [M, D]; None where the context is none."""
+        return None
 
     @contextlib.contextmanager
     def evaluation(self) -> Iterator[None]:

@@ -20,6 +20,7 @@ from marlcomm.channels.base import Channel
 from marlcomm.channels.settings import DDCLSettings
 from marlcomm.noise import choice
 from marlcomm.wire.alphabet import Alphabet
+from marlcomm.wire.conditional import ConditionalTables
 
 
 class DDCLChannel(Channel):
@@ -50,9 +51,12 @@ class DDCLChannel(Channel):
         """delta: the quantiser's step, one for each element [D] where it is learned; both ends know it."""
         return self.log_step.exp() if self.settings.learn_step else self.settings.delta
 
-    def signals(self, messages: Tensor) -> Tensor:
-        """Messages in units of the step, z / delta [..., D]: what conditional tables are fitted on."""
-        return messages.detach() / self._known_step()
+    def conditional_tables(self, messages: Tensor) -> ConditionalTables | None:
+        levels = self.settings.dither_levels
+        if self.settings.code != "dither_conditional" or levels is None or not len(messages):
+            return None
+        signals = (messages.detach() / self._known_step()).cpu().numpy()
+        return ConditionalTables.fit(signals, levels, self.settings.limit, joint=True)
 
     def context(self, noise: Tensor | None) -> Tensor | None:
         """What the code may know of each symbol: its dither's level [..., D] int64; None for the marginal code."""

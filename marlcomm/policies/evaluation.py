@@ -6,21 +6,23 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from marlcomm.envs.base import Script, TeamEnv
 from marlcomm.policies.base import TeamPolicy
+from marlcomm.policies.coding import CodedEpisodes, FrozenCode
 from marlcomm.policies.rollout import EpisodeClock, Player, Rollout
 from marlcomm.policies.team import make_meter
 from marlcomm.wire.alphabet import Symbols
-from marlcomm.wire.bits import Int, WireError
-from marlcomm.wire.codes import Code
+from marlcomm.wire.bits import Int, Packets, WireError
 from marlcomm.wire.meter import BandwidthMeter, BitCounts
-from marlcomm.wire.packets import read_packets, write_packets
+from marlcomm.wire.packets import HEADER_BYTES, MessageCode, read_packets, write_packets
 
 _WORLDS_AT_ONCE = 1000
 _NUMBERS_AT_ONCE = 2**24  # of the widest column of a rollout
 _BITS_AT_ONCE = 2**22  # the coders spend several bytes on each bit
+_BITS_A_SYMBOL = 32  # hardly any code writes more
 
 
 @dataclass
@@ -48,26 +50,41 @@ class Episodes:
 
 
 def evaluate(
-    env: TeamEnv, policy: TeamPolicy, seed: int, episodes: int, *, stream: str = "evaluation", greedy: bool = False
+    env: TeamEnv,
+    policy: TeamPolicy,
+    seed: int,
+    episodes: int,
+    *,
+    stream: str = "evaluation",
+    greedy: bool = False,
+    code: FrozenCode | None = None,
 ) -> dict[str, float]:
     """Play one episode of each of `episodes` worlds and count what is said.
 
     Every message is encoded to bytes and decoded again. Returns figures by the names of the glossary, with
-    ``wire_bytes_per_message`` and ``wire_bytes_per_episode`` from the packets' true length.
+    ``wire_bytes_per_message`` and ``wire_bytes_per_episode`` from the packets' true length. The packets are written by
+    the default prefix code, or by a frozen one, whose payload then gives the ``coded_bits_`` figures.
 
     Raises:
         WireError: a decoded message differs from the sent one.
     """
     meter, player = make_meter(policy), Player(env, policy, seed, stream)
     counts, statistics, wire_bytes = BitCounts(), Episodes(), 0
+    coded = CodedEpisodes(meter)
+    packed = FrozenCode(meter.code, policy.channel) if code is None else code
     widest = max(env.spec.observation_size, policy.channel.alphabet().columns, policy.channel.noise_size)
     for worlds in _chunks(env, episodes, env.spec.horizon * widest):
         with policy.channel.evaluation():
             rollout = player.play(worlds, torch.zeros_like(worlds), greedy=greedy)
         statistics.add(rollout.rewards, rollout.lengths, rollout.info)
         counts = counts + count(meter, rollout)
-        wire_bytes += _transmit(meter.code, rollout)
+        sent = (rollout.talk.spoke & rollout.acts).cpu().numpy()
+        packets = _transmit(packed, rollout, sent, packed.context(rollout, seed, stream))
+        wire_bytes += int(packets.sizes.sum())
+        coded.add(packets.bits, sent, rollout.acts.cpu().numpy())
     figures = statistics.with_errors() | meter.report(counts)
+    if code is not None:
+        figures |= coded.report(seed)
     figures["wire_bytes_per_episode"] = wire_bytes / episodes
     if counts.messages:
         figures["wire_bytes_per_message"] = wire_bytes / counts.messages
@@ -103,21 +120,36 @@ def count(meter: BandwidthMeter, rollout: Rollout) -> BitCounts:
     )
 
 
-def _transmit(code: Code, rollout: Rollout) -> int:
-    """Send every message through bytes; returns how many bytes, and raises `WireError` unless all come back equal."""
-    sent = (rollout.talk.spoke & rollout.acts).cpu().numpy()
+@dataclass(frozen=True)
+class Sent:
+    """What went over the wire: bytes of the packets and bits of their payload, for each message [M]."""
+
+    sizes: Int
+    bits: Int
+
+
+def _transmit(code: FrozenCode, rollout: Rollout, sent: NDArray[np.bool_], context: Int | None) -> Sent:
+    """Send every message through bytes; raises `WireError` unless all come back equal."""
     _, steps, senders = np.nonzero(sent)
     symbols = rollout.talk.symbols.cpu().numpy()[sent]
-    bits = np.cumsum(code.lengths(symbols))
-    cuts = np.unique(np.searchsorted(bits, np.arange(_BITS_AT_ONCE, bits[-1] if len(bits) else 0, _BITS_AT_ONCE)))
-    parts = zip(*(np.split(values, cuts) for values in (steps, senders, symbols)), strict=True)
-    return sum(_transmit_some(code, *part) for part in parts)
+    context = None if context is None else context[sent]
+    sizes, bits = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+    for part in _parts(len(symbols), _BITS_AT_ONCE // (_BITS_A_SYMBOL * max(symbols.shape[1], 1))):
+        here = code.of(None if context is None else context[part])
+        packets = _transmit_some(here, steps[part], senders[part], symbols[part])
+        sizes.append(packets.sizes)
+        bits.append(packets.bits - 8 * HEADER_BYTES)
+    return Sent(np.concatenate(sizes), np.concatenate(bits))
 
 
-def _transmit_some(code: Code, steps: Int, senders: Int, symbols: Symbols) -> int:
+def _parts(messages: int, size: int) -> list[slice]:
+    return [slice(start, start + max(size, 1)) for start in range(0, messages, max(size, 1))]
+
+
+def _transmit_some(code: MessageCode, steps: Int, senders: Int, symbols: Symbols) -> Packets:
     packets = write_packets(code, steps, senders, symbols)
     read_steps, read_senders, decoded = read_packets(code, packets)
     same = (decoded == symbols).all(axis=-1) & (read_steps == steps) & (read_senders == senders)
     if not same.all():
         raise WireError(f"{int((~same).sum())} of {len(same)} messages were not decoded to what was sent")
-    return int(packets.sizes.sum())
+    return packets

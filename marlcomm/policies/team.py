@@ -15,7 +15,7 @@ from marlcomm.envs.base import TeamEnv
 from marlcomm.envs.settings import EnvSettings
 from marlcomm.policies.base import TeamPolicy
 from marlcomm.policies.memory import Memory
-from marlcomm.policies.rollout import Player
+from marlcomm.policies.rollout import Player, Rollout
 from marlcomm.registry import CHANNELS, ENVS, POLICIES, ConfigError
 from marlcomm.wire.meter import BandwidthMeter
 
@@ -83,7 +83,13 @@ def what_fits(policy: TeamPolicy, weights: Mapping[str, np.ndarray]) -> dict[str
 
 def _first_words(env: TeamEnv, policy: TeamPolicy, seed: int) -> Tensor:
     """What a team gives to its channel before it is trained on: messages [M, D] of a few episodes."""
-    said: list[Tensor] = []
+    rollout, messages = overhear(Player(env, policy, seed, stream="calibration"), torch.arange(_CALIBRATION_WORLDS))
+    return messages[rollout.talk.spoke & rollout.acts]
+
+
+def overhear(player: Player, worlds: Tensor) -> tuple[Rollout, Tensor]:
+    """One episode of every world, and the vectors [B, T, N, D] that were given to the channel."""
+    policy, said = player.policy, list[Tensor]()
     say = policy.say
 
     def overheard(features: Tensor, memory: Memory) -> Tensor:
@@ -91,10 +97,11 @@ def _first_words(env: TeamEnv, policy: TeamPolicy, seed: int) -> Tensor:
         return said[-1]
 
     policy.say = overheard  # type: ignore[method-assign]
-    worlds = torch.arange(_CALIBRATION_WORLDS)
-    rollout = Player(env, policy, seed, stream="calibration").play(worlds, torch.zeros_like(worlds))
-    del policy.say
-    return torch.stack(said[: env.spec.horizon], dim=1)[rollout.talk.spoke & rollout.acts]
+    try:
+        rollout = player.play(worlds, torch.zeros_like(worlds))
+    finally:
+        del policy.say
+    return rollout, torch.stack(said[: player.env.spec.horizon], dim=1)
 
 
 def make_channel(name: str, settings: dict[str, Any], message_size: int) -> Channel:

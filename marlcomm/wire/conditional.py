@@ -29,8 +29,8 @@ from numpy.typing import NDArray
 
 from marlcomm.wire.alphabet import Alphabet, Symbols
 from marlcomm.wire.bits import Int, WireError
-from marlcomm.wire.groups import EliasGammaCode
 from marlcomm.wire.entropy import message_ids, plug_in_entropy
+from marlcomm.wire.groups import EliasGammaCode
 
 TOTAL_BITS = 16
 TOTAL = 2**TOTAL_BITS

@@ -80,6 +80,10 @@ class BandwidthMeter:
         self.code = Code(alphabet) if code is None else code
         self.speakers = None if speakers is None else np.asarray(speakers, dtype=np.bool_)
 
+    def entitled(self, acts: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Who has the right to speak [..., N] among agents that acts [..., N]."""
+        return acts if self.speakers is None else acts & self.speakers
+
     def count(
         self,
         symbols: NDArray[np.int32],
@@ -94,7 +98,7 @@ class BandwidthMeter:
         lengths = self.code.lengths(messages)
         present = acts.sum(axis=-1, keepdims=True)
         listeners = np.broadcast_to(present - 1, acts.shape)
-        entitled = acts if self.speakers is None else acts & self.speakers
+        entitled = self.entitled(acts)
         agent_steps = int(entitled.sum())
         presence = agent_steps if self.gated else 0
         presence_heard = int((listeners * entitled).sum()) if self.gated else 0

@@ -6,17 +6,28 @@ the channel's noise, so lost or reordered packets cannot desynchronise the ends.
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import numpy as np
 
 from marlcomm.wire.alphabet import Symbols
 from marlcomm.wire.bits import Int, Packets, WireError
-from marlcomm.wire.codes import Code
 
 HEADER_BYTES = 4
 _FIELD = np.dtype(">u2")
 
 
-def write_packets(code: Code, steps: Int, senders: Int, symbols: Symbols) -> Packets:
+class MessageCode(Protocol):
+    """What writes messages and reads them: a `Code`, or a conditional one whose context is known."""
+
+    def lengths(self, symbols: Symbols) -> Int: ...
+
+    def encode(self, symbols: Symbols) -> Packets: ...
+
+    def decode(self, packets: Packets) -> Symbols: ...
+
+
+def write_packets(code: MessageCode, steps: Int, senders: Int, symbols: Symbols) -> Packets:
     """One packet for each message: steps [M], senders [M], symbols [M, S]."""
     limit = np.iinfo(_FIELD).max
     for name, values in (("step", steps), ("sender", senders)):
@@ -35,7 +46,7 @@ def write_packets(code: Code, steps: Int, senders: Int, symbols: Symbols) -> Pac
     return Packets(data.tobytes(), sizes, payload.bits + 8 * HEADER_BYTES)
 
 
-def read_packets(code: Code, packets: Packets) -> tuple[Int, Int, Symbols]:
+def read_packets(code: MessageCode, packets: Packets) -> tuple[Int, Int, Symbols]:
     """Steps [M], senders [M] and symbols [M, S] of packets."""
     data = np.frombuffer(packets.data, np.uint8)
     if (packets.sizes < HEADER_BYTES).any() or len(data) != packets.sizes.sum():

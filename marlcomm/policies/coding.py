@@ -1,0 +1,173 @@
+"""The headline rate: a code fitted on training-time messages and then frozen, on the messages of an evaluation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import stats
+
+from marlcomm.channels.base import Channel
+from marlcomm.envs.base import TeamEnv
+from marlcomm.policies.base import TeamPolicy
+from marlcomm.policies.rollout import Player, Rollout, channel_noise
+from marlcomm.policies.team import overhear
+from marlcomm.wire.alphabet import Alphabet, Symbols
+from marlcomm.wire.bits import Int, Packets
+from marlcomm.wire.codes import Code
+from marlcomm.wire.conditional_codes import ConditionalCode
+from marlcomm.wire.meter import BandwidthMeter
+from marlcomm.wire.packets import MessageCode
+
+_STREAM = "code"  # the random stream of the episodes that a code is fitted on: neither training's nor evaluation's
+_RESAMPLES = 1000
+_CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class InContext:
+    """A conditional code for messages whose context [M, D] both ends know."""
+
+    code: ConditionalCode
+    context: Int
+
+    def lengths(self, symbols: Symbols) -> Int:
+        return self.code.lengths(symbols, self.context)
+
+    def encode(self, symbols: Symbols) -> Packets:
+        return self.code.encode(symbols, self.context)
+
+    def decode(self, packets: Packets) -> Symbols:
+        return self.code.decode(packets, self.context)
+
+
+@dataclass(frozen=True)
+class FrozenCode:
+    """A code whose tables never change again, and what it must be told of a message's circumstances.
+
+    Attributes:
+        code: of single messages.
+        channel: whose context a conditional code needs.
+    """
+
+    code: Code | ConditionalCode
+    channel: Channel
+
+    def context(self, rollout: Rollout, seed: int, stream: str) -> Int | None:
+        """What both ends know before each message of a rollout, [B, T, N, D]; None where the code asks for nothing."""
+        if isinstance(self.code, Code):
+            return None
+        steps, agents = rollout.acts.shape[1:]
+        noise = channel_noise(self.channel, seed, stream, rollout.worlds, rollout.episodes, steps, agents)
+        context = self.channel.context(noise)
+        return None if context is None else context.cpu().numpy()
+
+    def of(self, context: Int | None) -> MessageCode:
+        """The code of messages with contexts [M, D]."""
+        if isinstance(self.code, Code):
+            return self.code
+        assert context is not None
+        return InContext(self.code, context)
+
+    @property
+    def digest(self) -> str:
+        """The hash of the tables."""
+        return self.code.digest if isinstance(self.code, Code) else self.code.tables.digest
+
+
+def frozen_code(env: TeamEnv, policy: TeamPolicy, seed: int, episodes: int) -> FrozenCode:
+    """The shortest code for what a trained team says, with integer tables that never change again.
+
+    The team plays `episodes` episodes of a stream of their own. Codes are fitted on what it says in one half of them,
+    and the one that writes the other half in the fewest bits is taken; one that knows the context of messages is among
+    them where the channel offers its tables.
+    """
+    channel, worlds = policy.channel, torch.arange(episodes, device=env.device)
+    with channel.evaluation():
+        rollout, messages = overhear(Player(env, policy, seed, _STREAM), worlds)
+    sent = (rollout.talk.spoke & rollout.acts).cpu().numpy()
+    halves = slice(None, episodes // 2), slice(episodes // 2, None)
+    symbols = rollout.talk.symbols.cpu().numpy()
+    fitted_on, chosen_on = (symbols[half][sent[half]] for half in halves)
+    marginal = FrozenCode(shortest_code(channel.alphabet(), fitted_on, chosen_on), channel)
+    tables = channel.conditional_tables(messages[halves[0]][torch.as_tensor(sent[halves[0]])])
+    if tables is None:
+        return marginal
+    conditional = FrozenCode(ConditionalCode(tables), channel)
+    context = conditional.context(rollout, seed, _STREAM)
+    assert context is not None
+    context = context[halves[1]][sent[halves[1]]]
+    return min((marginal, conditional), key=lambda code: int(code.of(context).lengths(chosen_on).sum()))
+
+
+def shortest_code(alphabet: Alphabet, fitted_on: Symbols, chosen_on: Symbols) -> Code:
+    """Of all codes for an alphabet, fitted on messages [M, S], the one that is shortest on other messages [M', S]."""
+    codes = [Code(alphabet)]
+    if not alphabet.has_raw and alphabet.columns and len(fitted_on):
+        names = ["huffman", *(["rice"] if any(slot.kind == "signed" for slot in alphabet.slots) else [])]
+        codes += [Code.fit(alphabet, fitted_on, name) for name in names]
+        codes.append(Code.fit(alphabet, fitted_on, "huffman", joint=True))
+    return min(codes, key=lambda code: int(code.lengths(chosen_on).sum()))
+
+
+@dataclass
+class CodedEpisodes:
+    """Bits and rights to speak of each episode, under a frozen code.
+
+    Attributes:
+        meter: who has the right to speak, and whether that costs a presence bit.
+        bits, agent_steps: lists of vectors, one number for each episode.
+        messages: how many there were.
+    """
+
+    meter: BandwidthMeter
+    bits: list[NDArray[np.float64]] = field(default_factory=list)
+    agent_steps: list[Int] = field(default_factory=list)
+    messages: int = 0
+
+    def add(self, lengths: Int, sent: NDArray[np.bool_], acts: NDArray[np.bool_]) -> None:
+        """Add episodes: the bits of messages [M], who sent them [B, T, N], who acts [B, T, N]."""
+        agent_steps = self.meter.entitled(acts).sum((1, 2))
+        payload = np.bincount(np.nonzero(sent)[0], weights=lengths, minlength=len(sent))
+        self.bits.append(payload + agent_steps * self.meter.gated)
+        self.agent_steps.append(agent_steps)
+        self.messages += len(lengths)
+
+    def report(self, seed: int) -> dict[str, float]:
+        """Figures by the names of the glossary, with 95 % intervals by bootstrap over episodes."""
+        bits, agent_steps = np.concatenate(self.bits), np.concatenate(self.agent_steps)
+        figures: dict[str, float] = {}
+        for unit, counts in (("agent_step", agent_steps), ("episode", np.ones_like(agent_steps))):
+            value, low, high = _ratio_with_interval(seed, bits, counts)
+            figures |= {
+                f"coded_bits_per_{unit}": value,
+                f"coded_bits_per_{unit}_low": low,
+                f"coded_bits_per_{unit}_high": high,
+            }
+        if self.messages:
+            figures["coded_bits_per_message"] = float(bits.sum()) / self.messages
+        return figures
+
+
+def _ratio_with_interval(seed: int, bits: NDArray[np.float64], units: Int) -> tuple[float, float, float]:
+    """Bits over units of all episodes, and the ends of its interval."""
+
+    def ratio(bits: NDArray[np.float64], units: NDArray[np.float64], axis: int = -1) -> NDArray[np.float64]:
+        return np.asarray(bits.sum(axis) / np.maximum(units.sum(axis), 1))
+
+    value = float(ratio(bits, units.astype(np.float64)))
+    if len(bits) < 2:
+        return value, value, value
+    found = stats.bootstrap(
+        (bits, units.astype(np.float64)),
+        ratio,
+        paired=True,
+        vectorized=True,
+        n_resamples=_RESAMPLES,
+        confidence_level=_CONFIDENCE,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
+    return value, float(found.low), float(found.high)

@@ -1,0 +1,129 @@
+"""The headline rate: frozen codes, and what they make of an evaluation."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from marlcomm.policies.coding import CodedEpisodes, frozen_code, shortest_code
+from marlcomm.policies.evaluation import evaluate
+from marlcomm.policies.rollout import Player
+from marlcomm.policies.team import TeamNames
+from marlcomm.wire import Alphabet, BandwidthMeter, Code
+
+SMALL = {"hidden_size": 16, "width": 8, "message_size": 4}
+
+
+def team(channel="ddcl", channel_config=None, policy="transformer", policy_config=SMALL):
+    names = TeamNames("traffic_junction", {"add_rate": 0.5}, policy, policy_config, channel, channel_config or {})
+    world = names.make_env(final=True)
+    return world, names.make_policy(world, seed=0)
+
+
+def zipf(rng, messages, values):
+    shares = 1 / np.arange(1, values + 1) ** 2
+    return rng.choice(values, size=(messages, 1), p=shares / shares.sum()).astype(np.int32)
+
+
+def test_statistics_are_used_where_they_pay():
+    rng = np.random.default_rng(0)
+    even = rng.integers(0, 16, (4000, 2)).astype(np.int32)
+    plain = Alphabet.fixed([16, 16])
+    assert shortest_code(plain, even[:2000], even[2000:]).lengths(even).mean() == pytest.approx(8, abs=0.05)
+    skewed = zipf(rng, 4000, 16)
+    shares = np.bincount(skewed[:, 0]) / 4000
+    entropy = -(shares * np.log2(shares)).sum()
+    length = shortest_code(Alphabet.fixed([16]), skewed[:2000], skewed[2000:]).lengths(skewed).mean()
+    assert entropy <= length < entropy + 0.2 < 4
+    # Both elements say the same: one code of whole messages pays once for it.
+    twice = np.repeat(skewed, 2, axis=1)
+    assert shortest_code(plain, twice[:2000], twice[2000:]).lengths(twice).mean() < entropy + 0.3
+
+
+def test_nothing_to_fit_on_leaves_the_default():
+    none = np.zeros((0, 2), np.int32)
+    assert shortest_code(Alphabet.fixed([3, 3]), none, none).digest == Code(Alphabet.fixed([3, 3])).digest
+    floats = np.zeros((50, 2), np.int32)
+    assert shortest_code(Alphabet.raw(2), floats, floats).lengths(floats).tolist() == [64] * 50
+
+
+@pytest.mark.parametrize(
+    ("channel", "settings"),
+    [
+        ("ddcl", {}),
+        ("vq", {}),
+        ("gumbel", {"tokens": 3, "end_token": True}),
+        ("dvq", {}),
+        ("continuous", {}),
+        ("ddcl", {"dither_levels": 64, "code": "dither_conditional"}),
+    ],
+    ids=str,
+)
+def test_the_headline_is_the_payload_of_packets_that_decode(channel, settings):
+    env, policy = team(channel, settings)
+    code = frozen_code(env, policy, seed=0, episodes=60)
+    assert code.digest == frozen_code(env, policy, seed=0, episodes=60).digest
+    figures, plain = evaluate(env, policy, 0, 40, code=code), evaluate(env, policy, 0, 40)
+    assert figures["coded_bits_per_message"] <= plain["prefix_bits_per_message"] + 1e-9
+    low, high = figures["coded_bits_per_episode_low"], figures["coded_bits_per_episode_high"]
+    assert low <= figures["coded_bits_per_episode"] <= high
+    messages = figures["coded_bits_per_episode"] / figures["coded_bits_per_message"]
+    payload = figures["wire_bytes_per_episode"] - 4 * messages
+    assert figures["coded_bits_per_episode"] <= 8 * payload < figures["coded_bits_per_episode"] + 8 * messages
+    assert "coded_bits_per_message" not in plain
+    assert figures["success"] == plain["success"]
+
+
+def test_knowing_the_dither_is_cheaper():
+    bits = []
+    for settings in ({"dither_levels": 64}, {"dither_levels": 64, "code": "dither_conditional"}):
+        # Without memory a car says one of a few things, each with its own dither every time.
+        env, policy = team("ddcl", settings | {"delta": 0.5}, policy_config=SMALL | {"recurrent": False})
+        code = frozen_code(env, policy, seed=0, episodes=200)
+        bits.append(evaluate(env, policy, 0, 60, code=code)["coded_bits_per_message"])
+    assert bits[1] < 0.9 * bits[0]
+
+
+def test_the_dither_is_left_out_of_it_where_that_is_shorter():
+    """A codeword is at least one bit, and the conditional code writes one for each element that is not repeated."""
+    env, policy = team("ddcl", {"dither_levels": 64, "code": "dither_conditional", "delta": 2.0})
+    code = frozen_code(env, policy, seed=0, episodes=200)
+    assert isinstance(code.code, Code)
+    assert evaluate(env, policy, 0, 60, code=code)["coded_bits_per_message"] < 4
+
+
+def test_silence_costs_nothing_and_a_gate_its_presence():
+    env, policy = team("silent")
+    figures = evaluate(env, policy, 0, 20, code=frozen_code(env, policy, 0, 10))
+    assert figures["coded_bits_per_agent_step"] == figures["coded_bits_per_episode_high"] == 0
+    env, policy = team("vq", {"codebook_size": 2}, "ic3net", {"hidden_size": 16, "message_size": 4})
+    figures = evaluate(env, policy, 0, 20, code=frozen_code(env, policy, 0, 10))
+    said = figures["messages_per_agent_step"]
+    assert 1 < figures["coded_bits_per_agent_step"] <= 1 + said * (1 + 1e-9)
+
+
+def test_intervals_by_hand():
+    coded = CodedEpisodes(BandwidthMeter(Alphabet.fixed([4])))
+    acts = np.ones((3, 2, 1), bool)
+    sent = acts.copy()
+    sent[2] = False
+    coded.add(np.array([2, 2, 1, 1]), sent, acts)
+    report = coded.report(seed=0)
+    assert report["coded_bits_per_agent_step"] == 1.0
+    assert report["coded_bits_per_episode"] == 2.0
+    assert report["coded_bits_per_message"] == 1.5
+    assert (report["coded_bits_per_episode_low"], report["coded_bits_per_episode_high"]) == (0.0, 4.0)
+    many = CodedEpisodes(BandwidthMeter(Alphabet.fixed([4])))
+    lengths = np.random.default_rng(0).integers(1, 4, 4000)
+    many.add(lengths, np.ones((4000, 1, 1), bool), np.ones((4000, 1, 1), bool))
+    report = many.report(seed=0)
+    width = report["coded_bits_per_episode_high"] - report["coded_bits_per_episode_low"]
+    assert width == pytest.approx(2 * 1.96 * lengths.std() / math.sqrt(4000), rel=0.15)
+
+
+def test_a_code_is_fitted_on_episodes_that_no_evaluation_plays():
+    env, policy = team()
+    worlds, first = torch.arange(20), torch.zeros(20, dtype=torch.int64)
+    played = [Player(env, policy, 0, stream).play(worlds, first).observations for stream in ("code", "evaluation")]
+    assert not torch.equal(*played)
