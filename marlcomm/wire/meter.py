@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from marlcomm.wire.alphabet import Alphabet
 from marlcomm.wire.codes import Code
-from marlcomm.wire.entropy import estimable, histogram, plug_in_entropy
+from marlcomm.wire.entropy import histogram, joint_figures
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,5 @@ class BandwidthMeter:
                 "prefix_bits_per_message": counts.prefix_bits / counts.messages,
             }
             if counts.histogram:
-                figures["distinct_messages"] = len(counts.histogram)
-                if estimable(counts.histogram):
-                    figures["joint_entropy_bits_per_message"] = plug_in_entropy(counts.histogram.values())
+                figures |= joint_figures(counts.histogram)
         return figures
