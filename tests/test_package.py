@@ -1,5 +1,6 @@
 """What is shipped: the wheel, the docs that must stay true, the layout."""
 
+import doctest
 import re
 import subprocess
 import sys
@@ -96,6 +97,25 @@ def test_the_readmes_python_is_a_valid_config(pytestconfig):
 def test_the_tutorials_channel_is_the_tested_one(pytestconfig):
     code = document(pytestconfig, "tests/third_party.py").partition('"""\n\n')[2]
     assert code.strip() in document(pytestconfig, "docs/channels.md")
+
+
+def test_what_the_page_on_bits_shows_is_what_python_prints(pytestconfig):
+    names: dict = {}
+    blocks = re.findall(r"```python\n(.*?)```", document(pytestconfig, "docs/bits.md"), re.DOTALL)
+    assert len(blocks) == 4
+    runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
+    for number, block in enumerate(blocks):
+        test = doctest.DocTestParser().get_doctest(block, names, f"block {number}", "docs/bits.md", 0)
+        runner.run(test, clear_globs=False)
+        names = test.globs
+    assert runner.summarize(verbose=False).failed == 0
+
+
+def test_the_page_on_bits_names_every_code(pytestconfig):
+    from marlcomm.wire import CODES
+
+    named = re.findall(r"^\| `([\w-]+)` \|", document(pytestconfig, "docs/bits.md"), re.MULTILINE)
+    assert named == list(CODES)
 
 
 def test_docs_name_every_registered_thing(pytestconfig):

@@ -1,6 +1,7 @@
 """The wire: symbols to bits to bytes, and meters that read them. Needs numpy only (streams: constriction)."""
 
 from marlcomm.wire.alphabet import Alphabet, Slot
+from marlcomm.wire.arrays import measure, pack, unpack
 from marlcomm.wire.bits import Packets, WireError
 from marlcomm.wire.codes import CODES, Code
 from marlcomm.wire.fitted import HuffmanCode, RiceCode
@@ -28,8 +29,11 @@ __all__ = [
     "Slot",
     "Tables",
     "WireError",
+    "measure",
+    "pack",
     "read_packets",
     "read_stream",
+    "unpack",
     "write_packets",
     "write_stream",
 ]

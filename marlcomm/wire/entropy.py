@@ -1,14 +1,23 @@
-"""Entropies of messages, from counts."""
+"""Entropies of messages, from counts. They are diagnostics: what really decodes is what `Code` and streams write.
+
+Each estimate is of a source whose messages are independent draws. N is the number of messages, K how many different
+ones occurred. Only counts add up over runners and rounds; entropies never do.
+"""
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
+from marlcomm.wire.alphabet import Alphabet, Slot, Symbols
+from marlcomm.wire.bits import Int
+
 SAMPLES_PER_VALUE = 10
+MOST_MISSING_MASS = 0.01
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -21,14 +30,17 @@ def message_ids(symbols: NDArray[np.integer]) -> NDArray[np.uint64]:
     return ids
 
 
-def histogram(symbols: NDArray[np.int32]) -> Counter[int]:
+def histogram(symbols: NDArray[np.integer]) -> Counter[int]:
     """How often each message occurs."""
     ids, counts = np.unique(message_ids(symbols), return_counts=True)
     return Counter(dict(zip(ids.tolist(), counts.tolist(), strict=True)))
 
 
 def plug_in_entropy(counts: Iterable[int]) -> float:
-    """Entropy in bits of the empirical distribution; biased low by about (values - 1) / (2 N ln 2)."""
+    """Entropy in bits of the empirical distribution.
+
+    Biased low by about (K - 1) / (2 N ln 2); its spread is `sampling_error`.
+    """
     numbers = np.fromiter(counts, np.float64)
     if not len(numbers):
         return 0.0
@@ -36,6 +48,129 @@ def plug_in_entropy(counts: Iterable[int]) -> float:
     return float(-(shares * np.log2(shares)).sum())
 
 
+def sampling_error(counts: Iterable[int]) -> float:
+    """Standard error in bits of the plug-in and Miller-Madow entropies: deviation of -log2 p over sqrt(N)."""
+    numbers = np.fromiter(counts, np.float64)
+    if not len(numbers):
+        return 0.0
+    shares = numbers / numbers.sum()
+    surprise = -np.log2(shares)
+    spread = (shares * surprise**2).sum() - (shares * surprise).sum() ** 2
+    return float(np.sqrt(max(spread, 0.0) / numbers.sum()))
+
+
+def miller_madow_entropy(counts: Iterable[int]) -> float:
+    """Plug-in entropy in bits plus (K - 1) / (2 N ln 2), its bias to first order (Miller 1955).
+
+    It can exceed what is possible: the log of the number of messages, or an estimate of the factored entropy.
+    """
+    numbers = list(counts)
+    if not numbers:
+        return 0.0
+    return plug_in_entropy(numbers) + (len(numbers) - 1) / (2 * sum(numbers) * math.log(2))
+
+
+def missing_mass(counts: Iterable[int]) -> float:
+    """Probability that the next message is one never seen: N1 / N, N1 of the K having occurred once (Good 1953)."""
+    numbers = np.fromiter(counts, np.int64)
+    return float((numbers == 1).sum() / numbers.sum()) if len(numbers) else 1.0
+
+
+def missing_mass_error(counts: Iterable[int]) -> float:
+    """Standard error of `missing_mass`: sqrt(N1 (1 - N1 / N) + 2 N2) / N (Esty 1983)."""
+    numbers = np.fromiter(counts, np.int64)
+    if not len(numbers):
+        return 1.0
+    total, once, twice = numbers.sum(), (numbers == 1).sum(), (numbers == 2).sum()
+    return float(np.sqrt(once * (1 - once / total) + 2 * twice) / total)
+
+
+def kt_bits(counts: Iterable[int], values: int) -> float:
+    """Bits of N symbols under the adaptive code of Krichevsky and Trofimov (1981), whatever their order.
+
+    Both ends start from half an observation of each of A = `values` symbols and count along: no table is sent. The
+    length is at least N times the plug-in entropy, and at most that plus (A - 1) / 2 log2 N + log2 A.
+    """
+    numbers = list(counts)
+    every = math.lgamma(sum(numbers) + values / 2) - math.lgamma(values / 2)
+    each = sum(math.lgamma(number + 0.5) - math.lgamma(0.5) for number in numbers)
+    return (every - each) / math.log(2)
+
+
+def slot_counts(alphabet: Alphabet, symbols: Symbols) -> Iterator[tuple[Slot, Int]]:
+    """Each slot and how often each of its values occurred, among the messages [M, S] that hold it."""
+    for slot in alphabet.slots:
+        column = symbols[slot.used(symbols), slot.column]
+        yield slot, np.unique(column, return_counts=True)[1].astype(np.int64)
+
+
+def factored_entropy(alphabet: Alphabet, symbols: Symbols) -> float:
+    """Bits per message [M, S] if slots told nothing about each other: plug-in entropies of slots, summed.
+
+    A slot counts as often as it is on the wire. At least the plug-in entropy of whole messages, at most their nominal
+    bits; the first gap is the total correlation.
+    """
+    bits = sum(plug_in_entropy(counts) * counts.sum() for _, counts in slot_counts(alphabet, symbols))
+    return float(bits / max(len(symbols), 1))
+
+
+def factored_kt_bits(alphabet: Alphabet, symbols: Symbols) -> float:
+    """Bits of all messages [M, S] under an adaptive code for each slot (see `kt_bits`)."""
+    return sum(kt_bits(counts.tolist(), slot.size) for slot, counts in slot_counts(alphabet, symbols))
+
+
+def conditional_entropy(before: Symbols, symbols: Symbols) -> float:
+    """Plug-in H(m_t | m_{t-1}) in bits, of messages [M, S] and the one before each, [M, S].
+
+    Biased low by about (K of pairs - K of single messages) / (2 N ln 2). At most the plug-in entropy of `symbols`.
+    """
+    pairs = histogram(np.concatenate([before, symbols], axis=1))
+    return plug_in_entropy(pairs.values()) - plug_in_entropy(histogram(before).values())
+
+
+def before_each(sent: NDArray[np.bool_]) -> Int:
+    """Where the message before each stands among the messages sent in [B, T, N], [M]; -1 for a sender's first.
+
+    Messages are numbered as ``symbols[sent]`` gives them; the one before is its sender's last in the same episode.
+    """
+    worlds, steps, senders = np.nonzero(sent)
+    order = np.lexsort((steps, senders, worlds))
+    same = (np.diff(worlds[order]) == 0) & (np.diff(senders[order]) == 0)
+    found = np.full(len(order), -1)
+    found[order[1:][same]] = order[:-1][same]
+    return found
+
+
 def estimable(counts: Counter[int]) -> bool:
-    """Whether there are samples enough for the plug-in estimate: ten for each observed value."""
-    return counts.total() >= SAMPLES_PER_VALUE * max(len(counts), 1)
+    """Whether an entropy may be printed: ten samples for each value seen, and less than 1 % likely to be unseen."""
+    enough = counts.total() >= SAMPLES_PER_VALUE * max(len(counts), 1)
+    return enough and missing_mass(counts.values()) < MOST_MISSING_MASS
+
+
+def entropies(alphabet: Alphabet, symbols: Symbols, before: Int | None = None) -> dict[str, float]:
+    """Figures per message [M, S] by the names of the glossary; those that are not estimable are left out.
+
+    Args:
+        alphabet: of the messages.
+        symbols: all messages of an evaluation.
+        before: where the message before each stands (see `before_each`); without it nothing is conditional.
+    """
+    figures = {"adaptive_bits_per_message": factored_kt_bits(alphabet, symbols) / max(len(symbols), 1)}
+    slots = [Counter(dict(enumerate(counts.tolist()))) for _, counts in slot_counts(alphabet, symbols)]
+    if len(symbols) and all(estimable(counts) for counts in slots if counts):
+        figures["factored_entropy_bits_per_message"] = factored_entropy(alphabet, symbols)
+    figures |= joint_figures(histogram(symbols))
+    if before is not None:
+        later, first = symbols[before >= 0], symbols[before[before >= 0]]
+        if estimable(histogram(np.concatenate([first, later], axis=1))):
+            figures["conditional_entropy_bits_per_message"] = conditional_entropy(first, later)
+    return figures
+
+
+def joint_figures(counts: Counter[int]) -> dict[str, float]:
+    """What the histogram of whole messages tells."""
+    figures = {"distinct_messages": float(len(counts)), "missing_mass": missing_mass(counts.values())}
+    if estimable(counts):
+        figures["joint_entropy_bits_per_message"] = plug_in_entropy(counts.values())
+        figures["corrected_joint_entropy_bits_per_message"] = miller_madow_entropy(counts.values())
+    return figures

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from marlcomm.wire.alphabet import Alphabet
 from marlcomm.wire.codes import Code
-from marlcomm.wire.entropy import estimable, histogram, plug_in_entropy
+from marlcomm.wire.entropy import histogram, joint_figures
 
 
 @dataclass(frozen=True)
@@ -135,9 +135,7 @@ class BandwidthMeter:
             if counts.signed_symbols:
                 figures["clipped_symbols"] = counts.clipped_symbols / counts.signed_symbols
             if counts.histogram:
-                figures["distinct_messages"] = len(counts.histogram)
-                if estimable(counts.histogram):
-                    figures["joint_entropy_bits_per_message"] = plug_in_entropy(counts.histogram.values())
+                figures |= joint_figures(counts.histogram)
         return figures
 
 

@@ -180,6 +180,8 @@ def _read_gamma(reader: _Reader, messages: int) -> Int:
     widths = np.full(messages, -1)
     for zeros in range(LARGEST_MAGNITUDE + 1):
         unknown = np.flatnonzero(widths < 0)
+        if not len(unknown):
+            break
         widths[unknown[reader.bits(len(unknown)) == 1]] = zeros
     if (widths < 0).any():
         raise WireError("this is no stream: it holds a number that is too large")
