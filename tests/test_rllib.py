@@ -25,6 +25,8 @@ CHANNELS = {
     "ddcl": {"delta": 0.5},
     "warm": {"delta": 0.5, "rate_warmup": 10_000},
     "vq": {"codebook_size": 8, "segments": 2},
+    "ema": {"codebook_size": 8, "segments": 2, "update": "ema", "init": "kmeans", "replace_after": 1},
+    "dvq": {"pool": [[1, 16], [2, 4]], "temperature_steps": 10_000, "normalization": "running"},
     "gumbel": {"vocabulary": 8, "tokens": 2},
     "sign": {},
 }
@@ -41,7 +43,7 @@ def config(
         .communication(
             policy=policy,
             policy_config=SMALL,
-            channel={"warm": "ddcl"}.get(channel, channel),
+            channel={"warm": "ddcl", "ema": "vq"}.get(channel, channel),
             channel_config=CHANNELS[channel],
             imports=["third_party", "tiny_world"],
         )
@@ -154,6 +156,19 @@ def test_two_learners_equal_one(build, kind):
                 assert team.figures[name] == pytest.approx(value, rel=1e-3, abs=1e-4), name
 
 
+@pytest.mark.parametrize("channel", ["ema", "dvq"])
+def test_two_learners_absorb_as_one(build, channel):
+    teams = [build(channel=channel, learners=learners, num_epochs=2, optimizer="sgd", lr=1e-4) for learners in (0, 2)]
+    before = weights(teams[0])
+    for _ in range(2):
+        for team in teams:
+            team.train()
+    one, two = (weights(team) for team in teams)
+    absorbed = {"ema": "policy.channel.totals", "dvq": "policy.channel.normalize.mean"}[channel]
+    assert np.abs(one[absorbed] - before[absorbed]).max() > 1e-3
+    assert largest_difference(one, two) < 1e-3 * np.abs(one[absorbed]).max()
+
+
 def test_rows_are_ordered_so_that_learners_share_minibatches():
     worlds = 24
     batch = {
@@ -234,6 +249,8 @@ def test_silence_cannot(tmp_path):
         {"channel": "warm", "entropy_coeff": [[0, 0.1], [3000, 0.0]]},
         {"kind": IC3NetConfig, "policy": "ic3net", "channel": "gumbel"},
         {"channel": "vq", "runners": 1, "learners": 1},
+        {"channel": "ema"},
+        {"channel": "dvq", "runners": 1},
         {"channel": "continuous", "learners": 2},
     ],
     ids=lambda settings: settings["channel"],

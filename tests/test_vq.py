@@ -386,7 +386,7 @@ def test_probabilities_as_logits_cap_the_choice():
     for penalty in ("bits", "legacy_code"):
         channel = DVQChannel(8, DVQSettings(penalty=penalty, **settings))
         steer(channel, certain)
-        chosen = channel._choose(channel.normalize(messages), draws(count, channel))
+        chosen = channel.encode(messages, draws(count, channel))[:, 0]
         shares[penalty] = float((chosen == 9).double().mean())
     assert shares["bits"] == 1
     assert shares["legacy_code"] == pytest.approx(math.e / (math.e + 9), abs=0.01) == pytest.approx(0.232, abs=0.01)
@@ -411,7 +411,7 @@ def test_a_hierarchy_quantises_what_the_stage_before_made(penalty, order):
             else:  # its choice is never certain
                 symbols = torch.zeros(64, 5, dtype=torch.int32)
                 symbols[:, 0] = place
-                symbols[:, 1 : 1 + g] = channel._stages(messages)[place].indices
+                symbols[:, 1 : 1 + g] = channel._read(messages).stages[place].indices
         assert torch.equal(symbols[:, 1 : 1 + g].long(), indices.T)
         assert not symbols[:, 1 + g :].any()
         assert torch.equal(channel.decode(symbols), heard)  # no other stage's indices are needed
@@ -430,7 +430,7 @@ def test_the_gradient_is_that_of_the_straight_through_choice(structure):
     outputs = []
     for place in [1, 0] if structure == "hierarchical" else [0, 1]:
         heard = outputs[-1] if outputs and structure == "hierarchical" else h
-        outputs.append(heard + (channel._stages(messages)[place].words - heard).detach())
+        outputs.append(heard + (channel._read(messages).stages[place].words - heard).detach())
     outputs = torch.stack([*(outputs[::-1] if structure == "hierarchical" else outputs), h], 1)
     relaxed = torch.softmax((channel._logits(h) + noise.gumbel(uniforms)) / 0.7, -1)
     choice = torch.nn.functional.one_hot(sent.symbols[:, 0].long(), 3) + (relaxed - relaxed.detach())
@@ -521,7 +521,7 @@ def test_calibration_lets_every_member_tell_messages_apart():
     channel = DVQChannel(8, DVQSettings(structure="hierarchical"))
     messages = 5 + 0.01 * torch.randn(4000, 8)
     channel.calibrate(messages)
-    for stage in channel._stages(messages):
+    for stage in channel._read(messages).stages:
         for indices in stage.indices.T:
             assert Categorical(indices.bincount(minlength=16).float()).entropy() > math.log(2)
     logits = channel._logits(channel.normalize(messages))

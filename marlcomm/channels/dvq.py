@@ -7,7 +7,6 @@ first and the third, ``evaluate: sampled`` the second.
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -37,6 +36,21 @@ class _Stage:
     heard: Tensor
     indices: Tensor
     words: Tensor
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """What a transmission of messages begins with.
+
+    Attributes:
+        h: [..., D], the messages, normalised.
+        logits: [..., N] of the learned choice; None for other selectors.
+        stages: of every quantiser, in the order of the pool.
+    """
+
+    h: Tensor
+    logits: Tensor | None
+    stages: list[_Stage]
 
 
 class DVQChannel(Channel):
@@ -70,8 +84,10 @@ class DVQChannel(Channel):
         self.normalize = Normalizer(message_size, settings.normalization)
         self.books = nn.ParameterList(torch.randn(g, size, message_size // g) for g, size in settings.pool)
         self.register_buffer("costs", torch.tensor(self._costs()), persistent=False)
+        pool, rising = settings.pool, settings.penalty == "legacy_code"
+        self._order = sorted(range(len(pool)), key=lambda place: pool[place], reverse=not rising)
         self._columns = self.alphabet().columns
-        self._found: list[_Stage] | None = None
+        self._now: _Reading | None = None
         self.noise_size = {"learned": settings.options, "random": 1, "constant": 0}[settings.selector]
         if settings.selector == "learned":
             self.query = nn.Linear(message_size, settings.key_size)
@@ -117,12 +133,6 @@ class DVQChannel(Channel):
 
     # --- the pool ---
 
-    def _order(self) -> list[int]:
-        """The places of the quantisers in the order of the hierarchy: by falling G, then by falling L."""
-        pool = self.settings.pool
-        rising = self.settings.penalty == "legacy_code"
-        return sorted(range(len(pool)), key=lambda place: pool[place], reverse=not rising)
-
     def _quantise(self, place: int, heard: Tensor) -> tuple[Tensor, Tensor]:
         """Indices [..., G] and codewords [..., D] that one quantiser gives to its input [..., D]."""
         book = self.books[place]
@@ -131,22 +141,26 @@ class DVQChannel(Channel):
 
     def _chain(self, h: Tensor) -> Iterator[tuple[int, Tensor]]:
         """Each quantiser's place in the pool and its input [..., D], in order, made only when it is asked for."""
-        for place in self._order():
+        for place in self._order:
             yield place, h
             if self.settings.structure == "hierarchical":
                 h = self._quantise(place, h)[1].detach()
 
-    def _stages(self, messages: Tensor) -> list[_Stage]:
-        """What every quantiser makes of messages [..., D], in the order of the pool."""
-        if self._found is not None:
-            return self._found
+    def _stages(self, h: Tensor) -> list[_Stage]:
+        """What every quantiser makes of h [..., D], in the order of the pool."""
         stages = {}
-        h = self.normalize(messages).detach()
-        for place in self._order():
+        h = h.detach()
+        for place in self._order:
             stages[place] = _Stage(h, *self._quantise(place, h))
             if self.settings.structure == "hierarchical":
                 h = stages[place].words.detach()
         return [stages[place] for place in range(len(self.books))]
+
+    def _read(self, messages: Tensor) -> _Reading:
+        if self._now is not None:
+            return self._now
+        h = self.normalize(messages)
+        return _Reading(h, self._logits(h) if self.settings.selector == "learned" else None, self._stages(h))
 
     # --- the choice ---
 
@@ -155,53 +169,47 @@ class DVQChannel(Channel):
         scores: Tensor = self.query(h) @ self.keys.T / math.sqrt(self.settings.key_size)
         return torch.softmax(scores, -1) if self.settings.penalty == "legacy_code" else scores
 
-    def _perturbed(self, logits: Tensor, noise: Tensor | None) -> Tensor:
-        return logits + random.gumbel(_needed(noise, "N"))
+    def _relaxed(self, logits: Tensor, noise: Tensor | None) -> Tensor:
+        """The relaxed choice [..., N], which the gradient sees."""
+        return torch.softmax(_perturbed(logits, noise) / self.temperature, -1)
 
-    def _choose(self, h: Tensor, noise: Tensor | None) -> Tensor:
+    def _choose(self, reading: _Reading, noise: Tensor | None) -> Tensor:
         """The chosen members [...]."""
-        if self.settings.selector == "constant":
-            return torch.full(h.shape[:-1], self.settings.constant_member, device=h.device)
+        if reading.logits is not None:
+            certain = self.evaluating and self.settings.evaluate == "argmax"
+            return (reading.logits if certain else _perturbed(reading.logits, noise)).argmax(-1)
         if self.settings.selector == "random":
             return random.choice(_needed(noise, "1")[..., 0], self.settings.options)
-        logits = self._logits(h)
-        if self.evaluating and self.settings.evaluate == "argmax":
-            return logits.argmax(-1)
-        return self._perturbed(logits, noise).argmax(-1)
+        return torch.full(reading.h.shape[:-1], self.settings.constant_member, device=reading.h.device)
 
     # --- the contract ---
 
     def transmit(self, messages: Tensor, noise: Tensor | None = None) -> Transmission:
         """As in every channel; the pool is searched once for symbols, gradient and losses."""
-        with self._searched(messages):
-            return super().transmit(messages, noise)
-
-    @contextlib.contextmanager
-    def _searched(self, messages: Tensor) -> Iterator[None]:
-        if messages.shape[-1] == self.message_size:
-            self._found = self._stages(messages.float())
+        if messages.shape[-1] == self.message_size:  # else the base class says what is wrong
+            self._now = self._read(messages.float())
         try:
-            yield
+            return super().transmit(messages, noise)
         finally:
-            self._found = None
+            self._now = None
 
     def encode(self, messages: Tensor, noise: Tensor | None = None) -> Tensor:
-        h = self.normalize(messages)
-        chosen = self._choose(h, noise)
-        symbols = torch.zeros((*chosen.shape, self._columns), dtype=torch.int32, device=h.device)
+        reading = self._read(messages)
+        chosen = self._choose(reading, noise)
+        symbols = torch.zeros((*chosen.shape, self._columns), dtype=torch.int32, device=messages.device)
         symbols[..., 0] = chosen
-        for place, stage in enumerate(self._stages(messages)):
+        for place, stage in enumerate(reading.stages):
             indices = stage.indices.to(torch.int32)
             symbols[..., 1 : 1 + indices.shape[-1]] += indices * (chosen == place).unsqueeze(-1)
         if self.settings.continuous:
-            bits = h.contiguous().view(torch.int32)
+            bits = reading.h.detach().contiguous().view(torch.int32)
             raw = (chosen == len(self.books)).unsqueeze(-1)
             symbols[..., 1:] = torch.where(raw, bits, symbols[..., 1:])
         return symbols
 
     def decode(self, symbols: Tensor, noise: Tensor | None = None) -> Tensor:
         rows = symbols.reshape(-1, symbols.shape[-1])
-        received = torch.empty((len(rows), self.message_size), device=symbols.device)
+        received = torch.full((len(rows), self.message_size), math.nan, device=symbols.device)
         for place, book in enumerate(self.books):
             chose = (rows[:, 0] == place).nonzero().squeeze(-1)
             received[chose] = look_up(book.detach(), rows[chose, 1 : 1 + len(book)]).flatten(-2)
@@ -211,43 +219,27 @@ class DVQChannel(Channel):
         return received.view(*symbols.shape[:-1], self.message_size)
 
     def surrogate(self, messages: Tensor, noise: Tensor | None = None) -> Tensor:
-        h: Tensor = self.normalize(messages)
-        if self.settings.selector != "learned":
-            return h
+        reading = self._read(messages)
+        if reading.logits is None:
+            return reading.h
         # Of sum_t w_t o_t, where o_t = h + (words_t - h).detach() and w is the straight-through choice.
-        relaxed = torch.softmax(self._perturbed(self._logits(h), noise) / self.temperature, -1)
-        answers = torch.stack([stage.words for stage in self._stages(messages)] + [h] * self.settings.continuous, -2)
-        return h + torch.einsum("...n,...nd->...d", relaxed, answers.detach())
+        answers = [stage.words for stage in reading.stages] + [reading.h] * self.settings.continuous
+        relaxed = self._relaxed(reading.logits, noise)
+        return reading.h + torch.einsum("...n,...nd->...d", relaxed, torch.stack(answers, -2).detach())
 
     def losses(self, messages: Tensor, symbols: Tensor, noise: Tensor | None = None) -> dict[str, Tensor]:
-        h: Tensor = self.normalize(messages)
-        chosen = symbols[..., 0].long()
-        losses = self._distances(h, chosen, self._stages(messages))
-        if self.settings.selector != "learned":
+        reading, chosen = self._read(messages), symbols[..., 0].long()
+        losses = _distances(reading, chosen, self.settings.train_unselected)
+        if reading.logits is None:
             return losses
-        logits = self._logits(h)
-        probabilities = torch.softmax(logits, -1)
-        weights = probabilities
+        probabilities = weights = torch.softmax(reading.logits, -1)
         if self.settings.capacity_choice == "one_hot":
-            relaxed = torch.softmax(self._perturbed(logits, noise) / self.temperature, -1)
+            relaxed = self._relaxed(reading.logits, noise)
             weights = nn.functional.one_hot(chosen, self.settings.options) + (relaxed - relaxed.detach())
         losses["capacity"] = weights @ self.costs
         if self._balances:
             losses["balance"] = probabilities @ (self.share.clamp(min=_SMALLEST_SHARE) * self.settings.options).log()
         return losses
-
-    def _distances(self, h: Tensor, chosen: Tensor, stages: list[_Stage]) -> dict[str, Tensor]:
-        """Squared distances per element [...], of codewords to what they quantise and the other way round."""
-        codebook, miss = h.new_zeros(chosen.shape), torch.zeros_like(h)
-        for place, stage in enumerate(stages):
-            own = chosen == place
-            error = stage.heard - stage.words
-            weight = torch.where(own, 1.0, self.settings.train_unselected)
-            codebook = codebook + weight * error.square().mean(-1)
-            miss = torch.where(own.unsqueeze(-1), error.detach(), miss)
-        # What came before in a hierarchy is passed straight through, so that h moves as if it was quantised itself.
-        commitment = (h + (miss - h).detach()).square().mean(-1)
-        return {"codebook": codebook, "commitment": commitment}
 
     def loss_weights(self) -> dict[str, float]:
         settings = self.settings
@@ -282,6 +274,25 @@ class DVQChannel(Channel):
             self.temperature.fill_(settings.temperature + way * (settings.final_temperature - settings.temperature))
         if self._balances:
             self.balancing.fill_(float(env_steps < settings.balance_steps))
+
+
+def _distances(reading: _Reading, chosen: Tensor, train_unselected: float) -> dict[str, Tensor]:
+    """Squared distances per element [...], of codewords to what they quantise and the other way round."""
+    h = reading.h
+    codebook, miss = h.new_zeros(chosen.shape), torch.zeros_like(h)
+    for place, stage in enumerate(reading.stages):
+        own = chosen == place
+        error = stage.heard - stage.words
+        codebook = codebook + torch.where(own, 1.0, train_unselected) * error.square().mean(-1)
+        miss = torch.where(own.unsqueeze(-1), error.detach(), miss)
+    # What came before in a hierarchy is passed straight through, so that h moves as if it was quantised itself.
+    commitment = (h + (miss - h).detach()).square().mean(-1)
+    return {"codebook": codebook, "commitment": commitment}
+
+
+def _perturbed(logits: Tensor, noise: Tensor | None) -> Tensor:
+    """Logits [..., N] plus Gumbel noise: their arg-max is an exact sample."""
+    return logits + random.gumbel(_needed(noise, "N"))
 
 
 def _needed(noise: Tensor | None, draws: str) -> Tensor:

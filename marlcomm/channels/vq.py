@@ -29,7 +29,7 @@ class VQChannel(Channel):
         codebook: [B, L, D / G], B = G or 1 where it is shared; a parameter, or a buffer with ``update: ema``.
         usage, totals: [B, L] and [B, L, D / G], ema's running counts and sums of the segments that chose each codeword.
         idle: [B, L], updates since anybody chose each codeword (with ``replace_after``).
-        clustered: whether k-means was run (with ``init: kmeans``).
+        clustered: 1 where k-means was run, else 0 (with ``init: kmeans``).
     """
 
     settings: VQSettings
@@ -55,7 +55,7 @@ class VQChannel(Channel):
         if settings.replace_after:
             self.register_buffer("idle", torch.zeros(codebook.shape[:-1], dtype=torch.int64))
         if settings.init == "kmeans":
-            self.register_buffer("clustered", torch.tensor(False))
+            self.register_buffer("clustered", torch.tensor(0))
 
     @torch.no_grad()
     def calibrate(self, messages: Tensor) -> None:
@@ -125,7 +125,7 @@ class VQChannel(Channel):
             return
         if self.settings.init == "kmeans" and not self.clustered and env_steps >= self.settings.init_after:
             self._start_from(*k_means(segments, self.codebook, _key("k-means", env_steps), peers))
-            self.clustered.fill_(True)
+            self.clustered.fill_(1)
             return
         if self.settings.update == "ema":
             self._follow(counts, sums)
