@@ -1,4 +1,4 @@
-"""The command line: marlcomm train | evaluate | list | check | bench."""
+"""The command line: marlcomm train | evaluate | decode | list | check | bench."""
 
 from __future__ import annotations
 
@@ -285,6 +285,7 @@ def evaluate(
     seed: Annotated[
         int | None, typer.Option(min=0, help="seed of the evaluation's worlds; by default the run's")
     ] = None,
+    wire: Annotated[bool, typer.Option("--wire", help="store every packet, for marlcomm decode RUN")] = False,
 ) -> None:
     """Evaluate a run's last checkpoint between floor and ceiling, and write summary.json.
 
@@ -299,7 +300,42 @@ def evaluate(
         if not change.startswith("channel."):
             raise ConfigError(f"evaluate: got {change!r}, wanted channel.KEY=VALUE: all else is as it was trained")
     variant = "-".join(re.sub(r"[^A-Za-z0-9._]+", "", change.partition("=")[2]) for change in changes)
+    if wire and changes:
+        raise ConfigError("--wire stores the packets of a run as it was trained: leave out " + ", ".join(changes))
     _evaluate(run, run.experiment(changes), episodes, seed, variant)
+    if wire:
+        from marlcomm.analysis.trace import record_run
+
+        with out.status("storing every packet"):
+            file = record_run(run, run.experiment(), episodes=episodes, seed=seed)
+        out.print(f"packets in {escape(str(file))}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def decode(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="run that was evaluated with --wire")],
+) -> None:
+    """Decode every stored packet, and prove that who hears nothing else plays the same."""
+    from marlcomm.runs import Run
+
+    run = Run.open(run_folder)
+    settings = run.experiment()
+    run.last_checkpoint()
+    with out.status("decoding"):
+        from marlcomm.analysis.trace import prove_run
+        from marlcomm.wire import WireError
+
+        try:
+            trace = prove_run(run, settings)
+        except WireError as error:
+            err.print(f"[bold red]error:[/bold red] {escape(str(error))}", highlight=False, soft_wrap=True)
+            raise typer.Exit(1) from None
+    out.print(
+        f"{len(trace.sizes):,} packets of {int(trace.sizes.sum()):,} bytes decoded; played from them alone, all "
+        f"{len(trace.returns):,} episodes have the recorded actions and returns (mean {trace.returns.mean():.3f})",
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 def _evaluate(run: Run, settings: Experiment, episodes: int | None, seed: int | None, variant: str = "") -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy import stats
+from torch import Tensor
 
 from marlcomm.channels.base import Channel
 from marlcomm.envs.base import TeamEnv
@@ -15,8 +17,9 @@ from marlcomm.policies.base import TeamPolicy
 from marlcomm.policies.rollout import Player, Rollout, channel_noise
 from marlcomm.policies.team import overhear
 from marlcomm.wire.alphabet import Alphabet, Symbols
-from marlcomm.wire.bits import Int, Packets
+from marlcomm.wire.bits import Int, Packets, WireError
 from marlcomm.wire.codes import Code
+from marlcomm.wire.conditional import ConditionalTables
 from marlcomm.wire.conditional_codes import ConditionalCode
 from marlcomm.wire.meter import BandwidthMeter
 from marlcomm.wire.packets import MessageCode
@@ -61,7 +64,11 @@ class FrozenCode:
             return None
         steps, agents = rollout.acts.shape[1:]
         noise = channel_noise(self.channel, seed, stream, rollout.worlds, rollout.episodes, steps, agents)
-        context = self.channel.context(noise)
+        return self.context_of(noise)
+
+    def context_of(self, noise: Tensor | None) -> Int | None:
+        """What both ends know before messages whose noise is [..., K], [..., D]; None where nothing is asked for."""
+        context = None if isinstance(self.code, Code) else self.channel.context(noise)
         return None if context is None else context.cpu().numpy()
 
     def of(self, context: Int | None) -> MessageCode:
@@ -75,6 +82,25 @@ class FrozenCode:
     def digest(self) -> str:
         """The hash of the tables."""
         return self.code.digest if isinstance(self.code, Code) else self.code.tables.digest
+
+    def state(self) -> dict[str, Any]:
+        """Plain JSON data that rebuilds the code."""
+        if isinstance(self.code, Code):
+            return {"kind": "marginal", "tables": self.code.state()}
+        return {"kind": "conditional", "tables": self.code.tables.state()}
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any], channel: Channel) -> FrozenCode:
+        """The code that `state` describes; raises `WireError` where it describes none for this channel."""
+        kind, tables = state.get("kind"), state.get("tables", {})
+        if kind == "marginal":
+            code = Code.from_state(tables)
+            if code.alphabet != channel.alphabet():
+                raise WireError("the code is of another alphabet than the channel's")
+            return cls(code, channel)
+        if kind == "conditional":
+            return cls(ConditionalCode(ConditionalTables.from_state(tables)), channel)
+        raise WireError(f"a frozen code is marginal or conditional, got {kind!r}")
 
 
 def frozen_code(env: TeamEnv, policy: TeamPolicy, seed: int, episodes: int) -> FrozenCode:

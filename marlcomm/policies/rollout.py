@@ -11,7 +11,7 @@ from torch import Tensor
 from marlcomm import noise
 from marlcomm.channels.base import Channel
 from marlcomm.envs.base import TeamEnv, TeamStep
-from marlcomm.policies.base import Decision, Moment, Talk, TeamPolicy, stack_talks
+from marlcomm.policies.base import Decision, Moment, Overheard, Talk, TeamPolicy, stack_talks
 
 
 @dataclass(frozen=True)
@@ -118,8 +118,8 @@ class Player:
         self.env, self.policy, self.seed, self.stream = env, policy, seed, stream
 
     @torch.no_grad()
-    def play(self, worlds: Tensor, episodes: Tensor, greedy: bool = False) -> Rollout:
-        """One episode of every world."""
+    def play(self, worlds: Tensor, episodes: Tensor, greedy: bool = False, heard: Talk | None = None) -> Rollout:
+        """One episode of every world; what agents say is replaced by what is `heard`, [B, T, N, ...], if given."""
         env, spec = self.env, self.env.spec
         draws = self._draws(worlds, episodes)
         seconds = {"world": 0.0, "policy": 0.0}
@@ -143,7 +143,8 @@ class Player:
                 gates,
                 None if draws.channel is None else draws.channel[:, time],
             )
-            decision, memory = self.policy.step(moment, memory)
+            overheard = None if heard is None else Overheard(heard.symbols[:, time], heard.spoke[:, time])
+            decision, memory = self.policy.step(moment, memory, overheard)
             actions, choices = self._choose(decision, draws, time, greedy)
             talks.append(decision.talk)
             _append(record, observations=now.observations, alive=now.alive, spawned=now.spawned)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from marlcomm.wire.alphabet import Symbols
 from marlcomm.wire.bits import Int, Packets, WireError
@@ -46,15 +47,27 @@ def write_packets(code: MessageCode, steps: Int, senders: Int, symbols: Symbols)
     return Packets(data.tobytes(), sizes, payload.bits + 8 * HEADER_BYTES)
 
 
+def read_header(packets: Packets) -> tuple[Int, Int]:
+    """Steps [M] and senders [M] of packets; raises `WireError` for what holds no header."""
+    data = _bytes(packets)
+    starts = np.cumsum(packets.sizes) - packets.sizes
+    header = np.ascontiguousarray(data[starts[:, None] + np.arange(HEADER_BYTES)]).view(_FIELD).astype(np.int64)
+    return header[:, 0], header[:, 1]
+
+
 def read_packets(code: MessageCode, packets: Packets) -> tuple[Int, Int, Symbols]:
     """Steps [M], senders [M] and symbols [M, S] of packets."""
+    steps, senders = read_header(packets)
+    data = _bytes(packets)
+    starts = np.cumsum(packets.sizes) - packets.sizes
+    is_payload = np.ones(len(data), bool)
+    is_payload[(starts[:, None] + np.arange(HEADER_BYTES)).ravel()] = False
+    payload = Packets(data[is_payload].tobytes(), packets.sizes - HEADER_BYTES, packets.bits - 8 * HEADER_BYTES)
+    return steps, senders, code.decode(payload)
+
+
+def _bytes(packets: Packets) -> NDArray[np.uint8]:
     data = np.frombuffer(packets.data, np.uint8)
     if (packets.sizes < HEADER_BYTES).any() or len(data) != packets.sizes.sum():
         raise WireError(f"a packet has at least {HEADER_BYTES} bytes, and the sizes must add up to the data")
-    starts = np.cumsum(packets.sizes) - packets.sizes
-    in_header = starts[:, None] + np.arange(HEADER_BYTES)
-    header = np.ascontiguousarray(data[in_header]).view(_FIELD).astype(np.int64)
-    is_payload = np.ones(len(data), bool)
-    is_payload[in_header.ravel()] = False
-    payload = Packets(data[is_payload].tobytes(), packets.sizes - HEADER_BYTES, packets.bits - 8 * HEADER_BYTES)
-    return header[:, 0], header[:, 1], code.decode(payload)
+    return data

@@ -1,0 +1,194 @@
+"""Traces: every packet of an evaluation in one file, and the proof that who hears nothing else plays the same."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from marlcomm.analysis.evaluation import load_team
+from marlcomm.config import Experiment
+from marlcomm.envs.base import TeamEnv
+from marlcomm.policies.base import Talk, TeamPolicy
+from marlcomm.policies.coding import FrozenCode, frozen_code
+from marlcomm.policies.rollout import Player, Rollout, channel_noise
+from marlcomm.runs import Run
+from marlcomm.wire.bits import Int, Packets, WireError
+from marlcomm.wire.packets import read_header, read_packets, write_packets
+
+FILE = "wire.npz"
+_FORMAT = 1
+_STREAM = "evaluation"
+_WORLDS_AT_ONCE = 250
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What was on the wire, episode by episode.
+
+    Attributes:
+        about: seed, number of episodes, hashes of the team's weights and of the packets, and the code's state.
+        data: the bytes of all packets, those of an episode in the order of steps and senders.
+        sizes: [M], bytes of each packet.
+        episodes: [M], whose packet each one is.
+        actions: [E] hashes of everybody's actions in each episode.
+        returns: [E].
+    """
+
+    about: dict[str, Any]
+    data: NDArray[np.uint8]
+    sizes: Int
+    episodes: Int
+    actions: NDArray[np.uint64]
+    returns: NDArray[np.float64]
+
+    def write(self, file: Path) -> None:
+        """Store the trace; the file appears under its name only when it is whole."""
+        partial = file.with_suffix(".partial.npz")
+        arrays = {name: getattr(self, name) for name in _ARRAYS}
+        np.savez_compressed(partial, about=np.array(json.dumps({"format": _FORMAT, **self.about})), **arrays)
+        partial.rename(file)
+
+    @staticmethod
+    def read(file: Path) -> Trace:
+        """A stored trace; raises `WireError` for a file that is none."""
+        try:
+            with np.load(file, allow_pickle=False) as stored:
+                about = json.loads(str(stored["about"]))
+                arrays = {name: stored[name] for name in _ARRAYS}
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise WireError(f"{file} is no trace: {error}") from None
+        if about.pop("format", None) != _FORMAT:
+            raise WireError(f"{file} is a trace of another format, wanted {_FORMAT}")
+        return Trace(about=about, **arrays)
+
+
+_ARRAYS = ("data", "sizes", "episodes", "actions", "returns")
+
+
+def record_run(run: Run, settings: Experiment, *, episodes: int | None = None, seed: int | None = None) -> Path:
+    """Play the final evaluation of a run once more, and store every packet beside its summary."""
+    env, policy = load_team(settings, run.last_checkpoint())
+    seed = settings.seed if seed is None else seed
+    code = frozen_code(env, policy, seed, settings.evaluation.code_episodes)
+    trace = record(env, policy, seed, settings.evaluation.episodes if episodes is None else episodes, code)
+    trace.write(run.folder / FILE)
+    return run.folder / FILE
+
+
+def prove_run(run: Run, settings: Experiment) -> Trace:
+    """Decode the packets stored with a run, and play its evaluation again from them alone (see `prove`)."""
+    trace = Trace.read(run.folder / FILE)
+    prove(*load_team(settings, run.last_checkpoint()), trace)
+    return trace
+
+
+def record(env: TeamEnv, policy: TeamPolicy, seed: int, episodes: int, code: FrozenCode) -> Trace:
+    """Play an evaluation and keep every packet."""
+    data, sizes, whose, actions, returns = [], [], [], [], []
+    for worlds in torch.arange(episodes).split(_WORLDS_AT_ONCE):
+        rollout = _play(env, policy, seed, worlds)
+        sent = (rollout.talk.spoke & rollout.acts).cpu().numpy()
+        context = code.context(rollout, seed, _STREAM)
+        writer = code.of(None if context is None else context[sent])
+        world, steps, senders = np.nonzero(sent)
+        packets = write_packets(writer, steps, senders, rollout.talk.symbols.cpu().numpy()[sent])
+        data.append(np.frombuffer(packets.data, np.uint8))
+        sizes.append(packets.sizes)
+        whose.append(worlds.numpy()[world])
+        actions.append(_hashes(rollout))
+        returns.append(_returns(rollout))
+    columns = [np.concatenate(parts) for parts in (data, sizes, whose, actions, returns)]
+    about = {
+        "seed": seed,
+        "episodes": episodes,
+        "team": _team(policy),
+        "packets": _hash(columns[0]),
+        "code": code.state(),
+    }
+    return Trace(about, *columns)
+
+
+def prove(env: TeamEnv, policy: TeamPolicy, trace: Trace) -> None:
+    """Decode every packet, and play again with ears for nothing else.
+
+    Raises:
+        WireError: a packet cannot be decoded, the trace is of another team, or what was decoded leads to other words,
+            actions or returns than were recorded.
+    """
+    if trace.about["team"] != _team(policy):
+        raise WireError("the trace is of a team with other weights")
+    if trace.about["packets"] != _hash(trace.data):
+        raise WireError("the packets of the trace are damaged: they have another hash than when they were stored")
+    seed, code = int(trace.about["seed"]), FrozenCode.from_state(trace.about["code"], policy.channel)
+    starts = np.cumsum(trace.sizes) - trace.sizes
+    for worlds in torch.arange(int(trace.about["episodes"])).split(_WORLDS_AT_ONCE):
+        own = (trace.episodes >= int(worlds[0])) & (trace.episodes <= int(worlds[-1]))
+        ends = (starts + trace.sizes)[own]
+        first, last = (int(starts[own][0]), int(ends[-1])) if own.any() else (0, 0)
+        packets = Packets(trace.data[first:last].tobytes(), trace.sizes[own], 8 * trace.sizes[own])
+        heard = _heard(env, policy, seed, worlds, code, packets, trace.episodes[own] - int(worlds[0]))
+        rollout = _play(env, policy, seed, worlds, heard)
+        sent = rollout.talk.spoke & rollout.acts
+        _same("who spoke", sent.cpu().numpy(), heard.spoke.numpy(), worlds)
+        _same("actions", _hashes(rollout), trace.actions[worlds], worlds)
+        _same("returns", _returns(rollout), trace.returns[worlds], worlds)
+
+
+def _play(env: TeamEnv, policy: TeamPolicy, seed: int, worlds: Tensor, heard: Talk | None = None) -> Rollout:
+    with policy.channel.evaluation():
+        return Player(env, policy, seed, _STREAM).play(worlds, torch.zeros_like(worlds), heard=heard)
+
+
+def _heard(
+    env: TeamEnv, policy: TeamPolicy, seed: int, worlds: Tensor, code: FrozenCode, packets: Packets, world: Int
+) -> Talk:
+    """What packets of worlds [M] say: symbols [B, T, N, S] and who spoke [B, T, N]."""
+    steps, senders = read_header(packets)
+    agents, horizon = env.spec.num_agents, env.spec.horizon
+    if ((steps >= horizon) | (senders >= agents)).any():
+        raise WireError(f"a packet is of a step or an agent that there is not ({horizon} steps, {agents} agents)")
+    noise = channel_noise(policy.channel, seed, _STREAM, worlds, torch.zeros_like(worlds), horizon, agents)
+    context = code.context_of(noise)
+    _, _, symbols = read_packets(code.of(None if context is None else context[world, steps, senders]), packets)
+    heard = np.zeros((len(worlds), horizon, agents, symbols.shape[1]), np.int32)
+    spoke = np.zeros(heard.shape[:3], bool)
+    heard[world, steps, senders], spoke[world, steps, senders] = symbols, True
+    return Talk(torch.from_numpy(heard), torch.from_numpy(spoke))
+
+
+def _same(what: str, now: NDArray[Any], then: NDArray[Any], worlds: Tensor) -> None:
+    differs = (now != then).reshape(len(worlds), -1).any(axis=1)
+    if differs.any():
+        raise WireError(f"{what} of episode {int(worlds[int(np.argmax(differs))])} are not those that were recorded")
+
+
+def _hashes(rollout: Rollout) -> NDArray[np.uint64]:
+    """A 64-bit hash of the actions that counted, for each episode."""
+    actions = torch.where(rollout.acts, rollout.actions, -1).cpu().numpy()
+    found = [hashlib.blake2b(episode.tobytes(), digest_size=8).digest() for episode in actions]
+    return cast(NDArray[np.uint64], np.frombuffer(b"".join(found), np.uint64))
+
+
+def _returns(rollout: Rollout) -> NDArray[np.float64]:
+    return cast(NDArray[np.float64], rollout.rewards.double().sum((1, 2)).cpu().numpy())
+
+
+def _hash(data: NDArray[np.uint8]) -> str:
+    return hashlib.blake2b(data.tobytes(), digest_size=16).hexdigest()
+
+
+def _team(policy: TeamPolicy) -> str:
+    """A hash of all weights and buffers."""
+    found = hashlib.blake2b(digest_size=16)
+    for name, value in sorted(policy.state_dict().items()):
+        found.update(name.encode() + value.cpu().contiguous().numpy().tobytes())
+    return found.hexdigest()
