@@ -31,7 +31,7 @@ SECTIONS: dict[str, type[Settings]] = {
 }
 GROUPS = {
     "episode": glossary.EPISODE,
-    "traffic_junction": glossary.ENV_STATISTICS["traffic_junction"],
+    **glossary.ENV_STATISTICS,
     "bandwidth": glossary.BANDWIDTH,
     "wire": glossary.WIRE,
     "coded": glossary.CODED,
@@ -61,11 +61,13 @@ def card_table(env: str) -> str:
     names = list(next(card for card in stored.values() if "references" in card)["references"])
     lines = ["| setting | " + " | ".join(name.replace("_", " ") for name in names) + " |"]
     lines.append("|---|" + "---|" * len(names))
-    for setting, card in stored.items():
-        if "references" not in card:  # only a silent run is known
-            continue
-        scores = (card["references"][name] for name in names)
-        lines.append(f"| {setting} | " + " | ".join(f"{s['success']:.3f} / {s['return']:.1f}" for s in scores) + " |")
+    measured = {setting: card["references"] for setting, card in stored.items() if "references" in card}
+    returns = [scores["return"] for references in measured.values() for scores in references.values()]
+    decimals = 3 if max(map(abs, returns)) <= 1 else 1
+    for setting, references in measured.items():
+        scores = (references[name] for name in names)
+        cells = (f"{score['success']:.3f} / {score['return']:.{decimals}f}" for score in scores)
+        lines.append(f"| {setting} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 

@@ -339,7 +339,7 @@ def test_a_module_beside_the_config_is_found_by_the_program_and_its_workers(work
 
 def test_lists():
     expected = {
-        "envs": ["traffic_junction"],
+        "envs": ["traffic_junction", "communicating_goal"],
         "channels": ["continuous", "silent", "ddcl", "vq", "gumbel", "sign"],
         "policies": ["ic3net", "commnet", "transformer"],
         "algorithms": ["ic3net", "mappo"],

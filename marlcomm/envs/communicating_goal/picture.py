@@ -15,7 +15,7 @@ _OVERSAMPLE = 3  # drawn larger and scaled down, so that edges are smooth
 _BAR = 76  # pixels of the strip at the bottom
 
 _MEADOW = ((137, 172, 105), (129, 164, 98))
-_EDGE, _STRIP, _INK, _FAINT = (104, 138, 78), (34, 38, 43), (238, 238, 232), (168, 172, 176)
+_LETTERS, _EDGE, _STRIP, _INK, _FAINT = (30, 44, 20), (104, 138, 78), (34, 38, 43), (238, 238, 232), (168, 172, 176)
 _POLE, _SHADOW, _GLOW = (250, 246, 232), (20, 40, 10, 70), (255, 246, 170)
 _STEEL, _DARK, _EYE, _FOOT = (222, 228, 234), (52, 60, 70), (80, 200, 255), (70, 92, 48)
 _FEATHER, _BELLY, _BEAK = (150, 108, 74), (226, 202, 168), (240, 170, 40)
@@ -43,7 +43,9 @@ def draw(settings: CommunicatingGoalSettings, *, goal: int, path: Sequence[int],
     board.glow(target)
     board.footprints(trail)
     for number, cell in enumerate(settings.goals):
-        board.flag(cell, _FLAGS[number], settings.chances[number])
+        board.flag(cell, _FLAGS[number])
+        if cell != trail[-1]:
+            board.label(cell, settings.chances[number])
     found = trail[-1] == target
     board.walker(trail, cheering=found)
     strip = _Strip(board)
@@ -90,8 +92,7 @@ class _Board:
         for ring in range(12):
             self.disc(self.at(cell), 0.72 * (1 - ring / 14), (*_GLOW, 22 + 3 * ring))
 
-    def flag(self, cell: tuple[int, int], colour: tuple[int, int, int], chance: float) -> None:
-        """A flag, and under it how often it is the goal."""
+    def flag(self, cell: tuple[int, int], colour: tuple[int, int, int]) -> None:
         foot, top = self.at(cell, -0.17, 0.22), self.at(cell, -0.17, -0.4)
         self.disc(self.at(cell, -0.13, 0.22), 0.17, _SHADOW, squash=0.35)
         cloth = [top, self.at(cell, 0.06, -0.41), self.at(cell, 0.3, -0.33), self.at(cell, 0.2, -0.22)]
@@ -99,12 +100,12 @@ class _Board:
         self.pen.polygon(cloth, fill=colour)
         self.pen.line([foot, top], fill=_POLE, width=round(0.055 * self.cell))
         self.disc(top, 0.045, _POLE)
-        share = f"{chance:.0%}" if chance >= 0.01 else f"{chance:.1%}"
-        self.text(self.at(cell, 0.04, 0.345), share, 0.18, (30, 44, 20))
 
-    def text(self, centre: Point, words: str, height: float, colour: tuple[int, int, int]) -> None:
-        font = ImageFont.load_default(size=height * self.cell)
-        self.pen.text(centre, words, fill=colour, font=font, anchor="mm")
+    def label(self, cell: tuple[int, int], chance: float) -> None:
+        """Under a flag, how often it is the goal."""
+        share = f"{chance:.0%}" if chance >= 0.01 else f"{chance:.1%}"
+        font = ImageFont.load_default(size=0.18 * self.cell)
+        self.pen.text(self.at(cell, 0.04, 0.345), share, fill=_LETTERS, font=font, anchor="mm")
 
     def footprints(self, trail: Sequence[tuple[int, int]]) -> None:
         """A pair of soles on each cell left behind, the older the fainter."""

@@ -30,9 +30,8 @@ class CommunicatingGoalSettings(EnvSettings):
         GOALS, min_length=1, max_length=8, description="the cells [x, y] that may be the goal"
     )
     weights: tuple[_Positive, ...] = Field(WEIGHTS, description="how often each of them is drawn, in any unit")
-    encoding: Literal["coordinates", "one_hot"] = Field(
-        "coordinates",
-        description="coordinates: x and y over size - 1; one_hot: a one-hot column and a one-hot row each",
+    encoding: Literal["one_hot", "coordinates"] = Field(
+        "one_hot", description="one_hot: a one-hot column and a one-hot row; coordinates: x and y over size - 1"
     )
 
     @model_validator(mode="after")

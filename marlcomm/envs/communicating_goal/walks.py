@@ -199,15 +199,21 @@ class Maps:
 
     def outcome(self, block: Sequence[int]) -> Outcome:
         """What the best map found comes to."""
-        settings = self.settings
-        arrivals = self._arrivals(self.best(block)[None], block)[0]
+        onward = self._led[np.arange(len(self._led)), self.best(block)]
+        return sum((self._from(start, onward, block) for start in range(len(onward))), Outcome())
+
+    def _from(self, start: int, onward: Ints, block: Sequence[int]) -> Outcome:
+        settings, place, arrivals = self.settings, start, {start: 0}
+        for step in range(1, settings.horizon + 1):
+            place = int(onward[place])
+            arrivals.setdefault(place, step)
         total = Outcome()
-        for column, goal in enumerate(block):
-            chance = settings.chances[goal] / (settings.size**2 - 1)
-            for start, place in enumerate(cells(settings)):
-                if place != settings.goals[goal]:
-                    arrival = int(arrivals[start, column])
-                    total += outcome_of(arrival if arrival <= settings.horizon else None, chance, settings.horizon)
+        for goal in block:
+            x, y = settings.goals[goal]
+            arrival = arrivals.get(y * settings.size + x)
+            if arrival != 0:
+                chance = settings.chances[goal] / (len(onward) - 1)
+                total += outcome_of(arrival, chance, settings.horizon)
         return total
 
     def _climb(self, chosen: Ints, block: Sequence[int], draws: np.random.Generator) -> tuple[float, Ints]:
@@ -226,24 +232,28 @@ class Maps:
 
     def _values(self, maps: Ints, block: Sequence[int]) -> NDArray[np.float64]:
         """The gain [K] of maps [K, cells] over never arriving."""
-        settings = self.settings
-        gains = [arrival_gain(step, settings.horizon) for step in range(settings.horizon + 1)]
-        # No goal is where the walk starts, and what comes too late gains nothing.
-        gained = np.array([0.0, *gains[1:], 0.0])[self._arrivals(maps, block)]
-        values: NDArray[np.float64] = gained.sum(1) @ np.array([settings.chances[goal] for goal in block])
+        settings, (count, size) = self.settings, maps.shape
+        marks, chances = self._marks(block)
+        # All maps side by side on one long axis, which is quicker to look up.
+        onward = (self._led[np.arange(size), maps] + size * np.arange(count)[:, None]).ravel()
+        marks = np.tile(marks, count)
+        place, seen, gained = np.arange(count * size), marks, np.zeros(count * size)
+        for step in range(1, settings.horizon + 1):
+            place = onward[place]
+            here = marks[place]
+            gained += arrival_gain(step, settings.horizon) * chances[here & ~seen]
+            seen = seen | here
+        values: NDArray[np.float64] = gained.reshape(count, size).sum(1)
         return values
 
-    def _arrivals(self, maps: Ints, block: Sequence[int]) -> Ints:
-        """The step [K, start, goal] at which each goal is reached; horizon + 1: not in time."""
-        horizon, size = self.settings.horizon, self.settings.size
-        goals = np.array([self.settings.goals[goal] for goal in block]) @ (1, size)
-        onward = self._led[np.arange(size**2), maps]
-        place = np.broadcast_to(np.arange(size**2), onward.shape)
-        arrivals = np.full((*place.shape, len(goals)), horizon + 1)
-        for step in range(horizon + 1):
-            arrivals = np.minimum(arrivals, np.where(place[..., None] == goals, step, horizon + 1))
-            place = np.take_along_axis(onward, place, axis=1)
-        return arrivals
+    def _marks(self, block: Sequence[int]) -> tuple[Ints, NDArray[np.float64]]:
+        """A bit for each goal of a block, in its cell [cells]; and the chance by bit [2 ** goals], zero elsewhere."""
+        marks, chances = np.zeros(len(self._led), np.int64), np.zeros(2 ** len(block))
+        for column, goal in enumerate(block):
+            x, y = self.settings.goals[goal]
+            marks[y * self.settings.size + x] = 2**column
+            chances[2**column] = self.settings.chances[goal]
+        return marks, chances
 
 
 def _value(found: tuple[float, Ints]) -> float:
