@@ -68,6 +68,13 @@ LEARNING = {
     "channel/codebook": Figure("distance^2 / element", "vq: squared distance of codewords to messages"),
     "channel/commitment": Figure("distance^2 / element", "vq: the same number, whose gradient moves messages"),
     "channel/length": Figure("tokens / message", "gumbel, gr_mck: tokens sent, end mark included; no code length"),
+    "channel/search": Figure("nats", "daps: -sum over K samples of weight times log q; ppo: its clipped loss"),
+    "channel/reconstruction": Figure(
+        "nats / element", "daps: negative mean log-likelihood of the standardised message, over K samples"
+    ),
+    "channel/trust": Figure("share", "daps: 1 / (K sum of squared weights), the effective share of the K samples"),
+    "channel/scale": Figure("1", "daps: mean square of the standardised message; 1 where centre and spread fit"),
+    "channel/table": Figure("bits / message", "daps with bit_cost: -log2 q under its learned table; no code length"),
     "replay/flipped_symbols": Figure("share of symbols", "symbols the learner recomputes differently before any step"),
     "replay/ratio_error": Figure("1", "largest |probability ratio - 1| before any step, in worlds without a flip"),
     "update/skipped": Figure("minibatches", "updates skipped this round because a gradient was infinite or NaN"),

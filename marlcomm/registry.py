@@ -236,6 +236,12 @@ CHANNELS = _table(
         "channels.settings:GRMCKSettings",
         "gumbel with a gradient averaged over noises of the same token",
     ),
+    (
+        "daps",
+        "channels.daps:DAPSChannel",
+        "channels.settings:DAPSSettings",
+        "tokens whose sender is trained by policy search",
+    ),
 )
 POLICIES = _table(
     "policy",

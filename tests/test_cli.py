@@ -301,7 +301,7 @@ def test_a_module_beside_the_config_is_found_by_the_program_and_its_workers(work
 def test_lists():
     expected = {
         "envs": ["traffic_junction"],
-        "channels": ["continuous", "silent", "ddcl", "vq", "gumbel", "sign"],
+        "channels": ["continuous", "silent", "ddcl", "vq", "gumbel", "gr_mck", "daps", "sign"],
         "policies": ["ic3net", "commnet", "transformer"],
         "algorithms": ["ic3net", "mappo"],
     }
