@@ -113,6 +113,13 @@ LEARNING = {
     "channel/balance": Figure(
         "nats", "dvq: sum over the pool of probability times log(N share), shares being those of the last update"
     ),
+    "channel/search": Figure("nats", "daps: -sum over K samples of weight times log q; ppo: its clipped loss"),
+    "channel/reconstruction": Figure(
+        "nats / element", "daps: negative mean log-likelihood of the standardised message, over K samples"
+    ),
+    "channel/trust": Figure("share", "daps: 1 / (K sum of squared weights), the effective share of the K samples"),
+    "channel/scale": Figure("1", "daps: mean square of the standardised message; 1 where centre and spread fit"),
+    "channel/table": Figure("bits / message", "daps with bit_cost: -log2 q under its learned table; no code length"),
     "replay/flipped_symbols": Figure("share of symbols", "symbols the learner recomputes differently before any step"),
     "replay/ratio_error": Figure("1", "largest |probability ratio - 1| before any step, in worlds without a flip"),
     "update/skipped": Figure("minibatches", "updates skipped this round because a gradient was infinite or NaN"),

@@ -241,48 +241,6 @@ CHANNELS = _table(
     ),
     ("silent", "channels.plain:SilentChannel", "channels.settings:SilentSettings", "nothing is sent: the reference"),
     (
-        "post_training",
-        "channels.post_training:PostTrainingChannel",
-        "channels.settings:PostTrainingSettings",
-        "a continuous team quantised after training: the cheap baseline",
-    ),
-    (
-        "ddcl",
-        "channels.ddcl:DDCLChannel",
-        "channels.settings:DDCLSettings",
-        "integers from a dithered quantiser with a learned rate",
-    ),
-    (
-        "vq",
-        "channels.vq:VQChannel",
-        "channels.settings:VQSettings",
-        "the nearest codeword of a learned codebook, per segment",
-    ),
-    (
-        "dvq",
-        "channels.dvq:DVQChannel",
-        "channels.settings:DVQSettings",
-        "each message chooses its quantiser from a pool",
-    ),
-    (
-        "gumbel",
-        "channels.gumbel:GumbelChannel",
-        "channels.settings:GumbelSettings",
-        "tokens by straight-through Gumbel-softmax",
-    ),
-    (
-        "fsq",
-        "channels.fsq:FSQChannel",
-        "channels.settings:FSQSettings",
-        "every number squashed and rounded to a few levels, no codebook",
-    ),
-    (
-        "uniform",
-        "channels.uniform:UniformChannel",
-        "channels.settings:UniformSettings",
-        "b bits an element in equal steps, whose size is learned or fixed",
-    ),
-    (
         "float16",
         "channels.casts:CastChannel",
         "channels.settings:Float16Settings",
@@ -301,6 +259,24 @@ CHANNELS = _table(
         "integers times a scale: 8 bits per element",
     ),
     (
+        "post_training",
+        "channels.post_training:PostTrainingChannel",
+        "channels.settings:PostTrainingSettings",
+        "a continuous team quantised after training: the cheap baseline",
+    ),
+    (
+        "uniform",
+        "channels.uniform:UniformChannel",
+        "channels.settings:UniformSettings",
+        "b bits an element in equal steps, whose size is learned or fixed",
+    ),
+    (
+        "fsq",
+        "channels.fsq:FSQChannel",
+        "channels.settings:FSQSettings",
+        "every number squashed and rounded to a few levels, no codebook",
+    ),
+    (
         "lfq",
         "channels.lfq:LFQChannel",
         "channels.settings:LFQSettings",
@@ -313,16 +289,46 @@ CHANNELS = _table(
         "the signs of a few numbers on the unit sphere",
     ),
     (
+        "vq",
+        "channels.vq:VQChannel",
+        "channels.settings:VQSettings",
+        "the nearest codeword of a learned codebook, per segment",
+    ),
+    (
+        "dvq",
+        "channels.dvq:DVQChannel",
+        "channels.settings:DVQSettings",
+        "each message chooses its quantiser from a pool",
+    ),
+    (
         "rvq",
         "channels.rvq:RVQChannel",
         "channels.settings:RVQSettings",
         "indices of stages that refine each other; any prefix is a message",
     ),
     (
+        "ddcl",
+        "channels.ddcl:DDCLChannel",
+        "channels.settings:DDCLSettings",
+        "integers from a dithered quantiser with a learned rate",
+    ),
+    (
+        "gumbel",
+        "channels.gumbel:GumbelChannel",
+        "channels.settings:GumbelSettings",
+        "tokens by straight-through Gumbel-softmax",
+    ),
+    (
         "gr_mck",
         "channels.gumbel:GRMCKChannel",
         "channels.settings:GRMCKSettings",
         "gumbel with a gradient averaged over noises of the same token",
+    ),
+    (
+        "daps",
+        "channels.daps:DAPSChannel",
+        "channels.settings:DAPSSettings",
+        "tokens whose sender is trained by policy search",
     ),
 )
 POLICIES = _table(

@@ -35,6 +35,13 @@ VARIANTS = {
         {"tokens": 4, "end_token": True, "length_weight": 0.01},
         {"tokens": 3, "sender": "autoregressive", "end_token": True, "temperature_schedule": "exponential"},
     ],
+    "daps": [
+        {},
+        {"tokens": 2, "sender": "factorised", "samples": 4, "beta_schedule": "linear"},
+        {"tokens": 3, "vocabulary": 5, "end_token": True, "bit_cost": 0.02},
+        {"tokens": 2, "end_token": True, "encoder_loss": "ppo"},
+        {"st_bypass": True},
+    ],
     "gr_mck": [{}, {"tokens": 3, "sender": "autoregressive", "samples": 4}, {"tokens": 2, "end_token": True}],
     "vq": [
         {},
@@ -92,6 +99,19 @@ class Leaky(third_party.SignChannel):
 class NoGradient(third_party.SignChannel):
     def surrogate(self, messages, noise=None):
         return messages.detach()
+
+
+class OneWay(third_party.SignChannel):
+    """Says that no gradient comes back, and is right, but learns from nothing else."""
+
+    differentiable = False
+
+    def surrogate(self, messages, noise=None):
+        return messages.detach()
+
+
+class NotOneWay(third_party.SignChannel):
+    differentiable = False
 
 
 class Floats(third_party.SignChannel):
@@ -155,6 +175,8 @@ class Broken(third_party.SignChannel):
     [
         (Leaky, "received differs from decode"),
         (NoGradient, "no gradient reaches the sender"),
+        (OneWay, "with differentiable = False, one of the losses must have one"),
+        (NotOneWay, "has a gradient for the sender in a channel with differentiable = False"),
         (Floats, "wanted torch.int32"),
         (TooLarge, r"not in 0\.\.1"),
         (Random, "other symbols for the same messages"),

@@ -340,7 +340,26 @@ def test_a_module_beside_the_config_is_found_by_the_program_and_its_workers(work
 def test_lists():
     expected = {
         "envs": ["traffic_junction", "communicating_goal"],
-        "channels": ["continuous", "silent", "ddcl", "vq", "gumbel", "sign"],
+        "channels": [
+            "continuous",
+            "silent",
+            "float16",
+            "bfloat16",
+            "int8",
+            "post_training",
+            "uniform",
+            "fsq",
+            "lfq",
+            "bsq",
+            "vq",
+            "dvq",
+            "rvq",
+            "ddcl",
+            "gumbel",
+            "gr_mck",
+            "daps",
+            "sign",
+        ],
         "policies": ["ic3net", "commnet", "transformer"],
         "algorithms": ["ic3net", "mappo"],
     }
@@ -348,11 +367,13 @@ def test_lists():
         plugin = ["--import", "third_party"] if kind == "channels" else []
         out = marlcomm("list", kind, *plugin, cwd=".").stdout
         assert [line.split()[0] for line in out.splitlines()[1:] if line and not line.startswith(" ")] == names
+    out = marlcomm("list", "channels", "vq", cwd=".").stdout
+    assert re.search(r"codebook_size +16 +L, the codewords of a segment", out)
 
 
 def test_check_channel():
     out = marlcomm("check", "channel", "sign", "--import", "third_party", cwd=".").stdout
-    assert "channel sign keeps all 11 promises" in out
+    assert re.search(r"channel sign keeps all \d+ promises", out)
     out = marlcomm("check", "channel", "vq", "segments=4", "codebook_size=3", cwd=".").stdout
     assert "keeps all" in out
 
@@ -391,6 +412,7 @@ def test_help_everywhere(verb):
         ),
         (["evaluate", "runs/none"], "no run in 'runs/none'"),
         (["list", "chanels"], "did you mean 'channels'"),
+        (["list", "channels", "vqq"], "unknown channel 'vqq'"),
         (["check", "channel", "vqq"], "did you mean 'vq'"),
         (["check", "channel", "vq", "size=3"], "channel.size: unknown key"),
         (["check", "channel", "vq", "segments=3"], "channel.segments: got 3, wanted a divisor"),

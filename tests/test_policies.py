@@ -19,6 +19,8 @@ CHANNELS = {
     "ddcl": {"delta": 0.1},
     "vq": {"codebook_size": 8, "segments": 2},
     "gumbel": {"vocabulary": 8, "tokens": 2},
+    "gr_mck": {"vocabulary": 8, "tokens": 3, "sender": "autoregressive", "end_token": True},
+    "daps": {"vocabulary": 8, "tokens": 2},
 }
 POLICIES = {
     "ic3net": {"hidden_size": 16, "message_size": 8},
@@ -132,7 +134,7 @@ def test_silence_does_not_tell_who_is_there(policy_name):
     assert torch.equal(together.logits[:, :, 0], lonely.logits[:, :, 0])
 
 
-@pytest.mark.parametrize("channel", sorted(CHANNELS.keys() - {"silent"}))
+@pytest.mark.parametrize("channel", sorted(CHANNELS.keys() - {"silent", "daps"}))
 @pytest.mark.parametrize("policy_name", POLICIES)
 def test_the_listeners_loss_reaches_the_speaker(policy_name, channel):
     env, policy = team(policy_name, channel)

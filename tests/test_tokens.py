@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from marlcomm import noise
+from marlcomm.channels.daps import LOG_ETA_RANGE, DAPSChannel, clipped_search, search_weights
 from marlcomm.channels.gumbel import GRMCKChannel, GumbelChannel, conditional_gumbels, relaxed
-from marlcomm.channels.settings import GRMCKSettings, GumbelSettings
-from marlcomm.channels.tokens import one_hot, spoken
+from marlcomm.channels.settings import DAPSSettings, GRMCKSettings, GumbelSettings
+from marlcomm.channels.tokens import one_hot, spoken, to_symbols
 from marlcomm.policies.team import make_channel
 from marlcomm.registry import ConfigError
 from marlcomm.wire import Code
@@ -309,6 +310,262 @@ def test_gr_mck_draws_by_the_message_alone():
     assert torch.allclose(gradient(everything)[:7], gradient(slice(7)), atol=1e-5)
 
 
+# --- daps ------------------------------------------------------------------------------------------------------------
+
+
+class Game(DAPSChannel):
+    """The sender's search alone: every message has a reward of its own, drawn once, and nothing is reconstructed."""
+
+    def __init__(self, settings):
+        super().__init__(1, settings)
+        shape = settings.tokens * [settings.vocabulary]
+        self.prizes = torch.rand(shape, generator=torch.Generator().manual_seed(1))
+        # every message there is, as rows of symbols with zeros after its end
+        every = torch.cartesian_prod(*[torch.arange(settings.vocabulary)] * settings.tokens).view(-1, settings.tokens)
+        self.every = to_symbols(one_hot(every, settings.vocabulary), settings.end_token).unique(dim=0).long()
+
+    def rewards(self, fit, tokens):
+        return self.prizes[to_symbols(tokens, self.settings.end_token).long().unbind(-1)]
+
+    def play(self, steps, lr, batch):
+        """Train the sender, and return the law of messages [Z] that it ends with, a mean over its last steps."""
+        optimizer = torch.optim.Adam(self.sender.parameters(), lr=lr)
+        fall = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, steps)
+        laws = []
+        for step in range(steps):
+            draws = uniforms(batch, self.noise_size, seed=step)
+            loss = self.transmit(torch.zeros(batch, 1), draws).losses["search"].mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            fall.step()
+            self.after_update(step)
+            if step >= 0.6 * steps:
+                laws.append(self.law())
+        return torch.stack(laws).mean(0)
+
+    @torch.no_grad()
+    def law(self):
+        """q of every message [Z], by forcing the sender to say it."""
+        tokens = one_hot(self.every, self.settings.vocabulary)
+        _, logits = self.sender(torch.zeros(len(tokens), 1), tokens, lambda logits, said: said)
+        sent = spoken(tokens, self.settings.end_token)
+        return ((torch.log_softmax(logits, -1) * tokens).sum(-1) * sent).sum(-1).exp()
+
+    def target(self):
+        """softmax(R / beta) [Z]."""
+        return torch.softmax(self.prizes[self.every.unbind(-1)] / self.settings.beta, 0)
+
+
+@pytest.mark.parametrize("loss", ["daps", "ppo"])
+@pytest.mark.parametrize(
+    ("messages", "settings"),
+    [
+        (8, {"vocabulary": 8, "samples": 4, "sender": "factorised"}),
+        (8, {"vocabulary": 8, "samples": 8, "sender": "factorised", "eta": 3.0}),
+        (9, {"vocabulary": 3, "tokens": 2, "samples": 4, "sender_size": 16}),
+        (7, {"vocabulary": 3, "tokens": 2, "samples": 4, "sender_size": 16, "end_token": True}),
+    ],
+    ids=str,
+)
+def test_the_sender_ends_at_the_softmax_of_its_rewards(messages, settings, loss):
+    """softmax(R / beta) over whole messages, whatever K, eta, the sender and the length of messages."""
+    torch.manual_seed(0)
+    game = Game(DAPSSettings(**settings, beta=0.5, encoder_loss=loss, decoder_size=8))
+    assert game.law().sum().item() == pytest.approx(1, abs=1e-5)
+    assert len(game.law()) == messages
+    assert (game.law() - game.target()).abs().sum() / 2 > 0.05
+    how = {"lr": 0.02, "batch": 512} if "tokens" in settings else {"lr": 0.03, "batch": 2048}
+    law = game.play(steps=300, **how)
+    assert (law - game.target()).abs().sum() / 2 < 0.01
+
+
+def test_a_baseline_cancels_in_the_weights():
+    rewards, log_q = torch.randn(50, 8), -3 * torch.rand(50, 8)
+    mean, best = rewards.mean(-1, keepdim=True), torch.logsumexp(rewards, -1, keepdim=True)
+    eta, beta = torch.tensor(0.7), torch.tensor(0.3)
+    weights = [search_weights(rewards - baseline, log_q, eta, beta) for baseline in (0, mean, best)]
+    assert torch.allclose(weights[0], weights[1], atol=1e-6)
+    assert torch.allclose(weights[0], weights[2], atol=1e-6)
+
+
+def test_weights_by_hand():
+    rewards, log_q = torch.tensor([[1.0, 0.0]]), torch.log(torch.tensor([[0.5, 0.25]]))
+    weights = search_weights(rewards, log_q, torch.tensor(0.5), torch.tensor(0.5))
+    # exp(R) q^-1/2: e * sqrt 2 against 2
+    assert weights[0].tolist() == pytest.approx([math.e * 2**0.5 / (math.e * 2**0.5 + 2), 2 / (math.e * 2**0.5 + 2)])
+
+
+def test_the_clipped_loss_by_hand():
+    rewards = torch.tensor([[1.0, 0.0]])  # advantages over the other sample: 1 and -1
+    log_q = torch.log(torch.tensor([[1.5, 0.5]])).requires_grad_()  # ratios, as the old log q is 0
+    loss = clipped_search(rewards, log_q, torch.zeros(1, 2), clip=0.2)
+    assert loss.item() == pytest.approx(-(1.2 - 0.8) / 2)
+    loss.sum().backward()
+    assert log_q.grad.tolist() == [[0, 0]]  # both have gone far enough
+
+
+def daps(**settings):
+    torch.manual_seed(0)
+    return DAPSChannel(4, DAPSSettings(**{"vocabulary": 6, "tokens": 2, "samples": 4, "decoder_size": 16} | settings))
+
+
+def parts(channel, value, messages):
+    """What a number moves: the channel's parts by name, and the messages."""
+    learning = dict(channel.named_parameters()) | {"messages": messages}
+    found = torch.autograd.grad(value, list(learning.values()), allow_unused=True, retain_graph=True)
+    moved = {name.split(".")[0] for name, g in zip(learning, found, strict=True) if g is not None and g.any()}
+    return sorted(moved)
+
+
+@pytest.mark.parametrize("sender", SENDERS)
+@pytest.mark.parametrize("loss", ["daps", "ppo"])
+def test_gradients_go_only_where_they_should(sender, loss):
+    channel = daps(sender=sender, encoder_loss=loss, bit_cost=0.1)
+    messages = torch.randn(50, 4, requires_grad=True)
+    sent = channel.transmit(messages, uniforms(50, 2))
+    moved = {name: parts(channel, values.sum(), messages) for name, values in sent.losses.items()}
+    expected = {
+        "search": ["messages", "sender"],
+        "reconstruction": ["decoder"],
+        "scale": ["standard"],
+        "trust": ["slow_log_eta"],
+        "table": ["table"],
+    }
+    assert moved == {name: where for name, where in expected.items() if name != "trust" or loss == "daps"}
+    assert parts(channel, sent.received.square().sum(), messages) == ["decoder"]
+    bypassed = daps(st_bypass=True)
+    assert bypassed.differentiable
+    received = bypassed.transmit(messages, uniforms(50, 2)).received
+    assert parts(bypassed, received.square().sum(), messages) == ["decoder", "messages"]
+
+
+@pytest.mark.parametrize("loss", ["daps", "ppo"])
+def test_the_first_sample_is_the_one_on_the_wire(loss):
+    channel = daps(encoder_loss=loss, samples=8, end_token=True)
+    messages, draws = torch.randn(200, 4), uniforms(200, 2)
+    tokens, log_q, old_log_q = channel._samples(channel.standard(messages), draws)
+    symbols = to_symbols(tokens, True)
+    assert torch.equal(symbols[:, 0], channel.encode(messages, draws))
+    assert torch.allclose(log_q, old_log_q, atol=1e-5)
+    assert (symbols != symbols[:, :1]).any(-1).double().mean() > 0.5
+    # all of them are of the sender's law: a first token's share over samples is its mean chance
+    _, logits = channel.sender(channel.standard(messages), draws.unsqueeze(-1), channel._choose)
+    chance = torch.softmax(logits[:, 0], -1).mean(0)
+    counted = torch.bincount(symbols[..., 0].flatten().long(), minlength=6) / (200 * 8)
+    assert torch.allclose(counted, chance, atol=4 * math.sqrt(0.25 / 1600))
+
+
+def test_the_ppo_sender_that_samples_is_that_of_the_last_round():
+    channel = daps(encoder_loss="ppo")
+    messages, draws = torch.randn(100, 4), uniforms(100, 2)
+    with torch.no_grad():
+        for weight in channel.sender.parameters():
+            weight.add_(0.3 * torch.randn_like(weight))
+    assert not (set(channel.old_sender.state_dict()) & {name for name, _ in channel.old_sender.named_parameters()})
+    _, log_q, old_log_q = channel._samples(channel.standard(messages), draws)
+    assert not torch.allclose(log_q, old_log_q, atol=0.05)
+    channel.after_update(0)
+    _, log_q, old_log_q = channel._samples(channel.standard(messages), draws)
+    assert torch.allclose(log_q, old_log_q, atol=1e-5)
+
+
+@pytest.mark.parametrize("loss", ["daps", "ppo"])
+def test_the_channel_learns_to_autoencode(loss):
+    """Of a Gaussian in 4 dimensions, 4 bits cannot leave less than 2^-2 of the variance; an idle channel leaves all."""
+    channel = daps(vocabulary=4, samples=8, sender="factorised", encoder_loss=loss)
+    center = torch.tensor([3.0, 0.0, -1.0, 0.0])
+
+    def source(seed):
+        return center + 0.1 * torch.erfinv(2 * uniforms(256, 4, seed=10_000 + seed) - 1) * math.sqrt(2)
+
+    channel.calibrate(source(0))
+    optimizer = torch.optim.Adam(channel.parameters(), lr=0.01)
+    weights = channel.loss_weights()
+    for step in range(500):
+        losses = channel.transmit(source(step), uniforms(256, 2, seed=step)).losses
+        if step == 0:
+            first = losses["reconstruction"].mean().item()
+        optimizer.zero_grad()
+        sum(weights[name] * values.mean() for name, values in losses.items()).backward()
+        optimizer.step()
+        channel.after_update(step)
+    fresh = source(1000)
+    with torch.no_grad():
+        heard = channel.decode(channel.encode(fresh, uniforms(256, 2, seed=1000)))
+    last = losses["reconstruction"].mean().item()
+    idle = 0.5 * math.log(2 * math.pi * math.e)  # the best that can be done without a message
+    assert last < idle - 0.2 < first
+    assert 0.25 < (heard - fresh).square().mean().item() / 0.1**2 < 0.6
+
+
+def test_the_reward_may_hold_any_cost():
+    """Where all messages reconstruct equally well, the cheap ones are left: those that end at once."""
+    channel = daps(vocabulary=4, tokens=4, end_token=True, bit_cost=0.3, samples=8)
+    fit = channel.rewards(torch.zeros(()), one_hot(torch.tensor([[[0, 1, 2, 3], [1, 2, 0, 1], [1, 1, 1, 1]]]), 4))
+    assert torch.allclose(fit, -0.3 * 2 * torch.tensor([[1.0, 3.0, 4.0]]))  # at first every token costs two bits
+    optimizer = torch.optim.Adam([*channel.sender.parameters(), channel.table], lr=0.01)
+    bits = []
+    for step in range(200):
+        channel.rewards = lambda fit, tokens: DAPSChannel.rewards(channel, torch.zeros_like(fit), tokens)
+        losses = channel.transmit(torch.randn(64, 4), uniforms(64, 4, seed=step)).losses
+        bits.append(losses["table"].mean().item())
+        optimizer.zero_grad()
+        (losses["search"] + losses["table"]).mean().backward()
+        optimizer.step()
+    assert bits[0] > 5
+    assert bits[-1] < 1
+
+
+def test_the_effective_share_leads_eta():
+    greedy, even = torch.tensor([[1.0, 0, 0, 0]]), torch.full((1, 4), 0.25)
+    channel = daps(effective_share=0.5)
+    for weights, share, falls in ((greedy, 0.25, False), (even, 1.0, True)):
+        loss = channel._trust(weights)
+        assert loss.item() == pytest.approx(share)
+        (gradient,) = torch.autograd.grad(loss.sum(), channel.slow_log_eta)
+        assert gradient.item() == pytest.approx(share - 0.5)
+        assert (gradient > 0) == falls
+    for beyond, bound in zip((-1e6, 1e6), LOG_ETA_RANGE, strict=True):
+        with torch.no_grad():
+            channel.slow_log_eta.fill_(beyond)
+        assert channel.log_eta.item() == bound
+        channel.after_update(0)
+        assert channel.slow_log_eta.item() == pytest.approx(bound / 10)  # so that it can come back at once
+
+
+def test_the_standard_follows_the_messages():
+    channel = daps()
+    messages = 5 + 0.2 * torch.randn(4000, 4)
+    channel.calibrate(messages)
+    assert channel.standard(messages).mean(0).abs().max() < 1e-3
+    assert torch.allclose(channel.standard(messages).std(0), torch.ones(4), atol=1e-3)
+    moved = 5.3 + 0.8 * torch.randn(4000, 4)
+    optimizer = torch.optim.Adam(channel.standard.parameters(), lr=3e-3)
+    for _ in range(400):
+        optimizer.zero_grad()
+        channel.standard.loss(moved).mean().backward()
+        optimizer.step()
+    assert channel.standard(moved).mean(0).abs().max() < 0.05
+    assert torch.allclose(channel.standard(moved).std(0), torch.ones(4), atol=0.05)
+    assert torch.allclose(channel.standard.undo(channel.standard(moved)), moved, atol=1e-5)
+
+
+def test_the_spread_of_messages_that_do_not_differ_is_bounded():
+    channel = daps()
+    channel.calibrate(torch.ones(10, 4))
+    assert torch.isfinite(channel.standard(torch.randn(10, 4))).all()
+
+
+@pytest.mark.parametrize(("schedule", "halfway"), [("constant", 0.4), ("linear", 0.22), ("exponential", 0.126491)])
+def test_beta_falls_after_updates_only(schedule, halfway):
+    channel = daps(beta=0.4, beta_schedule=schedule, beta_end=0.04, beta_steps=1000)
+    channel.transmit(torch.randn(5, 4), uniforms(5, 2))
+    assert float(channel.beta) == pytest.approx(0.4)
+    channel.after_update(500)
+    assert float(channel.beta) == pytest.approx(halfway)
+
+
 # --- settings --------------------------------------------------------------------------------------------------------
 
 
@@ -329,6 +586,19 @@ def test_settings_that_do_not_fit_are_named(settings, words):
         make_channel("gumbel", settings, 8)
 
 
-def test_tokens_need_noise():
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"samples": 3}, r"channel.effective_share: got 0.33, wanted more than 1 / channel.samples, 0.333333 .*0.37"),
+        ({"beta_schedule": "linear", "beta_end": 0.1}, "channel.beta_end: got 0.1, wanted at most channel.beta, 0.05"),
+    ],
+)
+def test_a_search_that_cannot_be_is_named(settings, words):
+    with pytest.raises(ConfigError, match=words):
+        make_channel("daps", settings, 8)
+
+
+@pytest.mark.parametrize("channel", [GumbelChannel, GRMCKChannel, DAPSChannel])
+def test_tokens_need_noise(channel):
     with pytest.raises(ValueError, match="tokens need noise"):
-        GumbelChannel(2).encode(torch.zeros(1, 2))
+        channel(2).encode(torch.zeros(1, 2))

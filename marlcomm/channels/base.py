@@ -68,11 +68,14 @@ class Channel(nn.Module, ABC):
         noise_size: how many uniform draws in (0, 1) a message needs; both ends are given the same ones.
         carries: whether anything is transmitted at all; where False, receivers mask every sender.
         evaluating: whether what is sent now is part of an evaluation (see `evaluation`).
+        differentiable: whether the receivers' loss has a gradient for the sender. Where False, the sender learns from
+            the channel's own losses instead, and one of them must have a gradient for the messages.
     """
 
     noise_size: int = 0
     carries: ClassVar[bool] = True
     evaluating: bool = False
+    differentiable: bool = True
 
     def __init__(self, message_size: int, settings: Any = None) -> None:
         super().__init__()

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from marlcomm.channels.base import Channel, Peers
+from marlcomm.channels.base import Channel, Peers, Transmission
 from marlcomm.wire.bits import WireError
 from marlcomm.wire.codes import Code
 
@@ -119,13 +119,32 @@ def _gradient_reaches_the_sender(case: _Case) -> str | None:
     if not case.channel.carries:
         return None
     messages = case.messages.requires_grad_()
-    received = case.channel.transmit(messages, case.noise).received
-    gradient = None
-    if received.requires_grad:
-        (gradient,) = torch.autograd.grad(received.square().sum(), messages, allow_unused=True)
+    sent = case.channel.transmit(messages, case.noise)
+    gradient = _gradient(sent.received.square().sum(), messages)
+    if gradient is not None and not torch.isfinite(gradient).all():
+        return "the sender's gradient is infinite or NaN"
+    if not case.channel.differentiable:
+        return _own_losses_reach_the_sender(sent, messages, gradient)
     if gradient is None or not gradient.abs().sum() > 0:
         return "no gradient reaches the sender from the receiver's loss: surrogate must depend on the messages"
-    return None if torch.isfinite(gradient).all() else "the sender's gradient is infinite or NaN"
+    return None
+
+
+def _own_losses_reach_the_sender(sent: Transmission, messages: Tensor, gradient: Tensor | None) -> str | None:
+    """What a channel with differentiable = False promises instead."""
+    if gradient is not None and gradient.any():
+        return "the receiver's loss has a gradient for the sender in a channel with differentiable = False"
+    found = [_gradient(values.sum(), messages) for values in sent.losses.values()]
+    if not any(gradient is not None and gradient.abs().sum() > 0 for gradient in found):
+        return "no gradient reaches the sender: with differentiable = False, one of the losses must have one"
+    return None
+
+
+def _gradient(value: Tensor, messages: Tensor) -> Tensor | None:
+    """The messages' gradient of a number, None where there is no way from one to the other."""
+    if not value.requires_grad:
+        return None
+    return torch.autograd.grad(value, messages, allow_unused=True, retain_graph=True)[0]
 
 
 def _silence_carries_nothing(case: _Case) -> str | None:
@@ -212,7 +231,7 @@ _CHECKS: dict[str, Callable[[_Case], str | None]] = {
     "symbols survive the way through bytes": _bytes_round_trip,
     "the same messages and noise give the same symbols": _same_input_same_symbols,
     "sampling changes no state": _sampling_changes_nothing,
-    "the receiver's loss has a gradient for the sender": _gradient_reaches_the_sender,
+    "the receiver's loss, or the channel's own, has a gradient for the sender": _gradient_reaches_the_sender,
     "a channel that carries nothing is silent": _silence_carries_nothing,
     "every loss has a weight and a gradient": _losses_have_gradients,
     "what nobody hears moves nothing": _unheard_senders_contribute_nothing,

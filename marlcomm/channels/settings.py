@@ -226,6 +226,51 @@ class GRMCKSettings(GumbelSettings):
     samples: int = Field(10, ge=1, le=1000, description="K, over how many noises the gradient is averaged")
 
 
+class DAPSSettings(TokenSettings):
+    """Tokens whose sender is trained by policy search."""
+
+    sender: Literal["factorised", "autoregressive"] = Field(
+        "autoregressive",
+        description="factorised: every token from the message alone; autoregressive: a GRU reads what it has said",
+    )
+    samples: int = Field(8, ge=2, le=1000, description="K, how many messages are tried for each vector")
+    encoder_loss: Literal["daps", "ppo"] = Field(
+        "daps", description="daps: weighted maximum likelihood; ppo: the clipped policy gradient it is compared with"
+    )
+    beta: float = Field(0.05, gt=0, description="entropy temperature of messages, in nats of reward per nat")
+    beta_schedule: Schedule = Field("constant", description="how it falls: constant, linear or exponential")
+    beta_end: float = Field(0.01, gt=0, description="where a falling beta ends")
+    beta_steps: int = Field(1_000_000, ge=1, description="env steps over which it falls")
+    eta: float = Field(1.0, gt=0, description="daps: the trust region's multiplier at the start")
+    effective_share: float = Field(
+        0.33, gt=0, lt=1, description="daps: rho, the effective share of the K samples that eta is led to"
+    )
+    clip_param: float = Field(0.2, gt=0, description="ppo: how far the ratio of probabilities may leave 1")
+    bit_cost: float = Field(
+        0.0, ge=0, description="reward lost per bit of a message, under a table of symbols learned on the way"
+    )
+    decoder_size: int = Field(64, ge=1, description="width of the receivers' decoder")
+    search_weight: float = Field(1.0, ge=0, description="weight of the sender's loss")
+    decoder_weight: float = Field(1.0, ge=0, description="weight of the decoder's loss, in nats per element")
+    st_bypass: bool = Field(
+        False, description="let the receivers' gradient pass the tokens straight to the sender: biased, for comparison"
+    )
+
+    @field_validator("beta_end")
+    @classmethod
+    def _falls(cls, value: float, info: ValidationInfo) -> float:
+        return _falling(value, "beta", info)
+
+    @field_validator("effective_share")
+    @classmethod
+    def _can_be_had(cls, value: float, info: ValidationInfo) -> float:
+        """At least one of K samples is always effective."""
+        samples = info.data.get("samples")
+        if samples is not None and value * samples <= 1 and info.data.get("encoder_loss") == "daps":
+            raise ValueError(f"more than 1 / channel.samples, {1 / samples:g} (nearest: {1.1 / samples:.2g})")
+        return value
+
+
 class DDCLSettings(ChannelSettings):
     """Differentiable discrete communication learning: integers from a dithered quantiser."""
 
