@@ -80,6 +80,16 @@ def test_every_channel_keeps_the_contract(name, settings, message_size):
     assert len(findings) >= 10
 
 
+@pytest.mark.parametrize("name", CHANNELS.rows)
+@pytest.mark.parametrize("wrong", [torch.nan, torch.inf])
+def test_messages_that_are_no_numbers_are_refused(name, wrong):
+    channel = make_channel(name, {}, 8)
+    messages = torch.zeros(5, 8)
+    messages[3, 2] = wrong
+    with pytest.raises(ValueError, match="1 messages hold NaN or infinity"):
+        channel.transmit(messages, torch.full((5, channel.noise_size), 0.5))
+
+
 def test_third_party_channel_is_short():
     with open(third_party.__file__, encoding="utf-8") as file:
         assert sum(1 for _ in file) < 40

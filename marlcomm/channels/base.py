@@ -156,12 +156,19 @@ class Channel(nn.Module, ABC):
             self.evaluating = before
 
     def transmit(self, messages: Tensor, noise: Tensor | None = None) -> Transmission:
-        """Send messages [..., D] (any float dtype) through the channel."""
+        """Send messages [..., D] (any float dtype) through the channel.
+
+        Raises:
+            ValueError: messages of another size, or with elements that are infinite or NaN.
+        """
         if messages.shape[-1] != self.message_size:
             raise ValueError(
                 f"{type(self).__name__} was built for messages of size {self.message_size}, got {messages.shape[-1]}"
             )
         messages, dtype = messages.float(), messages.dtype
+        if not torch.isfinite(messages).all():
+            wrong = int((~torch.isfinite(messages).all(-1)).sum())
+            raise ValueError(f"{type(self).__name__}: {wrong} messages hold NaN or infinity; no symbol stands for that")
         symbols = self.encode(messages.detach(), noise)
         decoded = self.decode(symbols, noise)
         if not torch.is_grad_enabled():

@@ -1,6 +1,6 @@
 """Number formats as channels: 16 or 8 bits an element, nothing learned. The cheap baselines of every comparison.
 
-Infinite elements are sent as the largest finite number of the format; NaN is refused.
+Elements beyond a format's largest number are sent as that number.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _FINITE_SCALES = 0x7F80  # bfloat16 patterns of 0 and of the positive finite num
 
 
 def _to_patterns(numbers: Tensor, dtype: torch.dtype) -> Tensor:
-    """Bit patterns 0 .. 2^16 - 1 (int32) of numbers rounded to a 16-bit format, infinities as its largest numbers."""
+    """Bit patterns 0 .. 2^16 - 1 (int32) of numbers rounded to a 16-bit format, at most its largest."""
     most = torch.finfo(dtype).max
     return numbers.clamp(-most, most).to(dtype).view(torch.int16).to(torch.int32) & (_PATTERNS - 1)
 
@@ -27,11 +27,6 @@ def _to_patterns(numbers: Tensor, dtype: torch.dtype) -> Tensor:
 def _from_patterns(patterns: Tensor, dtype: torch.dtype) -> Tensor:
     """The numbers (float32) of bit patterns."""
     return ((patterns ^ _SIGN_BIT) - _SIGN_BIT).to(torch.int16).view(dtype).to(torch.float32)
-
-
-def _refuse_nan(name: str, messages: Tensor) -> None:
-    if torch.isnan(messages).any():
-        raise ValueError(f"{name}: a message holds NaN, which has no value to send")
 
 
 class CastChannel(Channel):
@@ -51,7 +46,6 @@ class CastChannel(Channel):
         return Alphabet.fixed([_PATTERNS] * self.message_size)
 
     def encode(self, messages: Tensor, noise: Tensor | None = None) -> Tensor:
-        _refuse_nan(self.settings.number, messages)
         return _to_patterns(messages, self.format)
 
     def decode(self, symbols: Tensor, noise: Tensor | None = None) -> Tensor:
@@ -84,7 +78,6 @@ class Int8Channel(Channel):
         return Alphabet.fixed([_FINITE_SCALES] * self._sends_scale + [256] * self.message_size)
 
     def encode(self, messages: Tensor, noise: Tensor | None = None) -> Tensor:
-        _refuse_nan("int8", messages)
         if not self._sends_scale:
             return self._to_bytes(messages, self.settings.limit / 127)
         largest = messages.abs().amax(-1, keepdim=True).clamp(max=torch.finfo(torch.float32).max)
