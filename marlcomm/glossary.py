@@ -65,6 +65,10 @@ BANDWIDTH = {
 }
 WIRE = {
     "wire_bytes_per_message": Figure("bytes / message", "length of the packets: 4 header bytes and the padded payload"),
+    "paper_bits_per_message": Figure(
+        "bits / message",
+        "ddcl: sum of log2(2 |m| + 1), as published; no decodable code has such lengths, so it is never the headline",
+    ),
     "wire_bytes_per_episode": Figure("bytes / episode", "the same bytes over episodes"),
 }
 _ENDS = {"low": "lower", "high": "upper"}

@@ -102,6 +102,14 @@ def test_a_message_that_is_not_decoded_is_an_error(monkeypatch):
         evaluate(env, policy, 0, 5)
 
 
+def test_what_the_paper_counts_stands_beside():
+    env, policy = team()
+    figures = evaluate(env, policy, 0, 40)
+    assert 0 < figures["paper_bits_per_message"] < figures["prefix_bits_per_message"]
+    env, policy = team(channel="vq")
+    assert "paper_bits_per_message" not in evaluate(env, policy, 0, 5)
+
+
 # --- what it is played on --------------------------------------------------------------------------------------------
 
 

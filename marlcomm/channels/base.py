@@ -8,10 +8,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from marlcomm.wire.alphabet import Alphabet
+from marlcomm.wire.alphabet import Alphabet, Symbols
 from marlcomm.wire.conditional import ConditionalTables
 
 
@@ -139,6 +141,10 @@ class Channel(nn.Module, ABC):
 
     def conditional_tables(self, messages: Tensor) -> ConditionalTables | None:
         """Code tables for each context, fitted on training-time messages [M, D]; None where the context is none."""
+        return None
+
+    def paper_bits(self, symbols: Symbols) -> NDArray[np.float64] | None:
+        """Bits of messages [M, S] as the channel's paper counts them, [M]; None where it counts as everybody does."""
         return None
 
     @contextlib.contextmanager

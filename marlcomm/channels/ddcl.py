@@ -13,13 +13,16 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from marlcomm.channels.base import Channel
 from marlcomm.channels.settings import DDCLSettings
 from marlcomm.noise import choice
-from marlcomm.wire.alphabet import Alphabet
+from marlcomm.wire import published
+from marlcomm.wire.alphabet import Alphabet, Symbols
 from marlcomm.wire.conditional import ConditionalTables
 
 
@@ -64,6 +67,9 @@ class DDCLChannel(Channel):
         if self.settings.code != "dither_conditional" or levels is None:
             return None
         return choice(_given(noise), levels)
+
+    def paper_bits(self, symbols: Symbols) -> NDArray[np.float64]:
+        return published.paper_bits(symbols)
 
     def encode(self, messages: Tensor, noise: Tensor | None = None) -> Tensor:
         steps = torch.round((messages + self._dither(noise)) / self._known_step())

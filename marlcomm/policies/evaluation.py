@@ -69,7 +69,7 @@ def evaluate(
         WireError: a decoded message differs from the sent one.
     """
     meter, player = make_meter(policy), Player(env, policy, seed, stream)
-    counts, statistics, wire_bytes = BitCounts(), Episodes(), 0
+    counts, statistics, wire_bytes, paper_bits = BitCounts(), Episodes(), 0, list[NDArray[np.float64]]()
     coded = CodedEpisodes(meter)
     packed = FrozenCode(meter.code, policy.channel) if code is None else code
     widest = max(env.spec.observation_size, policy.channel.alphabet().columns, policy.channel.noise_size)
@@ -82,12 +82,17 @@ def evaluate(
         packets = _transmit(packed, rollout, sent, packed.context(rollout, seed, stream))
         wire_bytes += int(packets.sizes.sum())
         coded.add(packets.bits, sent, rollout.acts.cpu().numpy())
+        published = policy.channel.paper_bits(rollout.talk.symbols.cpu().numpy()[sent])
+        if published is not None:
+            paper_bits.append(published)
     figures = statistics.with_errors() | meter.report(counts)
     if code is not None:
         figures |= coded.report(seed)
     figures["wire_bytes_per_episode"] = wire_bytes / episodes
     if counts.messages:
         figures["wire_bytes_per_message"] = wire_bytes / counts.messages
+        if paper_bits:
+            figures["paper_bits_per_message"] = float(np.concatenate(paper_bits).mean())
     return figures
 
 
