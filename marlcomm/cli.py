@@ -265,7 +265,7 @@ def _progress() -> Progress:
 def _headline(figures: dict[str, float]) -> str:
     bits = figures.get("bandwidth/prefix_bits_per_message", 0.0)
     return (
-        f"success {figures['train/success']:.2f}  return {figures['train/return']:.1f}  "
+        f"success {figures['train/success']:.2f}  return {figures['train/return']:.2f}  "
         f"{bits:.1f} bits/message  {figures['time/env_steps_per_second']:,.0f} env steps/s"
     )
 

@@ -31,7 +31,10 @@ def summary_table(summary: dict[str, Any]) -> Table:
     stored = summary.get("silent")
     if stored:
         table.add_row(
-            "trained in silence", f"{stored['success']:.3f}", f"{stored['return']:.2f}", *["0" for _ in _BITS]
+            "trained in silence",
+            f"{stored['success']:.3f}",
+            f"{stored['return']:{_decimals(stored['return'])}}",
+            *["0" for _ in _BITS],
         )
     _add(table, "[bold]sampled actions[/bold]", summary, "evaluation")
     _add(table, "greedy actions", summary, "greedy")
@@ -39,11 +42,9 @@ def summary_table(summary: dict[str, Any]) -> Table:
         _add(table, f"ceiling: {_words(summary['ceiling'])}", summary, "ceiling")
     notes = [f"trained on {summary['env_steps']:,} env steps in {_minutes(summary['training_seconds'])}"]
     notes.append(f"evaluated in {_minutes(summary['evaluation_seconds'])}")
-    if {"floor/success", "ceiling/success"} <= summary.keys():
-        low, high = summary["floor/success"], summary["ceiling/success"]
-        if high > low:
-            share = (summary["evaluation/success"] - low) / (high - low)
-            notes.append(f"{share:.0%} of the way from floor to ceiling")
+    ways = [f"{way:.0%} in {name}" for name in ("success", "return") if (way := _way(summary, name)) is not None]
+    if ways:
+        notes.append(f"of the way from floor to ceiling: {', '.join(ways)}")
     if stored:
         notes.append(f"silence (committed, {stored['env_steps']:,} env steps): {stored['command']}")
     table.caption = "\n".join(notes)
@@ -51,17 +52,30 @@ def summary_table(summary: dict[str, Any]) -> Table:
     return table
 
 
+def _way(summary: dict[str, Any], name: str) -> float | None:
+    """How far a figure has come from floor to ceiling; None where there is no such way."""
+    if not {f"floor/{name}", f"ceiling/{name}"} <= summary.keys():
+        return None
+    low, high = summary[f"floor/{name}"], summary[f"ceiling/{name}"]
+    return (summary[f"evaluation/{name}"] - low) / (high - low) if high > low else None
+
+
 def _add(table: Table, title: str, summary: dict[str, Any], group: str) -> None:
     table.add_row(
         title,
         _with_error(summary, f"{group}/success", ".3f"),
-        _with_error(summary, f"{group}/return", ".2f"),
+        _with_error(summary, f"{group}/return", _decimals(summary[f"{group}/return"])),
         *(_number(summary.get(f"{group}/{name}")) for name in _BITS),
     )
 
 
 def _with_error(summary: dict[str, Any], key: str, form: str) -> str:
     return f"{summary[key]:{form}} ± {summary[f'{key}_standard_error']:{form}}"
+
+
+def _decimals(value: float) -> str:
+    """The format of returns, which some worlds count in hundreds and others in hundredths."""
+    return ".2f" if abs(value) >= 1 else ".3f"
 
 
 def _number(value: float | None) -> str:
