@@ -77,8 +77,9 @@ def runs_table(name: str) -> str:
     if not summaries:
         return "No runs yet."
     floor, ceiling = summaries[0]["floor"].replace("_", " "), summaries[0]["ceiling"]
-    lines = [f"| run | success | {floor} | {ceiling} | return | bits / message | env steps | minutes |"]
-    lines.append("|---|" + "---|" * 7)
+    columns = ["run", "success", floor, ceiling, "return", "coded bits / agent step", "prefix bits / message"]
+    columns += ["env steps", "minutes"]
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for summary in summaries:  # every seed is evaluated on worlds of its own, its floor and ceiling too
         cells = [
             f"`{summary['command']}`",
@@ -87,6 +88,7 @@ def runs_table(name: str) -> str:
                 for group in ("evaluation", "floor", "ceiling")
             ),
             f"{summary['evaluation/return']:.2f}",
+            f"{summary['evaluation/coded_bits_per_agent_step']:.2f}",
             f"{summary['evaluation/prefix_bits_per_message']:.1f}",
             f"{summary['env_steps'] / 1e6:.2f} M",
             f"{summary['training_seconds'] / 60:.1f}",
