@@ -450,5 +450,50 @@ def bench_card(
         out.print(f"written to {escape(str(target))}", highlight=False, soft_wrap=True)
 
 
+@bench_app.command(name="rate-distortion")
+def bench_rate_distortion(
+    channels: Annotated[
+        str | None, typer.Option(help="names with commas between; by default all", show_default=False)
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="how often to train each channel")] = 1,
+    steps: Annotated[int, typer.Option(min=1, help="updates of each training")] = 400,
+    file: Annotated[Path | None, typer.Option("--out", help="JSON file to write points to", show_default=False)] = None,
+    image: Annotated[
+        Path | None, typer.Option("--picture", help="PNG file to draw them in", show_default=False)
+    ] = None,
+) -> None:
+    """Measure rate and distortion of channels on Gaussian vectors, beside Shannon's bound.
+
+    Exit code 1 if a point lies below the bound: its bits were not counted right.
+    """
+    names = None if channels is None else channels.split(",")
+    with out.status("measuring") as status:
+        from marlcomm.analysis import rate_distortion
+
+        points = rate_distortion.sweep(names, seeds, steps=steps, watch=lambda what: status.update(escape(what)))
+    table = Table(title="rate and distortion on Gaussian vectors")
+    for column in ("part", "source", "channel"):
+        table.add_column(column)
+    for column in ("bits", "packet bits", "mse", "gap dB"):
+        table.add_column(column, justify="right")
+    for point in points:
+        figures = (f"{point.bits:.2f}", f"{point.packet_bits:.2f}", f"{point.mse:.3g}", f"{point.gap_db:.2f}")
+        table.add_row(point.part, point.source, point.label, *figures)
+    out.print(table)
+    if file is not None:
+        rate_distortion.write(points, file, command=" ".join(["marlcomm", *sys.argv[1:]]))
+    if image is not None:
+        from marlcomm.analysis.pictures import draw_rate_distortion
+
+        draw_rate_distortion(points, image)
+    for target in filter(None, (file, image)):
+        out.print(f"written to {escape(str(target))}", highlight=False, soft_wrap=True)
+    below = [point for point in points if point.impossible]
+    for point in below:
+        err.print(f"below Shannon's bound: {point.part} {point.source} {escape(point.label)}, {point.bits:.2f} bits")
+    if below:
+        raise typer.Exit(1)
+
+
 if __name__ == "__main__":
     main()
