@@ -26,14 +26,15 @@ def stream_number(name: str) -> int:
 
 def _shift_right(x: Tensor, bits: int) -> Tensor:
     """Logical right shift (torch shifts signed integers arithmetically)."""
-    return (x >> bits) & ((1 << (64 - bits)) - 1)
+    return (x >> bits).bitwise_and_((1 << (64 - bits)) - 1)
 
 
 def mix(x: Tensor) -> Tensor:
     """Scramble int64 words of any shape; a bijection of the 64-bit integers."""
-    x = (x ^ _shift_right(x, 30)) * _MULTIPLIER_1
-    x = (x ^ _shift_right(x, 27)) * _MULTIPLIER_2
-    return x ^ _shift_right(x, 31)
+    # In place, on what the shifts have made: more than twice as fast where there are many words.
+    x = _shift_right(x, 30).bitwise_xor_(x).mul_(_MULTIPLIER_1)
+    x = _shift_right(x, 27).bitwise_xor_(x).mul_(_MULTIPLIER_2)
+    return _shift_right(x, 31).bitwise_xor_(x)
 
 
 def absorb(keys: Tensor, counter: Tensor | int) -> Tensor:
@@ -69,7 +70,7 @@ def keys_of(uniforms: Tensor) -> Tensor:
 def to_uniform(bits: Tensor) -> Tensor:
     """Words to float32 in the open interval (0, 1), symmetric about 1/2."""
     high = _shift_right(bits, 64 - _UNIFORM_BITS).to(torch.float32)
-    return (high + 0.5) * 2.0**-_UNIFORM_BITS
+    return high.add_(0.5).mul_(2.0**-_UNIFORM_BITS)
 
 
 def uniform(keys: Tensor, *shape: int, first: int = 0) -> Tensor:
@@ -80,7 +81,7 @@ def uniform(keys: Tensor, *shape: int, first: int = 0) -> Tensor:
 def many_uniform(keys: Tensor, count: int) -> Tensor:
     """Uniform draws [*keys.shape, count] in (0, 1), two from each word: for half the time of `uniform`, other draws."""
     halves = words(keys, (count + 1) // 2).view(torch.int32)[..., :count]
-    high = (halves >> (32 - _UNIFORM_BITS)) & ((1 << _UNIFORM_BITS) - 1)
+    high = (halves >> (32 - _UNIFORM_BITS)).bitwise_and_((1 << _UNIFORM_BITS) - 1)
     return high.to(torch.float32).add_(0.5).mul_(2.0**-_UNIFORM_BITS)
 
 

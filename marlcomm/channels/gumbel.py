@@ -25,6 +25,7 @@ from marlcomm.channels.tokens import (
 )
 from marlcomm.wire.alphabet import Alphabet
 
+_KEY_DRAWS = 3  # hold more bits than a key
 _LEAST_LOG_CHANCE = -80.0  # exp(80) times any exponential variate is a float32
 
 
@@ -46,6 +47,7 @@ class GumbelChannel(Channel):
         self.sender = make_sender(message_size, settings)
         self.reader = TokenReader(message_size, settings)
         self.register_buffer("temperature", torch.tensor(settings.temperature))
+        self._reads_itself = settings.end_token or settings.sender == "autoregressive"
 
     def alphabet(self) -> Alphabet:
         return token_alphabet(self.settings)
@@ -87,15 +89,17 @@ class GumbelChannel(Channel):
     def _choose(self, logits: Tensor, uniforms: Tensor) -> Tensor:
         """The one place where a token is chosen: an exact sample [..., V], given draws [..., V]."""
         gumbels = random.gumbel(uniforms)
+        if torch.is_grad_enabled() and not self._reads_itself:
+            return self._relaxed(logits, gumbels, uniforms)  # whose value nobody reads, only its gradient
         hard = one_hot((logits + gumbels).argmax(-1), self.settings.vocabulary)
         if not torch.is_grad_enabled():
             return hard
-        soft = relaxed(logits, self._perturbations(logits.detach(), gumbels, hard, uniforms), self.temperature)
+        soft = self._relaxed(logits, gumbels, uniforms)
         return hard + (soft - soft.detach())
 
-    def _perturbations(self, logits: Tensor, gumbels: Tensor, hard: Tensor, uniforms: Tensor) -> Tensor:
-        """The noise [..., K, V] that the relaxed sample is averaged over: here the one that was drawn."""
-        return gumbels.unsqueeze(-2)
+    def _relaxed(self, logits: Tensor, gumbels: Tensor, uniforms: Tensor) -> Tensor:
+        """The relaxed sample [..., V] of logits [..., V] with the noise that was drawn."""
+        return torch.softmax((logits + gumbels) / self.temperature, -1)
 
 
 class GRMCKChannel(GumbelChannel):
@@ -110,17 +114,19 @@ class GRMCKChannel(GumbelChannel):
     def __init__(self, message_size: int, settings: GRMCKSettings | None = None) -> None:
         super().__init__(message_size, GRMCKSettings() if settings is None else settings)
 
-    def _perturbations(self, logits: Tensor, gumbels: Tensor, hard: Tensor, uniforms: Tensor) -> Tensor:
+    def _relaxed(self, logits: Tensor, gumbels: Tensor, uniforms: Tensor) -> Tensor:
+        noises = self._noises(logits.detach(), gumbels, uniforms)
+        return torch.softmax((logits.unsqueeze(-2) + noises) / self.temperature, -1).mean(-2)
+
+    def _noises(self, logits: Tensor, gumbels: Tensor, uniforms: Tensor) -> Tensor:
+        """Gumbel noises [..., K, V] that lead to the same token as the drawn one [..., V]."""
         samples, vocabulary = self.settings.samples, self.settings.vocabulary
-        more = random.many_uniform(random.keys_of(uniforms), samples * vocabulary)
-        return conditional_gumbels(logits, hard, more.unflatten(-1, (samples, vocabulary)))
+        keys = random.keys_of(uniforms[..., :_KEY_DRAWS])
+        more = random.many_uniform(keys, samples * vocabulary).unflatten(-1, (samples, vocabulary))
+        return conditional_gumbels(logits, one_hot((logits + gumbels).argmax(-1), vocabulary), more)
 
 
-def relaxed(logits: Tensor, perturbations: Tensor, temperature: Tensor) -> Tensor:
-    """softmax((logits + noise) / temperature) [..., V] of logits [..., V], averaged over noises [..., K, V]."""
-    return torch.softmax((logits.unsqueeze(-2) + perturbations) / temperature, -1).mean(-2)
-
-
+@torch.no_grad()
 def conditional_gumbels(logits: Tensor, hard: Tensor, uniforms: Tensor) -> Tensor:
     """Gumbel noises [..., K, V], given that logits [..., V] plus noise have their maximum at the token `hard` [..., V].
 
@@ -130,9 +136,8 @@ def conditional_gumbels(logits: Tensor, hard: Tensor, uniforms: Tensor) -> Tenso
     authors' port does, is another estimator.
     """
     log_p = torch.log_softmax(logits, -1).clamp(min=_LEAST_LOG_CHANCE).unsqueeze(-2)
-    chosen = hard.unsqueeze(-2)
-    exponentials = -torch.log(uniforms)
-    first = (exponentials * chosen).sum(-1, keepdim=True)
+    logs = torch.log(uniforms)  # -E
+    first = logs @ hard.unsqueeze(-1)  # [..., K, 1], -E_i
     # Others add a positive number to the token's own, so that in float32, too, none is above it.
-    perturbed = -torch.log(first + (1 - chosen) * exponentials * torch.exp(-log_p))
-    return (perturbed - log_p).detach()
+    rates = logs.mul_((hard.unsqueeze(-2) - 1) * torch.exp(-log_p)).sub_(first)
+    return rates.log_().add_(log_p).neg_()

@@ -89,7 +89,8 @@ def spoken(tokens: Tensor, end_token: bool) -> Tensor:
 
 def to_symbols(tokens: Tensor, end_token: bool) -> Tensor:
     """Symbols [..., T] int32 of tokens [..., T, V]; zero where nothing is sent."""
-    return (tokens.argmax(-1) * spoken(tokens, end_token)).to(torch.int32)
+    values = tokens.argmax(-1).to(torch.int32)
+    return values * spoken(tokens, end_token).to(torch.int32) if end_token else values
 
 
 class TokenReader(nn.Module):
@@ -105,17 +106,25 @@ class TokenReader(nn.Module):
 
     def forward(self, symbols: Tensor) -> Tensor:
         """Vectors [..., W] of symbols [..., T]; whatever stands after an end mark counts for nothing."""
-        slots = torch.arange(symbols.shape[-1], device=symbols.device)
-        heard = self.embedding[slots, symbols.long()]
-        if self.end_token:
-            goes_on = (symbols[..., :-1] != 0).to(heard.dtype).cumprod(-1)
-            heard = heard * torch.cat([torch.ones_like(goes_on[..., :1]), goes_on], -1).unsqueeze(-1)
-        return heard.sum(-2)
+        slots, vocabulary = self.embedding.shape[:2]
+        rows = symbols.long() + torch.arange(slots, device=symbols.device) * vocabulary
+        heard: Tensor = nn.functional.embedding_bag(
+            rows.view(-1, slots),
+            self.embedding.flatten(0, 1),
+            mode="sum",
+            per_sample_weights=self._heard(symbols).view(-1, slots) if self.end_token else None,
+        )
+        return heard.view(*symbols.shape[:-1], -1)
+
+    def _heard(self, symbols: Tensor) -> Tensor:
+        """One [..., T] for each symbol up to the end mark, zero after it."""
+        goes_on = (symbols[..., :-1] != 0).to(torch.float32)
+        return torch.cat([torch.ones_like(goes_on[..., :1]), goes_on.cumprod(-1)], -1)
 
     def relaxed(self, tokens: Tensor) -> Tensor:
         """The same of tokens [..., T, V] that carry a gradient; the embeddings get none."""
         sent = tokens * spoken(tokens, self.end_token).unsqueeze(-1) if self.end_token else tokens
-        return torch.einsum("...tv,tvw->...w", sent, self.embedding.detach())
+        return sent.flatten(-2) @ self.embedding.detach().flatten(0, 1)
 
 
 def scheduled(schedule: Schedule, first: float, last: float, share: float) -> float:
