@@ -17,12 +17,9 @@ the next: the most frequent rows of cells are kept too, and under a given dither
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from hashlib import blake2b
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +28,7 @@ from marlcomm.wire.alphabet import Alphabet, Symbols
 from marlcomm.wire.bits import Int, WireError
 from marlcomm.wire.entropy import message_ids, plug_in_entropy
 from marlcomm.wire.groups import EliasGammaCode
+from marlcomm.wire.state import State, digest, integers, rebuilding
 
 TOTAL_BITS = 16
 TOTAL = 2**TOTAL_BITS
@@ -279,7 +277,7 @@ class ConditionalTables:
             found[:, d, : table.frequencies.shape[1]] = table.frequencies[levels[:, d]] / TOTAL
         return found.reshape(-1, widest)
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> State:
         """Plain data to store beside a checkpoint."""
         whole = self.exemplars
         return {
@@ -293,25 +291,24 @@ class ConditionalTables:
         }
 
     @classmethod
-    def from_state(cls, state: dict[str, Any]) -> ConditionalTables:
+    def from_state(cls, state: State) -> ConditionalTables:
         """The tables of a state; raises `WireError` for what is none."""
-        try:
-            levels, limit = _integers([state["levels"], state["limit"]])
+        with rebuilding("conditional tables"):
+            levels, limit = integers([state["levels"], state["limit"]]).tolist()
             if levels < 1 or limit < 1:
                 raise ValueError("levels and limit must be positive")
             pairs = zip(state["cells"], state["counts"], strict=True)
-            cells = [Cells(tuple(_integers(places)), tuple(_integers(counts))) for places, counts in pairs]
+            cells = [
+                Cells(tuple(integers(places).tolist()), tuple(integers(counts).tolist())) for places, counts in pairs
+            ]
             whole = state["exemplars"]
             exemplars = None if whole is None else _exemplars(whole, len(cells), levels, limit)
             return cls(cells, levels, limit, exemplars)
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise WireError(f"this is not the state of conditional tables: {error}") from None
 
     @cached_property
     def digest(self) -> str:
-        """BLAKE2b of the state's canonical JSON, 32 hexadecimal digits; every table follows from it."""
-        text = json.dumps(self.state(), sort_keys=True, separators=(",", ":"))
-        return blake2b(text.encode(), digest_size=16).hexdigest()
+        """The hash of the state, from which every table follows."""
+        return digest(self.state())
 
 
 def entropies_given_dither(signals: NDArray[np.floating], dithers: NDArray[np.floating]) -> NDArray[np.float64]:
@@ -333,19 +330,12 @@ def _edge(levels: int, limit: int) -> int:
     return levels * limit + len(_KERNEL) // 2
 
 
-def _integers(numbers: Any) -> list[int]:
-    """A list of integers; raises `TypeError` for anything else (true and 1.0 are no integers)."""
-    if not isinstance(numbers, list) or any(type(number) is not int for number in numbers):
-        raise TypeError("wanted a list of integers")
-    return numbers
-
-
-def _exemplars(state: dict[str, Any], size: int, levels: int, limit: int) -> Exemplars:
-    rows = [_integers(row) for row in state["cells"]]
+def _exemplars(state: State, size: int, levels: int, limit: int) -> Exemplars:
+    rows = [integers(row) for row in state["cells"]]
     if any(len(row) != size for row in rows):
         raise ValueError(f"an exemplar has {size} cells")
-    (others,) = _integers([state["others"]])
-    return Exemplars(np.array(rows, np.int64), np.array(_integers(state["counts"]), np.int64), others, levels, limit)
+    (others,) = integers([state["others"]]).tolist()
+    return Exemplars(np.array(rows, np.int64), integers(state["counts"]), others, levels, limit)
 
 
 def _smoothed(cells: Cells) -> tuple[Int, Int]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from marlcomm.wire.alphabet import Symbols
 from marlcomm.wire.bits import BitReader, Int, Packets, WireError, write_fields
 from marlcomm.wire.conditional import ESCAPE, GAMMA, ConditionalTables, Exemplars, Table, parts
+from marlcomm.wire.fitted import huffman_widths
 
 _WORD = np.dtype("<u4")
 _HALF = 17  # bits; an escape is two halves
@@ -95,7 +95,7 @@ class Prefixes:
     """
 
     def __init__(self, frequencies: Int) -> None:
-        widths = [huffman_widths(tuple(row)) for row in frequencies.tolist()]
+        widths = [_widths(tuple(row)) for row in frequencies.tolist()]
         self.widths = np.array(widths, np.int64).reshape(frequencies.shape)
         longest = int(self.widths.max(initial=0))
         # By width, those without a codeword first.
@@ -200,18 +200,11 @@ def _refuse_listed(whole: Exemplars, values: Int, levels: Int) -> None:
 
 
 @lru_cache(maxsize=2**12)
-def huffman_widths(frequencies: tuple[int, ...]) -> Sequence[int]:
-    """Bits of each entry under an optimal prefix code; 0 where the frequency is 0. Ties go by position."""
-    nodes = [(frequency, place, [place]) for place, frequency in enumerate(frequencies) if frequency]
-    heapq.heapify(nodes)
-    widths, fresh = [0] * len(frequencies), len(frequencies)
-    while len(nodes) > 1:
-        first, _, left = heapq.heappop(nodes)
-        second, _, right = heapq.heappop(nodes)
-        for place in left + right:
-            widths[place] += 1
-        heapq.heappush(nodes, (first + second, fresh, left + right))
-        fresh += 1
+def _widths(frequencies: tuple[int, ...]) -> Int:
+    """Bits of each entry under a Huffman code; 0 where the frequency is 0."""
+    counts = np.array(frequencies, np.int64)
+    widths = np.zeros_like(counts)
+    widths[counts > 0] = huffman_widths(counts[counts > 0])
     return widths
 
 
