@@ -450,6 +450,56 @@ def bench_card(
         out.print(f"written to {escape(str(target))}", highlight=False, soft_wrap=True)
 
 
+@bench_app.command(name="channels")
+def bench_channels(
+    config_file: Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file of a team on communicating_goal")],
+    channels: Annotated[
+        list[str] | None,
+        typer.Option("--channel", help="one of them, once or more; by default all", show_default=False),
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="how many seeds of each, from 0")] = 3,
+    root: Annotated[Path, typer.Option("--runs", help="folder that runs are made in, and looked for")] = Path("runs"),
+    jobs: Annotated[int, typer.Option(min=1, help="trainings at a time, of one thread each")] = 2,
+    target: Annotated[
+        Path | None, typer.Option("--out", help="folder for teams.json and teams.png", show_default=False)
+    ] = None,
+) -> None:
+    """Train every channel on Communicating Goal, and draw return over bits beside the lower curve.
+
+    What is trained already is not trained again, so a comparison that was stopped goes on.
+    """
+    from marlcomm.envs.communicating_goal.settings import CommunicatingGoalSettings
+
+    settings = config.experiment(config.read(config_file)[0]).env.settings
+    if not isinstance(settings, CommunicatingGoalSettings):
+        raise ConfigError("env.name: wanted communicating_goal, the world whose lower curve is known")
+    with out.status("comparing") as status:
+        from marlcomm.analysis import proving_ground as ground
+
+        for label in channels or []:
+            if label not in ground.CHANNELS:
+                raise ConfigError(f"--channel: unknown {label!r}; {registry.nearest(label, ground.CHANNELS)}")
+        labels = channels or list(ground.CHANNELS)
+        teams = ground.compare(config_file, labels, seeds, root, jobs, watch=lambda what: status.update(escape(what)))
+    table = Table(title=f"communicating goal, {seeds} seeds each")
+    table.add_column("channel")
+    for column in ("seed", "return", "way from silence to oracle", "coded bits/agent step", "prefix bits/message"):
+        table.add_column(column, justify="right")
+    for team in teams:
+        figures = team.figures
+        numbers = (figures["return"], team.normalized_return, figures["coded_bits_per_agent_step"])
+        prefix = figures.get("prefix_bits_per_message")
+        cells = [f"{number:.3f}" for number in numbers] + ["-" if prefix is None else f"{prefix:.2f}"]
+        table.add_row(escape(team.label), str(team.seed), *cells)
+    out.print(table)
+    if target is not None:
+        from marlcomm.analysis.pictures import draw_proving_ground
+
+        ground.write(teams, settings, target / "teams.json", command=" ".join(["marlcomm", *sys.argv[1:]]))
+        draw_proving_ground(teams, ground.curve(settings), target / "teams.png")
+        out.print(f"written to {escape(str(target))}", highlight=False)
+
+
 @bench_app.command(name="rate-distortion")
 def bench_rate_distortion(
     channels: Annotated[

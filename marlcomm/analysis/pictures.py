@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from marlcomm.analysis.shannon import SOURCES
 
 if TYPE_CHECKING:
+    from marlcomm.analysis.proving_ground import Trained
     from marlcomm.analysis.rate_distortion import Point
 
 _MOST_BITS = 48.0
@@ -55,3 +56,43 @@ def _draw_panel(panel: Any, source: str, points: Sequence[Point], looks: dict[st
 
 def _entries(panel: Any) -> list[tuple[Any, str]]:
     return list(zip(*panel.get_legend_handles_labels(), strict=True))
+
+
+def draw_proving_ground(teams: Sequence[Trained], curve: Sequence[tuple[float, float]], file: Path) -> None:
+    """A dot for each seed with its interval: return between silence and oracle over coded bits, and the lower curve."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 6), layout="constrained")
+    panel = figure.subplots()
+    panel.plot(*zip(*curve, strict=True), "k", linewidth=2, label="lower curve")
+    for place, label in enumerate(dict.fromkeys(team.label for team in teams)):
+        own = [team for team in teams if team.label == label]
+        bits = [team.figures["coded_bits_per_agent_step"] for team in own]
+        ends = [
+            [
+                abs(team.figures[f"coded_bits_per_agent_step_{end}"] - value)
+                for team, value in zip(own, bits, strict=True)
+            ]
+            for end in ("low", "high")
+        ]
+        panel.errorbar(
+            bits,
+            [team.normalized_return for team in own],
+            xerr=ends,
+            linestyle="",
+            color=f"C{place % 10}",
+            marker=_MARKERS[place % len(_MARKERS)],
+            label=label,
+            alpha=0.8,
+        )
+    panel.set_xscale("symlog", linthresh=1.0)
+    panel.set_xlim(left=-0.1)
+    panel.axhline(0, color="0.6", linewidth=0.8)
+    panel.axhline(1, color="0.6", linewidth=0.8)
+    panel.set_ylim(bottom=min(-0.25, *(team.normalized_return - 0.05 for team in teams)))
+    panel.set_xlabel("coded bits per agent step (packets under frozen codes)")
+    panel.set_ylabel("return: 0 the best silent listener, 1 the oracle")
+    panel.grid(alpha=0.3)
+    figure.legend(loc="outside right center", fontsize=9)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(file, dpi=110)
