@@ -17,7 +17,7 @@ from common import median_ratio, report
 from marlcomm.algorithms import IC3NetConfig
 from marlcomm.channels.base import Peers
 from marlcomm.objectives.base import channel_loss, columns, sent_messages
-from marlcomm.policies.base import Moment
+from marlcomm.policies.base import Moment, Talk
 from marlcomm.policies.evaluation import count
 from marlcomm.policies.rollout import Player, channel_noise
 from marlcomm.policies.team import make_meter
@@ -40,8 +40,8 @@ class BareLoop:
         self.worlds = torch.arange(config.num_worlds)
         self.round = self.env_steps = 0
 
-    def train(self) -> None:
-        config, channel = self.config, self.policy.channel
+    def sample(self) -> dict[str, torch.Tensor]:
+        """The rows of one episode of each world."""
         rollout = self.player.play(self.worlds, torch.full_like(self.worlds, self.round))
         self.env_steps += rollout.env_steps
         count(self.meter, rollout)
@@ -49,24 +49,35 @@ class BareLoop:
         if self.objective.normalizes_advantages:
             own = batch["advantages"][rollout.acts].double()
             normalize_advantages(batch, np.array([len(own), float(own.sum()), float(own.square().sum())]))
+        return batch
+
+    def minibatches(self, batch: dict[str, torch.Tensor], epoch: int) -> list[dict[str, torch.Tensor]]:
+        number = self.config.num_minibatches
+        return list(minibatches(epoch_rows(batch, self.config.seed, self.round, epoch, number, 1), number))
+
+    def step(self, part: dict[str, torch.Tensor]) -> Talk:
+        """Forward, loss, backward and optimiser on a minibatch."""
+        config, channel = self.config, self.policy.channel
+        noise = channel_noise(channel, config.seed, "train", part["world"], part["episode"], *part["alive"].shape[1:])
+        moment = Moment(part["observations"], part["alive"], part["spawned"], part.get("gates"), noise)
+        decision = self.policy(moment)
+        loss = self.objective.loss(part, decision, self.env_steps).total
+        loss = loss + channel_loss(channel, decision.talk, part["acts"], part["messages"][0]).total
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if config.grad_clip:
+            torch.nn.utils.clip_grad_norm_(self.policy.parameters(), config.grad_clip)
+        self.optimizer.step()
+        return decision.talk
+
+    def train(self) -> None:
+        channel, batch = self.policy.channel, self.sample()
         said = []
-        for epoch in range(config.num_epochs):
-            rows = epoch_rows(batch, config.seed, self.round, epoch, config.num_minibatches, 1)
-            for part in minibatches(rows, config.num_minibatches):
-                noise = channel_noise(
-                    channel, config.seed, "train", part["world"], part["episode"], *part["alive"].shape[1:]
-                )
-                moment = Moment(part["observations"], part["alive"], part["spawned"], part.get("gates"), noise)
-                decision = self.policy(moment)
+        for epoch in range(self.config.num_epochs):
+            for part in self.minibatches(batch, epoch):
+                talk = self.step(part)
                 if epoch == 0 and channel.absorbs:
-                    said.append(sent_messages(decision.talk, part["acts"]))
-                loss = self.objective.loss(part, decision, self.env_steps).total
-                loss = loss + channel_loss(channel, decision.talk, part["acts"], part["messages"][0]).total
-                self.optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                if config.grad_clip:
-                    torch.nn.utils.clip_grad_norm_(self.policy.parameters(), config.grad_clip)
-                self.optimizer.step()
+                    said.append(sent_messages(talk, part["acts"]))
         if channel.absorbs:
             channel.absorb(torch.cat(said), self.env_steps, Peers())
         channel.after_update(self.env_steps)

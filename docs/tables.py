@@ -1,13 +1,15 @@
 """Write the tables of these pages from the code: python docs/tables.py (with --check, only compare).
 
 A table stands between ``<!-- settings KIND NAME -->``, ``<!-- figures GROUP -->``, ``<!-- card ENV -->``,
-``<!-- runs NAME -->`` (summaries in results/NAME/) or ``<!-- speed -->`` (results/benchmarks/), and ``<!-- end -->``.
+``<!-- runs NAME -->`` (summaries in results/NAME/), ``<!-- distortion PART -->`` (results/rate_distortion/) or
+``<!-- speed -->`` (results/benchmarks/), and ``<!-- end -->``.
 """
 
 from __future__ import annotations
 
 import json
 import re
+import statistics
 import sys
 from pathlib import Path
 from typing import Any
@@ -127,6 +129,33 @@ def speed_table() -> str:
     return "\n".join([*lines, *(f"| {what} | {figure} | `{record['command']}` |" for what, figure, record in rows)])
 
 
+def distortion_table(part: str) -> str:
+    """Rates, errors and gaps to Shannon's bound of one part, means over seeds; both sources side by side."""
+    points = [
+        point
+        for point in _read(RESULTS / "rate_distortion" / "rate_distortion.json")["points"]
+        if point["part"] == part
+    ]
+    sources = list(dict.fromkeys(point["source"] for point in points))
+    lines = ["| channel |" + "".join(f" {source}: bits | packet bits | error | gap, dB |" for source in sources)]
+    lines.append("|---|" + "---|" * 4 * len(sources))
+    for label, wanted in dict.fromkeys((point["label"], point["target_bits"]) for point in points):
+        cells = [f"{label}, {wanted:g}"]
+        for source in sources:
+            own = [
+                point
+                for point in points
+                if (point["label"], point["target_bits"], point["source"]) == (label, wanted, source)
+            ]
+            bits, packet, mse, gap, error = (
+                statistics.fmean(point[name] for point in own)
+                for name in ("bits", "packet_bits", "mse", "gap_db", "gap_error_db")
+            )
+            cells += [f"{bits:.2f}", f"{packet:.2f}", f"{mse:.3g}", f"{gap:.2f} ± {error:.2f}"]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def _read(file: Path) -> dict[str, Any]:
     loaded: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     return loaded
@@ -148,6 +177,8 @@ def _table(kind: str, name: str) -> str:
         return card_table(name)
     if kind == "runs":
         return runs_table(name)
+    if kind == "distortion":
+        return distortion_table(name)
     if kind == "speed":
         return speed_table()
     what, _, which = name.partition(" ")
@@ -157,7 +188,7 @@ def _table(kind: str, name: str) -> str:
 def rendered(text: str) -> str:
     """A page with all its tables written anew."""
     return re.sub(
-        r"<!-- (settings|figures|card|runs|speed)(?: ([\w. ]+))? -->\n.*?<!-- end -->",
+        r"<!-- (settings|figures|card|runs|distortion|speed)(?: ([\w. ]+))? -->\n.*?<!-- end -->",
         lambda found: f"{found[0].splitlines()[0]}\n{_table(found[1], found[2] or '')}\n<!-- end -->",
         text,
         flags=re.DOTALL,
