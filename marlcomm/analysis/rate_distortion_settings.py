@@ -94,7 +94,8 @@ def _codebooks(part: Part) -> Iterator[Setting]:
 def _scalars(part: Part) -> Iterator[Setting]:
     if part == "linear":
         for target in TARGETS:
-            yield Setting("fsq", target, {"levels": [65] * _SIZE}, step=1 / 32)
+            half = 8 if target < 32 else 16  # maps to finer levels have smaller weights, which Adam's steps upset
+            yield Setting("fsq", target, {"levels": [2 * half + 1] * _SIZE}, step=1 / half)
         for target in TARGETS:
             yield Setting("uniform", target, {"bits": 6, "step": "fixed", "low": -16.0, "high": 15.5}, step=0.5)
     for target in TARGETS:
