@@ -87,7 +87,7 @@ def many_uniform(keys: Tensor, count: int) -> Tensor:
 
 def gumbel(uniforms: Tensor) -> Tensor:
     """Standard Gumbel variates from uniforms in (0, 1), any shape."""
-    return -torch.log(-torch.log(uniforms))
+    return torch.log(uniforms).neg_().log_().neg_()
 
 
 def choice(uniforms: Tensor, options: int) -> Tensor:

@@ -79,7 +79,7 @@ class GumbelChannel(Channel):
         )
 
     def _tokens(self, messages: Tensor, noise: Tensor | None) -> Tensor:
-        """Hard tokens [..., T, V] with the gradient of the relaxed ones."""
+        """Tokens [..., T, V] as `_choose` makes them, with the gradient of the relaxed ones."""
         if noise is None:
             raise ValueError("tokens need noise: pass uniform draws of shape [..., tokens * V]")
         uniforms = noise.unflatten(-1, (self.settings.tokens, self.settings.vocabulary))
@@ -89,10 +89,11 @@ class GumbelChannel(Channel):
     def _choose(self, logits: Tensor, uniforms: Tensor) -> Tensor:
         """The one place where a token is chosen: an exact sample [..., V], given draws [..., V]."""
         gumbels = random.gumbel(uniforms)
-        if torch.is_grad_enabled() and not self._reads_itself:
-            return self._relaxed(logits, gumbels, uniforms)  # whose value nobody reads, only its gradient
-        hard = one_hot((logits + gumbels).argmax(-1), self.settings.vocabulary)
-        if not torch.is_grad_enabled():
+        perturbed, learns = logits + gumbels, torch.is_grad_enabled()
+        if not self._reads_itself:  # then only the gradient of a token is read, or where its maximum is
+            return self._relaxed(logits, gumbels, uniforms) if learns else perturbed
+        hard = one_hot(perturbed.argmax(-1), self.settings.vocabulary)
+        if not learns:
             return hard
         soft = self._relaxed(logits, gumbels, uniforms)
         return hard + (soft - soft.detach())
