@@ -90,8 +90,9 @@ def test_the_price_is_the_entropy_of_rounded_gaussians():
 
 
 def test_every_channel_that_quantises_has_settings():
+    built_in = {name for name, row in CHANNELS.rows.items() if isinstance(row.target, str)}
     for part in SETTINGS.values():
-        assert {one.channel for one in part} == set(CHANNELS.rows) - {"continuous", "silent"}
+        assert {one.channel for one in part} == built_in - {"continuous", "silent"}
 
 
 @pytest.fixture(scope="module")
