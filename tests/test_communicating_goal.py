@@ -19,7 +19,7 @@ from marlcomm.objectives.ppo import PPO
 from marlcomm.objectives.schedule import Schedule
 from marlcomm.policies.base import Moment, Overheard
 from marlcomm.policies.evaluation import count, evaluate, evaluate_script
-from marlcomm.policies.rollout import Player, channel_noise
+from marlcomm.policies.rollout import Player, channel_noise, entropies
 from marlcomm.policies.team import TeamNames, make_meter
 from marlcomm.registry import ENVS, ConfigError
 from marlcomm.wire.alphabet import Alphabet
@@ -253,9 +253,36 @@ def rollout(env, policy, worlds=40):
     return Player(env, policy, 0).play(torch.arange(worlds), torch.zeros(worlds, dtype=torch.int64))
 
 
-def test_speakers_must_fit_the_team():
-    with pytest.raises(ValueError, match="who of 3 slots may speak"):
-        TeamSpec("x", 3, 2, 2, 5, "s", speakers=(True, False))
+@pytest.mark.parametrize("name", ["speakers", "actors"])
+def test_who_may_do_what_must_fit_the_team(name):
+    with pytest.raises(ValueError, match=f"{name} must say yes or no for each of 3 slots"):
+        TeamSpec("x", 3, 2, 2, 5, "s", **{name: (True, False)})
+
+
+@pytest.mark.parametrize("policy_name", POLICIES)
+def test_nothing_is_learned_from_actions_that_move_nobody(policy_name):
+    """The speaker has one action, the listener's gate is shut: certain, and without a gradient."""
+    env, policy = team(policy_name)
+    played = rollout(env, policy)
+    assert not played.actions[:, :, SPEAKER].any()
+    assert len(played.actions[:, :, LISTENER].unique()) == 5
+    decision = policy(moments(policy, played))
+    action = torch.log_softmax(decision.logits, -1)[..., 0]
+    assert not action[:, :, SPEAKER].any()
+    assert action[:, :, LISTENER].all()
+    certain = [action[:, :, SPEAKER].sum()]
+    if decision.gate_logits is None:
+        assert not played.log_probs[:, :, SPEAKER].any()
+        assert not entropies(decision)[:, :, SPEAKER].any()
+    else:
+        gate = torch.log_softmax(decision.gate_logits, -1)
+        assert not gate[:, :, LISTENER, 0].any()
+        assert not played.gate_choices[:, :, LISTENER].any()
+        assert played.gate_choices[:, :, SPEAKER].any()
+        assert torch.allclose(entropies(decision)[:, :, SPEAKER], -(gate.exp() * gate).sum(-1)[:, :, SPEAKER])
+        certain.append(gate[:, :, LISTENER, 0].sum())
+    for gradient in torch.autograd.grad(sum(certain), list(policy.parameters()), allow_unused=True):
+        assert gradient is None or not gradient.any()
 
 
 @pytest.mark.parametrize("policy_name", POLICIES)

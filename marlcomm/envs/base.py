@@ -29,8 +29,9 @@ class TeamSpec:
         observation_bounds: lowest and highest value that an observation can hold.
         keeps_memory: whether a slot's next occupant goes on with the memory that the last one left (a defect of
             published worlds, kept for comparison).
-        speakers: which slots may speak; None: all. The others hear, see and act, and their messages are not on the
-            wire.
+        speakers: which slots may speak; None: all. The others' messages are not on the wire.
+        actors: which slots the world obeys; None: all. The others always choose action 0, and nothing is learned from
+            that.
         floor, ceiling: the scripts (see `TeamEnv.scripts`) that scores lie between; None where there is none.
         card: measured references of this setting (``None`` where none is stored): policy name -> metric -> value.
     """
@@ -44,15 +45,17 @@ class TeamSpec:
     observation_bounds: tuple[float, float] = (-math.inf, math.inf)
     keeps_memory: bool = False
     speakers: tuple[bool, ...] | None = None
+    actors: tuple[bool, ...] | None = None
     floor: str | None = None
     ceiling: str | None = None
     card: dict[str, Any] | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        if self.speakers is not None and len(self.speakers) != self.num_agents:
-            raise ValueError(
-                f"{self.name}: speakers must name who of {self.num_agents} slots may speak, got {self.speakers}"
-            )
+        for name, slots in (("speakers", self.speakers), ("actors", self.actors)):
+            if slots is not None and len(slots) != self.num_agents:
+                raise ValueError(
+                    f"{self.name}: {name} must say yes or no for each of {self.num_agents} slots, got {slots}"
+                )
 
     @property
     def agent_names(self) -> list[str]:

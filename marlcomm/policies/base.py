@@ -13,6 +13,8 @@ from marlcomm.envs.base import TeamSpec
 from marlcomm.policies.memory import Memory
 from marlcomm.policies.settings import PolicySettings
 
+_NEVER = -1e9  # the logit of what cannot be chosen; finite, so that probability times logarithm is zero
+
 
 @dataclass(frozen=True)
 class Talk:
@@ -89,6 +91,7 @@ class TeamPolicy(nn.Module, ABC):
     gated: bool = False
     _others: Tensor
     _speakers: Tensor
+    _actors: Tensor
 
     def __init__(self, spec: TeamSpec, settings: PolicySettings, channel: Channel) -> None:
         super().__init__()
@@ -97,8 +100,9 @@ class TeamPolicy(nn.Module, ABC):
         self.channel = channel
         self.input_size = spec.observation_size + (spec.num_agents if settings.agent_identity else 0)
         self.register_buffer("_others", ~torch.eye(spec.num_agents, dtype=torch.bool), persistent=False)
-        speakers = torch.tensor(spec.speakers or (True,) * spec.num_agents)
-        self.register_buffer("_speakers", speakers, persistent=False)
+        for name, slots in (("_speakers", spec.speakers), ("_actors", spec.actors)):
+            allowed = torch.tensor(slots or (True,) * spec.num_agents)
+            self.register_buffer(name, allowed, persistent=False)
 
     @abstractmethod
     def see(self, observations: Tensor) -> Tensor:
@@ -138,7 +142,7 @@ class TeamPolicy(nn.Module, ABC):
         """One step of B worlds: all tensors [B, N, ...]."""
         features = self.see(self._inputs(moment.observations))
         states, memory, talk = self._live(features, moment, memory, overheard)
-        return Decision(*self.decide(states), talk), memory
+        return Decision(*self._decide(states), talk), memory
 
     def _over_time(self, moment: Moment) -> Decision:
         # Time goes first inside, so that the slice of a step is contiguous.
@@ -153,13 +157,22 @@ class TeamPolicy(nn.Module, ABC):
             state, memory, talk = self._live(seen, now, memory)
             states.append(state)
             talks.append(talk)
-        logits, gate_logits, values = self.decide(torch.stack(states))
+        logits, gate_logits, values = self._decide(torch.stack(states))
         return Decision(
             logits.transpose(0, 1),
             None if gate_logits is None else gate_logits.transpose(0, 1),
             values.transpose(0, 1),
             stack_talks(talks),
         )
+
+    def _decide(self, states: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
+        """`decide`, where the world leaves a choice: elsewhere action 0, and a shut gate, have probability 1."""
+        logits, gate_logits, values = self.decide(states)
+        if self.spec.actors is not None:
+            logits = _first_only(logits, ~self._actors)
+        if self.spec.speakers is not None and gate_logits is not None:
+            gate_logits = _first_only(gate_logits, ~self._speakers)
+        return logits, gate_logits, values
 
     def _live(
         self, features: Tensor, moment: Moment, memory: Memory, overheard: Overheard | None = None
@@ -189,6 +202,12 @@ class TeamPolicy(nn.Module, ABC):
             return observations
         identity = torch.eye(self.spec.num_agents, device=observations.device)
         return torch.cat([observations, identity.expand(*observations.shape[:-1], -1)], dim=-1)
+
+
+def _first_only(logits: Tensor, slots: Tensor) -> Tensor:
+    """Logits [..., N, A] that leave some slots [N] the first option only: certain, and without a gradient."""
+    later = torch.arange(logits.shape[-1], device=logits.device) > 0
+    return logits.masked_fill(slots.unsqueeze(-1) & later, _NEVER)
 
 
 def _fields(moment: Moment) -> list[Tensor | None]:

@@ -59,6 +59,7 @@ class CommunicatingGoal(TeamEnv):
             setting=settings.setting,
             observation_bounds=(0, 1),
             speakers=(True, False),
+            actors=(False, True),
             floor="tour",
             ceiling="oracle",
             card=card("communicating_goal", settings.setting),
