@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from marlcomm.wire.alphabet import Alphabet, Symbols
+from marlcomm.wire.bits import WireError
 from marlcomm.wire.conditional import ConditionalTables
 
 
@@ -165,16 +166,18 @@ class Channel(nn.Module, ABC):
         """Send messages [..., D] (any float dtype) through the channel.
 
         Raises:
-            ValueError: messages of another size, or with elements that are infinite or NaN.
+            ValueError: messages of another size.
+            WireError: messages with elements that are infinite or NaN (where no gradient is wanted).
         """
         if messages.shape[-1] != self.message_size:
             raise ValueError(
                 f"{type(self).__name__} was built for messages of size {self.message_size}, got {messages.shape[-1]}"
             )
         messages, dtype = messages.float(), messages.dtype
-        if not torch.isfinite(messages).all():
+        # A learner's replay sends nothing: it skips what is not finite, and counts how often.
+        if not torch.is_grad_enabled() and not torch.isfinite(messages).all():
             wrong = int((~torch.isfinite(messages).all(-1)).sum())
-            raise ValueError(f"{type(self).__name__}: {wrong} messages hold NaN or infinity; no symbol stands for that")
+            raise WireError(f"{type(self).__name__}: {wrong} messages hold NaN or infinity; no symbol stands for that")
         symbols = self.encode(messages.detach(), noise)
         decoded = self.decode(symbols, noise)
         if not torch.is_grad_enabled():
