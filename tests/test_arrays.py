@@ -18,7 +18,7 @@ integers = arrays.arrays(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(integers, st.sampled_from(sorted(CODES)))
 def test_every_array_comes_back(array, name):
     back = unpack(pack(array, name))
@@ -27,7 +27,7 @@ def test_every_array_comes_back(array, name):
     assert back.dtype == array.dtype.newbyteorder("=")
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(integers, st.sampled_from(sorted(CODES)), st.data())
 def test_damaged_bytes_are_refused(array, name, data):
     packed = bytearray(pack(array, name))

@@ -41,7 +41,7 @@ def samples(draw):
     return alphabet, pool[picks]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(samples())
 def test_what_always_holds_on_one_sample(case):
     alphabet, symbols = case
@@ -63,7 +63,7 @@ def test_what_always_holds_on_one_sample(case):
         assert conditional_entropy(symbols[:-1], symbols[1:]) <= present + SLACK
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(samples(), st.sampled_from(sorted(CODES)))
 def test_no_static_prefix_code_is_below_the_entropy(case, name):
     """Not even one that was fitted on the very messages that it is measured on."""

@@ -23,7 +23,7 @@ def resealed(tables, data):
     return data[:8] + struct.pack("<I", checksum) + data[12:]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(two_samples(), st.booleans())
 def test_streams_bring_every_message_back(case, joint):
     alphabet, training, later = case
@@ -35,7 +35,7 @@ def test_streams_bring_every_message_back(case, joint):
     assert words(data) <= tables.ideal_bits(later).sum() / 32 + 2
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(two_samples(), st.booleans(), st.data())
 def test_damaged_streams_are_refused(case, joint, data):
     alphabet, training, later = case
@@ -47,7 +47,7 @@ def test_damaged_streams_are_refused(case, joint, data):
         read_stream(tables, bytes(stream))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(two_samples(), st.booleans(), st.data())
 def test_forged_streams_are_refused_or_are_what_a_sender_writes(case, joint, data):
     alphabet, training, later = case

@@ -14,7 +14,7 @@ from marlcomm.wire.fitted import huffman_widths
 from marlcomm.wire.tables import MOST_ENTRIES, TOTAL, integer_counts
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.lists(st.one_of(st.integers(1, 3), st.integers(1, 10**9)), min_size=1, max_size=50))
 def test_counts_are_positive_sum_up_and_keep_the_order(weights):
     weights = np.array(weights, np.int64)
@@ -83,7 +83,7 @@ def test_a_joint_table_of_everything_needs_no_escape():
     assert len(Tables.fit(Alphabet.fixed([2] * 3), everything[1:], joint=True).messages.counts) == 7 + 1
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(two_samples(), st.booleans())
 def test_tables_are_rebuilt_from_what_is_stored(case, joint):
     alphabet, training, later = case
@@ -95,7 +95,7 @@ def test_tables_are_rebuilt_from_what_is_stored(case, joint):
     assert (other.digest == tables.digest) == (other.state() == tables.state())
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(two_samples(), st.booleans())
 def test_huffman_on_tables_is_the_fitted_code(case, joint):
     alphabet, training, later = case
@@ -104,7 +104,7 @@ def test_huffman_on_tables_is_the_fitted_code(case, joint):
     assert np.array_equal(code.decode(code.encode(later)), later)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.lists(st.integers(1, 10**6), min_size=2, max_size=60))
 def test_huffman_is_within_a_bit_of_the_tables_entropy(weights):
     counts = integer_counts(np.array(weights, np.int64))

@@ -31,7 +31,7 @@ from marlcomm.wire.bits import BitReader
 from marlcomm.wire.entropy import plug_in_entropy
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(messages(), st.sampled_from(sorted(CODES)))
 def test_every_code_brings_every_message_back(case, name):
     alphabet, symbols = case
@@ -56,7 +56,7 @@ def test_packets_bring_sender_step_and_symbols_back(case, data):
     assert (8 * packets.sizes >= code.lengths(symbols)).all()  # prefix bits never exceed the packet
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(messages(), st.sampled_from(sorted(CODES)), st.data())
 def test_damaged_bytes_are_refused_or_decode_to_the_alphabet(case, name, data):
     alphabet, symbols = case
@@ -73,7 +73,7 @@ def test_damaged_bytes_are_refused_or_decode_to_the_alphabet(case, name, data):
     code.lengths(decoded)  # raises if a symbol left the alphabet
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(two_samples(), st.sampled_from(sorted(CODES)), st.booleans())
 def test_a_fitted_code_brings_back_what_it_never_saw(case, name, joint):
     alphabet, training, later = case
@@ -83,7 +83,7 @@ def test_a_fitted_code_brings_back_what_it_never_saw(case, name, joint):
     assert np.array_equal(packets.bits, code.lengths(later))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(two_samples(), st.sampled_from(sorted(CODES)), st.booleans())
 def test_a_code_is_rebuilt_from_what_is_stored(case, name, joint):
     alphabet, training, later = case
@@ -96,7 +96,7 @@ def test_a_code_is_rebuilt_from_what_is_stored(case, name, joint):
     assert (others.digest == code.digest) == (others.state() == code.state())
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(two_samples(), st.sampled_from(sorted(CODES)), st.booleans(), st.data())
 def test_a_fitted_code_refuses_damage_or_decodes_to_the_alphabet(case, name, joint, data):
     alphabet, training, later = case
@@ -115,7 +115,7 @@ def test_a_fitted_code_refuses_damage_or_decodes_to_the_alphabet(case, name, joi
     assert code.encode(decoded).data == damaged.data
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(two_samples(), st.sampled_from(sorted(CODES)), st.booleans())
 def test_messages_that_lack_their_last_byte_are_refused(case, name, joint):
     alphabet, training, later = case
