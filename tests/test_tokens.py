@@ -9,7 +9,7 @@ from marlcomm import noise
 from marlcomm.channels.daps import LOG_ETA_RANGE, DAPSChannel, clipped_search, search_weights
 from marlcomm.channels.gumbel import GRMCKChannel, GumbelChannel, conditional_gumbels
 from marlcomm.channels.settings import DAPSSettings, GRMCKSettings, GumbelSettings
-from marlcomm.channels.tokens import one_hot, spoken, to_symbols
+from marlcomm.channels.tokens import TokenReader, one_hot, spoken, to_symbols
 from marlcomm.policies.team import make_channel
 from marlcomm.registry import ConfigError
 from marlcomm.wire import Code
@@ -602,3 +602,16 @@ def test_a_search_that_cannot_be_is_named(settings, words):
 def test_tokens_need_noise(channel):
     with pytest.raises(ValueError, match="tokens need noise"):
         channel(2).encode(torch.zeros(1, 2))
+
+
+@pytest.mark.parametrize("end_token", [False, True])
+def test_the_gradient_of_the_reader_is_that_of_a_product_with_hard_tokens(end_token):
+    settings = GumbelSettings(vocabulary=5, tokens=3, end_token=end_token)
+    reader = TokenReader(4, settings)
+    symbols = torch.randint(0, 5, (7, 2, 3), dtype=torch.int32)
+    tokens = one_hot(symbols, 5)
+    sent = tokens * spoken(tokens, end_token).unsqueeze(-1)
+    weights = torch.randn(7, 2, 4)
+    (reader(symbols) * weights).sum().backward()
+    expected = torch.einsum("bmtv,bmw->tvw", sent, weights)
+    torch.testing.assert_close(reader.embedding.grad, expected)

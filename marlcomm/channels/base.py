@@ -101,6 +101,10 @@ class Channel(nn.Module, ABC):
     def surrogate(self, messages: Tensor, noise: Tensor | None = None) -> Tensor:
         """The differentiable stand-in [..., D] for decode(encode(messages)): only its gradient counts."""
 
+    def encode_with_surrogate(self, messages: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """`encode` and `surrogate` of messages with a gradient; overridden where both come of the same numbers."""
+        return self.encode(messages.detach(), noise), self.surrogate(messages, noise)
+
     def losses(self, messages: Tensor, symbols: Tensor, noise: Tensor | None = None) -> dict[str, Tensor]:
         """Named losses [...], one value per message, unweighted."""
         return {}
@@ -178,10 +182,10 @@ class Channel(nn.Module, ABC):
         if not torch.is_grad_enabled() and not torch.isfinite(messages).all():
             wrong = int((~torch.isfinite(messages).all(-1)).sum())
             raise WireError(f"{type(self).__name__}: {wrong} messages hold NaN or infinity; no symbol stands for that")
-        symbols = self.encode(messages.detach(), noise)
-        decoded = self.decode(symbols, noise)
         if not torch.is_grad_enabled():
-            return Transmission(decoded.to(dtype), symbols)
-        surrogate = self.surrogate(messages, noise)
+            symbols = self.encode(messages, noise)
+            return Transmission(self.decode(symbols, noise).to(dtype), symbols)
+        symbols, surrogate = self.encode_with_surrogate(messages, noise)
+        decoded = self.decode(symbols, noise)
         received = decoded + (surrogate - surrogate.detach())
         return Transmission(received.to(dtype), symbols, self.losses(messages, symbols, noise))

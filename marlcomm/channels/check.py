@@ -78,6 +78,8 @@ def _receivers_hear_what_was_decoded(case: _Case) -> str | None:
     decoded = case.channel.decode(sent.symbols, case.noise)
     if not torch.equal(sent.received, decoded):
         return "transmit's received differs from decode(symbols): the gradient path changed the value"
+    if not torch.equal(sent.symbols, case.symbols()):
+        return "transmit sends other symbols than encode makes: encode_with_surrogate must make the same"
     return None
 
 

@@ -15,6 +15,7 @@ from marlcomm import noise as random
 from marlcomm.channels.base import Channel
 from marlcomm.channels.settings import GRMCKSettings, GumbelSettings
 from marlcomm.channels.tokens import (
+    FactorisedSender,
     TokenReader,
     make_sender,
     one_hot,
@@ -47,7 +48,6 @@ class GumbelChannel(Channel):
         self.sender = make_sender(message_size, settings)
         self.reader = TokenReader(message_size, settings)
         self.register_buffer("temperature", torch.tensor(settings.temperature))
-        self._reads_itself = settings.end_token or settings.sender == "autoregressive"
 
     def alphabet(self) -> Alphabet:
         return token_alphabet(self.settings)
@@ -62,6 +62,16 @@ class GumbelChannel(Channel):
 
     def surrogate(self, messages: Tensor, noise: Tensor | None = None) -> Tensor:
         return self.reader.relaxed(self._tokens(messages, noise))
+
+    def encode_with_surrogate(self, messages: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        if self.settings.end_token or not isinstance(self.sender, FactorisedSender):
+            tokens = self._tokens(messages, noise)
+            return to_symbols(tokens.detach(), self.settings.end_token), self.reader.relaxed(tokens)
+        # No token is read before the message is whole, so none has to be a hard one with a soft gradient.
+        uniforms = self._uniforms(noise)
+        logits, gumbels = self.sender.logits(messages), random.gumbel(uniforms)
+        symbols = (logits.detach() + gumbels).argmax(-1).to(torch.int32)
+        return symbols, self.reader.relaxed(self._relaxed(logits, gumbels, uniforms))
 
     def losses(self, messages: Tensor, symbols: Tensor, noise: Tensor | None = None) -> dict[str, Tensor]:
         if not self.loss_weights():
@@ -79,21 +89,21 @@ class GumbelChannel(Channel):
         )
 
     def _tokens(self, messages: Tensor, noise: Tensor | None) -> Tensor:
-        """Tokens [..., T, V] as `_choose` makes them, with the gradient of the relaxed ones."""
+        """Tokens [..., T, V], with the gradient of the relaxed ones."""
+        tokens: Tensor = self.sender(messages, self._uniforms(noise), self._choose)[0]
+        return tokens
+
+    def _uniforms(self, noise: Tensor | None) -> Tensor:
         if noise is None:
             raise ValueError("tokens need noise: pass uniform draws of shape [..., tokens * V]")
-        uniforms = noise.unflatten(-1, (self.settings.tokens, self.settings.vocabulary))
-        tokens: Tensor = self.sender(messages, uniforms, self._choose)[0]
-        return tokens
+        uniforms: Tensor = noise.unflatten(-1, (self.settings.tokens, self.settings.vocabulary))
+        return uniforms
 
     def _choose(self, logits: Tensor, uniforms: Tensor) -> Tensor:
         """The one place where a token is chosen: an exact sample [..., V], given draws [..., V]."""
         gumbels = random.gumbel(uniforms)
-        perturbed, learns = logits + gumbels, torch.is_grad_enabled()
-        if not self._reads_itself:  # then only the gradient of a token is read, or where its maximum is
-            return self._relaxed(logits, gumbels, uniforms) if learns else perturbed
-        hard = one_hot(perturbed.argmax(-1), self.settings.vocabulary)
-        if not learns:
+        hard = one_hot((logits.detach() + gumbels).argmax(-1), self.settings.vocabulary)
+        if not torch.is_grad_enabled():
             return hard
         soft = self._relaxed(logits, gumbels, uniforms)
         return hard + (soft - soft.detach())

@@ -6,6 +6,7 @@ A token is a row [V] that is one at its value and zero elsewhere, so that a grad
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,8 +28,13 @@ class FactorisedSender(nn.Module):
 
     def forward(self, messages: Tensor, draws: Tensor, choose: Choose) -> tuple[Tensor, Tensor]:
         """Tokens and logits, both [..., T, V], of messages [..., D] and draws [..., T, A]."""
-        logits = self.to_logits(messages).unflatten(-1, self.shape)
+        logits = self.logits(messages)
         return choose(logits, draws), logits
+
+    def logits(self, messages: Tensor) -> Tensor:
+        """Logits [..., T, V] of messages [..., D]."""
+        logits: Tensor = self.to_logits(messages).unflatten(-1, self.shape)
+        return logits
 
 
 class AutoregressiveSender(nn.Module):
@@ -56,10 +62,13 @@ class AutoregressiveSender(nn.Module):
         return torch.stack(tokens, -2).unflatten(0, leading), torch.stack(logits, -2).unflatten(0, leading)
 
 
-SENDERS = {"factorised": FactorisedSender, "autoregressive": AutoregressiveSender}
+SENDERS: dict[str, type[FactorisedSender | AutoregressiveSender]] = {
+    "factorised": FactorisedSender,
+    "autoregressive": AutoregressiveSender,
+}
 
 
-def make_sender(message_size: int, settings: TokenSettings) -> nn.Module:
+def make_sender(message_size: int, settings: TokenSettings) -> FactorisedSender | AutoregressiveSender:
     """The sender that the settings name."""
     return SENDERS[settings.sender](message_size, settings)
 
@@ -73,7 +82,8 @@ def token_alphabet(settings: TokenSettings) -> Alphabet:
 
 def one_hot(values: Tensor, vocabulary: int) -> Tensor:
     """Tokens [..., V] of their values [...]."""
-    return nn.functional.one_hot(values.long(), vocabulary).to(torch.float32)
+    values = values.long().unsqueeze(-1)
+    return torch.zeros(*values.shape[:-1], vocabulary, device=values.device).scatter_(-1, values, 1.0)
 
 
 def spoken(tokens: Tensor, end_token: bool) -> Tensor:
@@ -108,12 +118,8 @@ class TokenReader(nn.Module):
         """Vectors [..., W] of symbols [..., T]; whatever stands after an end mark counts for nothing."""
         slots, vocabulary = self.embedding.shape[:2]
         rows = symbols.long() + torch.arange(slots, device=symbols.device) * vocabulary
-        heard: Tensor = nn.functional.embedding_bag(
-            rows.view(-1, slots),
-            self.embedding.flatten(0, 1),
-            mode="sum",
-            per_sample_weights=self._heard(symbols).view(-1, slots) if self.end_token else None,
-        )
+        weights = self._heard(symbols).view(-1, slots) if self.end_token else None
+        heard: Tensor = _sum_of_rows(self.embedding.flatten(0, 1), rows.view(-1, slots), weights)
         return heard.view(*symbols.shape[:-1], -1)
 
     def _heard(self, symbols: Tensor) -> Tensor:
@@ -125,6 +131,29 @@ class TokenReader(nn.Module):
         """The same of tokens [..., T, V] that carry a gradient; the embeddings get none."""
         sent = tokens * spoken(tokens, self.end_token).unsqueeze(-1) if self.end_token else tokens
         return sent.flatten(-2) @ self.embedding.detach().flatten(0, 1)
+
+
+class _SumOfRows(torch.autograd.Function):
+    """`embedding_bag` that sums, with a gradient for the table [R, W] alone and in half the time of torch's own."""
+
+    @staticmethod
+    def forward(ctx: Any, table: Tensor, rows: Tensor, weights: Tensor | None) -> Tensor:
+        """Sums [M, W] of the rows [M, T] of a table, each times its weight [M, T]."""
+        ctx.save_for_backward(rows, weights)
+        ctx.length = len(table)
+        return nn.functional.embedding_bag(rows, table, mode="sum", per_sample_weights=weights)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        (gradient,), (rows, weights) = gradients, ctx.saved_tensors
+        table = gradient.new_zeros(ctx.length, gradient.shape[-1])
+        for slot in range(rows.shape[-1]):
+            wanted = gradient if weights is None else gradient * weights[:, slot, None]
+            table.index_add_(0, rows[:, slot], wanted)
+        return table, None, None
+
+
+_sum_of_rows: Callable[[Tensor, Tensor, Tensor | None], Tensor] = _SumOfRows.apply
 
 
 def scheduled(schedule: Schedule, first: float, last: float, share: float) -> float:
