@@ -26,9 +26,10 @@ CHANNELS: dict[str, tuple[str, ...]] = {
     "int8": ("channel.name=int8",),
     "uniform, 2 bits": ("channel.name=uniform", "channel.bits=2"),
     "fsq, 3 x 3": ("channel.name=fsq", "channel.levels=[3,3]"),
-    "lfq, 3 bits": ("channel.name=lfq", "channel.bits=3"),
+    "lfq, 6 bits": ("channel.name=lfq", "channel.bits=6"),  # with 3 and 4 bits, most codes fall together
     "vq, 8": ("channel.name=vq", "channel.codebook_size=8"),
-    "dvq, 2 to 16": ("channel.name=dvq", "channel.pool=[[1,2],[1,4],[2,4]]"),
+    # A member of two codewords would pull all messages to two points, and the team falls silent.
+    "dvq, 8 or 8 x 8": ("channel.name=dvq", "channel.pool=[[1,8],[2,8]]"),
     "rvq, 2 x 4": ("channel.name=rvq", "channel.stages=2", "channel.codebook_size=4"),
     "ddcl": ("channel.name=ddcl", "channel.delta=1.0", "channel.rate_weight=5e-4"),
     "ddcl, knows the dither": (
@@ -44,7 +45,7 @@ CHANNELS: dict[str, tuple[str, ...]] = {
     "silent": ("channel.name=silent",),
 }
 AFTERWARDS = {
-    f"continuous, then {bits} bits": ("channel.name=post_training", f"channel.bits={bits}") for bits in (2, 4)
+    f"continuous, then {bits} bits": ("channel.name=post_training", f"channel.bits={bits}") for bits in (2, 4, 8)
 }
 _THREADS = ("resources.threads=1", "resources.num_cpus=1")
 _KEPT = ("success", "return", "return_standard_error")
