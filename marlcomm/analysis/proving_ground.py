@@ -40,7 +40,7 @@ CHANNELS: dict[str, tuple[str, ...]] = {
         "channel.code=dither_conditional",
     ),
     "gumbel, 8": ("channel.name=gumbel", "channel.vocabulary=8"),
-    "gr_mck, 8": ("channel.name=gr_mck", "channel.vocabulary=8"),
+    "gr_mck, 8": ("channel.name=gr_mck", "channel.vocabulary=8", "channel.temperature=1.0"),  # that of gumbel
     "daps, 8": ("channel.name=daps", "channel.vocabulary=8"),
     "silent": ("channel.name=silent",),
 }
