@@ -10,7 +10,7 @@ from common import report
 from training import BareLoop
 
 from marlcomm.algorithms import IC3NetConfig, MAPPOConfig
-from marlcomm.policies.evaluation import count
+from marlcomm.policies.metering import count
 
 
 def share(config, rounds: int = 5) -> float:

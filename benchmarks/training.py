@@ -18,7 +18,7 @@ from marlcomm.algorithms import IC3NetConfig
 from marlcomm.channels.base import Peers
 from marlcomm.objectives.base import channel_loss, columns, sent_messages
 from marlcomm.policies.base import Moment, Talk
-from marlcomm.policies.evaluation import count
+from marlcomm.policies.metering import count
 from marlcomm.policies.rollout import Player, channel_noise
 from marlcomm.policies.team import make_meter
 from marlcomm.rllib.rows import epoch_rows, minibatches, normalize_advantages

@@ -35,6 +35,7 @@ GROUPS = {
     "episode": glossary.EPISODE,
     **glossary.ENV_STATISTICS,
     "bandwidth": glossary.BANDWIDTH,
+    "bottleneck": glossary.BOTTLENECK,
     "wire": glossary.WIRE,
     "coded": glossary.CODED,
     "errors": glossary.ERRORS,

@@ -180,7 +180,7 @@ def _section(name: str, value: Any) -> Settings:
 def _check_together(choices: dict[str, Choice], sections: dict[str, Any]) -> None:
     """What each setting allows may still not fit together."""
     policy, channel, algorithm = (choices[group].settings for group in ("policy", "channel", "algorithm"))
-    channel.fit(policy.message_width)  # type: ignore[attr-defined]
+    channel.fit(policy.channel_width(channel.placement))  # type: ignore[attr-defined]
     run, resources = sections["run"], sections["resources"]
     check_worlds(run.worlds, resources.num_env_runners, resources.num_learners, algorithm.num_minibatches)  # type: ignore[attr-defined]
 

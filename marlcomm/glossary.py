@@ -63,6 +63,19 @@ BANDWIDTH = {
         "bits / message", "the same plus (distinct messages - 1) / (2 messages ln 2) (Miller-Madow)"
     ),
 }
+
+
+def bottleneck_figure(name: str) -> str | None:
+    """What a figure of `BANDWIDTH` is called of a bottleneck at the read-out; None: nobody receives what is in it."""
+    return None if name.startswith("received_") else f"bottleneck_{name.replace('prefix_bits', 'bits')}"
+
+
+# With `channel.placement: readout`: a message is what a receiver who heard anybody read, an agent step a right to hear.
+BOTTLENECK = {
+    tag: Figure(figure.unit, f"at the read-out: {figure.formula}")
+    for name, figure in BANDWIDTH.items()
+    if (tag := bottleneck_figure(name)) is not None
+}
 WIRE = {
     "wire_bytes_per_message": Figure("bytes / message", "length of the packets: 4 header bytes and the padded payload"),
     "paper_bits_per_message": Figure(
@@ -139,10 +152,11 @@ LEARNING = {
 def glossary(env: str) -> dict[str, Figure]:
     """All tags that a run on this environment may log, with their meaning."""
     episode = EPISODE | ENV_STATISTICS.get(env, {})
-    evaluated = episode | BANDWIDTH | WIRE | ERRORS
+    bandwidth = BANDWIDTH | BOTTLENECK
+    evaluated = episode | bandwidth | WIRE | ERRORS
     return (
         {f"train/{name}": figure for name, figure in episode.items()}
-        | {f"bandwidth/{name}": figure for name, figure in BANDWIDTH.items()}
+        | {f"bandwidth/{name}": figure for name, figure in bandwidth.items()}
         | LEARNING
         | {f"validation/{name}": figure for name, figure in evaluated.items()}
     )

@@ -18,7 +18,8 @@ from marlcomm.envs.communicating_goal.world import LISTENER, SPEAKER, Communicat
 from marlcomm.objectives.ppo import PPO
 from marlcomm.objectives.schedule import Schedule
 from marlcomm.policies.base import Moment, Overheard
-from marlcomm.policies.evaluation import count, evaluate, evaluate_script
+from marlcomm.policies.evaluation import evaluate, evaluate_script
+from marlcomm.policies.metering import count
 from marlcomm.policies.rollout import Player, channel_noise, entropies
 from marlcomm.policies.team import TeamNames, make_meter
 from marlcomm.registry import ENVS, ConfigError

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from rich import box
@@ -12,34 +13,38 @@ _BITS = {
     "prefix_bits_per_message": "prefix bits/\nmessage",
     "wire_bytes_per_message": "bytes/\nmessage",
 }
+_BOTTLENECK = {"bottleneck_bits_per_agent_step": "bottleneck bits/\nagent step"}
 
 
 def summary_table(summary: dict[str, Any]) -> Table:
     """The run between floor and ceiling; see `marlcomm.analysis.evaluation.evaluate_run` for the keys."""
+    read = summary["channel_settings"]["placement"] == "readout"
+    bits = _BITS | _BOTTLENECK if read else _BITS
     table = Table(
-        title=f"{summary['policy']} + {summary['channel']} on {summary['env']} {summary['setting']}\n"
+        title=f"{summary['policy']} + {summary['channel']}{' at the read-out' * read} on {summary['env']} "
+        f"{summary['setting']}\n"
         f"{summary['episodes']} episodes, the same worlds for all",
         box=box.SIMPLE_HEAD,
         pad_edge=False,
         padding=(0, 1, 0, 0),
     )
     table.add_column("", no_wrap=True)
-    for column in ("success", "return", *_BITS.values()):
+    for column in ("success", "return", *bits.values()):
         table.add_column(column, justify="right", no_wrap="/" not in column, vertical="bottom")
     if "floor" in summary:
-        _add(table, f"floor: {_words(summary['floor'])}", summary, "floor")
+        _add(table, f"floor: {_words(summary['floor'])}", summary, "floor", bits)
     stored = summary.get("silent")
     if stored:
         table.add_row(
             "trained in silence",
             f"{stored['success']:.3f}",
             f"{stored['return']:{_decimals(stored['return'])}}",
-            *["0" for _ in _BITS],
+            *["0" for _ in bits],
         )
-    _add(table, "[bold]sampled actions[/bold]", summary, "evaluation")
-    _add(table, "greedy actions", summary, "greedy")
+    _add(table, "[bold]sampled actions[/bold]", summary, "evaluation", bits)
+    _add(table, "greedy actions", summary, "greedy", bits)
     if "ceiling" in summary:
-        _add(table, f"ceiling: {_words(summary['ceiling'])}", summary, "ceiling")
+        _add(table, f"ceiling: {_words(summary['ceiling'])}", summary, "ceiling", bits)
     notes = [f"trained on {summary['env_steps']:,} env steps in {_minutes(summary['training_seconds'])}"]
     notes.append(f"evaluated in {_minutes(summary['evaluation_seconds'])}")
     ways = [f"{way:.0%} in {name}" for name in ("success", "return") if (way := _way(summary, name)) is not None]
@@ -60,12 +65,12 @@ def _way(summary: dict[str, Any], name: str) -> float | None:
     return (summary[f"evaluation/{name}"] - low) / (high - low) if high > low else None
 
 
-def _add(table: Table, title: str, summary: dict[str, Any], group: str) -> None:
+def _add(table: Table, title: str, summary: dict[str, Any], group: str, bits: Iterable[str]) -> None:
     table.add_row(
         title,
         _with_error(summary, f"{group}/success", ".3f"),
         _with_error(summary, f"{group}/return", _decimals(summary[f"{group}/return"])),
-        *(_number(summary.get(f"{group}/{name}")) for name in _BITS),
+        *(_number(summary.get(f"{group}/{name}")) for name in bits),
     )
 
 

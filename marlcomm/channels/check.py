@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from marlcomm.channels.base import Channel, Peers, Transmission
+from marlcomm.channels.readout import ReadoutChannel
 from marlcomm.wire.bits import WireError
 from marlcomm.wire.codes import Code
 
@@ -218,6 +220,16 @@ def _absorbing_leaves_a_channel(case: _Case) -> str | None:
     return problem and f"after absorb: {problem}"
 
 
+def _bottleneck_keeps_the_contract(case: _Case) -> str | None:
+    if not isinstance(case.channel, ReadoutChannel):
+        return None
+    for promise, check in _CHECKS.items():
+        problem = check(_Case(copy.deepcopy(case.channel.bottleneck)))
+        if problem is not None:
+            return f"{promise}: {problem}"
+    return None
+
+
 def _dtype_is_kept(case: _Case) -> str | None:
     for dtype in (torch.float64, torch.bfloat16):
         received = case.channel.transmit(case.messages.to(dtype), case.noise).received
@@ -240,4 +252,5 @@ _CHECKS: dict[str, Callable[[_Case], str | None]] = {
     "what evaluations send is decoded": _evaluations_decode,
     "what is absorbed leaves a working channel": _absorbing_leaves_a_channel,
     "the dtype of messages is kept": _dtype_is_kept,
+    "a bottleneck at the read-out keeps all of these": _bottleneck_keeps_the_contract,
 }

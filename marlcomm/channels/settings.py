@@ -20,7 +20,31 @@ def _falling(end: float, name: str, info: ValidationInfo) -> float:
 
 
 class ChannelSettings(Settings):
-    """What every channel's settings offer."""
+    """What every channel's settings offer.
+
+    Attributes:
+        why_sent: why a channel of this kind can be at the sender only; None where it can also be at the read-out.
+    """
+
+    why_sent: ClassVar[str | None] = None
+
+    placement: Literal["sender", "readout"] = Field(
+        "sender",
+        description="where it is. sender: its symbols are what is sent; readout: a bottleneck in each receiver, behind "
+        "links of float32 numbers",
+    )
+
+    @field_validator("placement")
+    @classmethod
+    def _makes_sense_there(cls, value: str) -> str:
+        if value == "readout" and cls.why_sent is not None:
+            raise ValueError(f"'sender': {cls.why_sent}")
+        return value
+
+    @property
+    def size_name(self) -> str:
+        """What a message's size is called where one does not fit."""
+        return "policy.message_size" if self.placement == "sender" else "the read-out's width"
 
     def fit(self, message_size: int) -> None:
         """Raise `ConfigError` where messages of this size cannot pass."""
@@ -29,13 +53,19 @@ class ChannelSettings(Settings):
 class ContinuousSettings(ChannelSettings):
     """float32 numbers as they are."""
 
+    why_sent = "what is read as it was heard passes no bottleneck"
+
 
 class SilentSettings(ChannelSettings):
     """Nothing is sent."""
 
+    why_sent = "where nothing is heard there is nothing to read"
+
 
 class PostTrainingSettings(ChannelSettings):
     """A trained continuous team, quantised afterwards."""
+
+    why_sent = "it stands for a link that was cut down after training (nearest: channel.name=uniform)"
 
     bits: int = Field(4, ge=1, le=16, description="bits of each element")
     clipped_share: float = Field(
@@ -98,7 +128,7 @@ class VQSettings(CodebookSettings):
     def fit(self, message_size: int) -> None:
         if message_size % self.segments:
             raise ConfigError(
-                f"channel.segments: got {self.segments}, wanted a divisor of policy.message_size "
+                f"channel.segments: got {self.segments}, wanted a divisor of {self.size_name} "
                 f"{message_size} (nearest: {nearest_divisor(message_size, self.segments)})"
             )
 
@@ -169,7 +199,7 @@ class DVQSettings(CodebookSettings):
         for place, (segments, _) in enumerate(self.pool):
             if message_size % segments:
                 raise ConfigError(
-                    f"channel.pool.{place}: got G = {segments}, wanted a divisor of policy.message_size "
+                    f"channel.pool.{place}: got G = {segments}, wanted a divisor of {self.size_name} "
                     f"{message_size} (nearest: {nearest_divisor(message_size, segments)})"
                 )
 
@@ -306,6 +336,11 @@ class DDCLSettings(ChannelSettings):
             raise ValueError(
                 "code: got 'dither_conditional', wanted 'marginal' unless a shared dither has levels "
                 f"(nearest: {nearest})"
+            )
+        if self.code == "dither_conditional" and self.placement == "readout":
+            raise ValueError(
+                "code: got 'dither_conditional', wanted 'marginal' with placement 'readout' "
+                "(no code is fitted to what no link carries)"
             )
         if self.code == "dither_conditional" and self.eval_dither == "none":
             raise ValueError(

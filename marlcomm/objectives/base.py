@@ -38,7 +38,10 @@ class Objective(ABC):
 
 
 def columns(rollout: Rollout, objective: Objective) -> Batch:
-    """The rows that a learner needs, worlds first: name -> [B, T, N, ...], [B, T] (running) or [B]."""
+    """The rows that a learner needs, worlds first: name -> [B, T, N, ...], [B, T] (running) or [B].
+
+    Symbols, and who spoke, are those of the channel: where it is at the read-out, what each receiver read.
+    """
     advantages, value_targets = objective.targets(rollout)
     batch = {
         "world": rollout.worlds,
@@ -52,8 +55,8 @@ def columns(rollout: Rollout, objective: Objective) -> Batch:
         "log_probs": rollout.log_probs,
         "advantages": advantages,
         "value_targets": value_targets,
-        "symbols": rollout.talk.symbols,
-        "spoke": rollout.talk.spoke,
+        "symbols": rollout.talk.quantised.symbols,
+        "spoke": rollout.talk.quantised.spoke,
     }
     if rollout.gates is not None and rollout.gate_choices is not None:
         batch |= {"gates": rollout.gates, "gate_choices": rollout.gate_choices}

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from marlcomm.channels.base import Channel
+from marlcomm.channels.readout import ReadoutChannel
 from marlcomm.envs.base import TeamSpec
 from marlcomm.policies.memory import Memory
 from marlcomm.policies.settings import PolicySettings
@@ -26,12 +27,20 @@ class Talk:
         losses: the channel's losses, name -> [..., N], one value per message.
         messages: [..., N, D], the vectors given to the channel, without gradient; only in a learner's replay, and only
             for a channel that absorbs them.
+        readout: where the channel is at the read-out, what passed it: the symbols, losses and gathered vectors of each
+            *receiver*, and in `spoke` who heard anybody. None where the channel is at the sender.
     """
 
     symbols: Tensor
     spoke: Tensor
     losses: dict[str, Tensor] = field(default_factory=dict)
     messages: Tensor | None = None
+    readout: Talk | None = None
+
+    @property
+    def quantised(self) -> Talk:
+        """What passed the channel, wherever that is: what was read at the read-out, or else what was sent."""
+        return self if self.readout is None else self.readout
 
 
 @dataclass(frozen=True)
@@ -82,7 +91,8 @@ class TeamPolicy(nn.Module, ABC):
     """One network shared by all agents of a team, talking through one channel.
 
     What an agent computes uses its own observation and memory and the vectors it *received*, nothing else of the
-    others. A subclass implements `see`, `begin`, `say`, `hear` and `decide`; `step` composes them once for all.
+    others. A subclass implements `see`, `begin`, `say`, `hear` and `decide`; `step` composes them once for all. One
+    that can have its channel at the read-out implements `gather` and `take` too.
 
     Attributes:
         gated: whether agents choose to speak; the choice made at a step counts at the next one.
@@ -130,9 +140,33 @@ class TeamPolicy(nn.Module, ABC):
             alive: [B, N] bool; the states of others are of no consequence.
         """
 
+    def gather(self, features: Tensor, memory: Memory, received: Tensor, audible: Tensor) -> Tensor:
+        """What each receiver makes of all that it heard, [B, N, W], which the bottleneck then lets it know.
+
+        The arguments are those of `hear`; of receivers that hear nobody the answer is of no consequence.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no read-out")
+
+    def take(self, features: Tensor, memory: Memory, read: Tensor, alive: Tensor) -> tuple[Tensor, Memory]:
+        """`hear`, where the channel is at the read-out: of the others an agent knows what it read, [B, N, W].
+
+        That is zero for who heard nobody.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no read-out")
+
     @abstractmethod
     def decide(self, states: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
         """Action logits [..., N, A], gate logits [..., N, 2] or None, and values [..., N] of states [..., N, H]."""
+
+    @property
+    def bottleneck(self) -> Channel | None:
+        """The channel that stands at the read-out; None where the channel is at the sender."""
+        return self.channel.bottleneck if isinstance(self.channel, ReadoutChannel) else None
+
+    @property
+    def quantiser(self) -> Channel:
+        """The channel that learns, wherever it stands: what a link of float32 numbers does needs no learning."""
+        return self.channel if self.bottleneck is None else self.bottleneck
 
     def forward(self, moment: Moment) -> Decision:
         """Replay a rollout from its beginning: all tensors [B, T, N, ...]."""
@@ -193,9 +227,19 @@ class TeamPolicy(nn.Module, ABC):
         if not self.channel.carries:
             spoke = torch.zeros_like(spoke)
         audible = spoke.unsqueeze(-2) & self._others
-        states, memory = self.hear(features, memory, received, audible, moment.alive)
-        kept = messages.detach() if self.channel.absorbs and torch.is_grad_enabled() else None
-        return states, memory, Talk(symbols, spoke, sent.losses, kept)
+        if self.bottleneck is None:
+            states, memory = self.hear(features, memory, received, audible, moment.alive)
+            return states, memory, Talk(symbols, spoke, sent.losses, self._kept(messages))
+        gathered = self.gather(features, memory, received, audible)
+        read = self.bottleneck.transmit(gathered, moment.noise)
+        hears = audible.any(-1) & moment.alive
+        states, memory = self.take(features, memory, read.received * hears.unsqueeze(-1), moment.alive)
+        readout = Talk(read.symbols, hears, read.losses, self._kept(gathered))
+        return states, memory, Talk(symbols, spoke, readout=readout)
+
+    def _kept(self, vectors: Tensor) -> Tensor | None:
+        """What a learner keeps of the vectors given to the quantiser, for it to absorb."""
+        return vectors.detach() if self.quantiser.absorbs and torch.is_grad_enabled() else None
 
     def _inputs(self, observations: Tensor) -> Tensor:
         if not self.settings.agent_identity:
@@ -217,16 +261,22 @@ def _fields(moment: Moment) -> list[Tensor | None]:
 def first_worlds(decision: Decision, worlds: int) -> Decision:
     """The decision of the first worlds of a batch (its channel losses and messages left out)."""
     gate_logits = None if decision.gate_logits is None else decision.gate_logits[:worlds]
-    talk = Talk(decision.talk.symbols[:worlds], decision.talk.spoke[:worlds])
-    return Decision(decision.logits[:worlds], gate_logits, decision.values[:worlds], talk)
+    return Decision(decision.logits[:worlds], gate_logits, decision.values[:worlds], _first(decision.talk, worlds))
+
+
+def _first(talk: Talk, worlds: int) -> Talk:
+    readout = None if talk.readout is None else _first(talk.readout, worlds)
+    return Talk(talk.symbols[:worlds], talk.spoke[:worlds], readout=readout)
 
 
 def stack_talks(talks: list[Talk]) -> Talk:
     """The talks of T steps, each [B, N, ...], as one of [B, T, N, ...]."""
     messages = [talk.messages for talk in talks if talk.messages is not None]
+    readouts = [talk.readout for talk in talks if talk.readout is not None]
     return Talk(
         symbols=torch.stack([talk.symbols for talk in talks], dim=1),
         spoke=torch.stack([talk.spoke for talk in talks], dim=1),
         losses={name: torch.stack([talk.losses[name] for talk in talks], dim=1) for name in talks[0].losses},
         messages=torch.stack(messages, dim=1) if messages else None,
+        readout=stack_talks(readouts) if readouts else None,
     )

@@ -12,11 +12,10 @@ from torch import Tensor
 from marlcomm.envs.base import Script, TeamEnv
 from marlcomm.policies.base import TeamPolicy
 from marlcomm.policies.coding import CodedEpisodes, FrozenCode
+from marlcomm.policies.metering import TalkCounts, TalkMeter
 from marlcomm.policies.rollout import EpisodeClock, Player, Rollout
-from marlcomm.policies.team import make_meter
 from marlcomm.wire.alphabet import Symbols
 from marlcomm.wire.bits import Int, Packets, WireError
-from marlcomm.wire.meter import BandwidthMeter, BitCounts
 from marlcomm.wire.packets import HEADER_BYTES, MessageCode, read_packets, write_packets
 
 _WORLDS_AT_ONCE = 1000
@@ -68,16 +67,17 @@ def evaluate(
     Raises:
         WireError: a decoded message differs from the sent one.
     """
-    meter, player = make_meter(policy), Player(env, policy, seed, stream)
-    counts, statistics, wire_bytes, paper_bits = BitCounts(), Episodes(), 0, list[NDArray[np.float64]]()
-    coded = CodedEpisodes(meter)
-    packed = FrozenCode(meter.code, policy.channel) if code is None else code
-    widest = max(env.spec.observation_size, policy.channel.alphabet().columns, policy.channel.noise_size)
+    meter, player = TalkMeter(policy), Player(env, policy, seed, stream)
+    counts, statistics, wire_bytes, paper_bits = TalkCounts(), Episodes(), 0, list[NDArray[np.float64]]()
+    coded = CodedEpisodes(meter.link)
+    packed = FrozenCode(meter.link.code, policy.channel) if code is None else code
+    columns = max(one.alphabet.columns for one in (meter.link, meter.bottleneck) if one is not None)
+    widest = max(env.spec.observation_size, columns, policy.channel.noise_size)
     for worlds in _chunks(env, episodes, env.spec.horizon * widest):
         with policy.channel.evaluation():
             rollout = player.play(worlds, torch.zeros_like(worlds), greedy=greedy)
         statistics.add(rollout.rewards, rollout.lengths, rollout.info)
-        counts = counts + count(meter, rollout)
+        counts = counts + meter.count(rollout)
         sent = (rollout.talk.spoke & rollout.acts).cpu().numpy()
         packets = _transmit(packed, rollout, sent, packed.context(rollout, seed, stream))
         wire_bytes += int(packets.sizes.sum())
@@ -89,8 +89,8 @@ def evaluate(
     if code is not None:
         figures |= coded.report(seed)
     figures["wire_bytes_per_episode"] = wire_bytes / episodes
-    if counts.messages:
-        figures["wire_bytes_per_message"] = wire_bytes / counts.messages
+    if counts.sent.messages:
+        figures["wire_bytes_per_message"] = wire_bytes / counts.sent.messages
         if paper_bits:
             figures["paper_bits_per_message"] = float(np.concatenate(paper_bits).mean())
     return figures
@@ -112,17 +112,6 @@ def _chunks(env: TeamEnv, episodes: int, numbers_per_agent: int) -> tuple[Tensor
     """The worlds of an evaluation, few enough at a time for the memory."""
     worlds = _NUMBERS_AT_ONCE // (env.spec.num_agents * numbers_per_agent)
     return torch.split(torch.arange(episodes, device=env.device), min(max(worlds, 1), _WORLDS_AT_ONCE))
-
-
-def count(meter: BandwidthMeter, rollout: Rollout) -> BitCounts:
-    """The meter's counts of a rollout."""
-    return meter.count(
-        rollout.talk.symbols.cpu().numpy(),
-        rollout.talk.spoke.cpu().numpy(),
-        rollout.acts.cpu().numpy(),
-        env_steps=rollout.env_steps,
-        episodes=len(rollout.worlds),
-    )
 
 
 @dataclass(frozen=True)

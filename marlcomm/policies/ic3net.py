@@ -52,8 +52,14 @@ class IC3Net(TeamPolicy):
     def hear(
         self, features: Tensor, memory: Memory, received: Tensor, audible: Tensor, alive: Tensor
     ) -> tuple[Tensor, Memory]:
+        return self.take(features, memory, self.gather(features, memory, received, audible), alive)
+
+    def gather(self, features: Tensor, memory: Memory, received: Tensor, audible: Tensor) -> Tensor:
         weights = audible / audible.sum(-1, keepdim=True).clamp(min=1)
-        heard = self.from_message(weights @ received)
+        return weights @ received
+
+    def take(self, features: Tensor, memory: Memory, read: Tensor, alive: Tensor) -> tuple[Tensor, Memory]:
+        heard = self.from_message(read)
         memory = self.core(features + heard, memory, alive)
         return memory["hidden"], memory
 

@@ -23,6 +23,15 @@ class PolicySettings(Settings):
             raise ConfigError("policy.message_size: got None, wanted a number: this policy has no size of its own")
         return self.message_size
 
+    @property
+    def readout_width(self) -> int:
+        """W, the width of what a receiver gathers from all that it heard (see `TeamPolicy.gather`)."""
+        raise ConfigError("channel.placement: got 'readout', wanted 'sender': this policy has no read-out")
+
+    def channel_width(self, placement: str) -> int:
+        """The width of the vectors that the channel quantises: of messages, or of what receivers gather."""
+        return self.message_width if placement == "sender" else self.readout_width
+
 
 class IC3NetSettings(PolicySettings):
     """IC3Net (Singh et al. 2019): an LSTM that hears the mean of the others' hidden states behind learned gates."""
@@ -44,6 +53,10 @@ class IC3NetSettings(PolicySettings):
     def message_width(self) -> int:
         return self.hidden_size if self.message_size is None else self.message_size
 
+    @property
+    def readout_width(self) -> int:
+        return self.message_width
+
 
 class CommNetSettings(IC3NetSettings):
     """CommNet (Sukhbaatar et al. 2016) as a preset of IC3Net: open gates, and training on the team's mean return."""
@@ -59,6 +72,10 @@ class TransformerSettings(PolicySettings):
     layers: int = Field(1, ge=1, description="attention layers of each agent's own stack")
     recurrent: bool = Field(True, description="an LSTM after the stack; without it the policy has no memory")
     hidden_size: int = Field(128, ge=1, description="H, width of the observation features and of the LSTM")
+
+    @property
+    def readout_width(self) -> int:
+        return self.width
 
     @model_validator(mode="after")
     def _heads_divide_width(self) -> TransformerSettings:

@@ -10,12 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from marlcomm.channels.base import Channel
-from marlcomm.envs.base import TeamEnv
+from marlcomm.channels.base import Channel, Transmission
+from marlcomm.channels.readout import ReadoutChannel
+from marlcomm.channels.settings import ChannelSettings
+from marlcomm.envs.base import TeamEnv, TeamSpec
 from marlcomm.envs.settings import EnvSettings
 from marlcomm.policies.base import TeamPolicy
-from marlcomm.policies.memory import Memory
 from marlcomm.policies.rollout import Player, Rollout
+from marlcomm.policies.settings import PolicySettings
 from marlcomm.registry import CHANNELS, ENVS, POLICIES, ConfigError
 from marlcomm.wire.meter import BandwidthMeter
 
@@ -37,17 +39,20 @@ class TeamNames:
     def check(self) -> None:
         """Raise `ConfigError` where a part is unknown, a setting wrong, or the parts do not fit together."""
         ENVS.check(self.env, self.env_config)
-        policy = POLICIES.check(self.policy, self.policy_config)
-        channel = CHANNELS.check(self.channel, self.channel_config)
-        channel.fit(policy.message_width)  # type: ignore[attr-defined]
+        policy = cast(PolicySettings, POLICIES.check(self.policy, self.policy_config))
+        channel = cast(ChannelSettings, CHANNELS.check(self.channel, self.channel_config))
+        channel.fit(policy.channel_width(channel.placement))
 
     def make_env(self, device: torch.device | str = "cpu", *, final: bool = False) -> TeamEnv:
         """The world; `final` for its last difficulty, which evaluations are played at."""
         settings = cast(EnvSettings, ENVS.check(self.env, self.env_config))
         return cast(TeamEnv, ENVS.row(self.env).load()(settings.final() if final else settings, device))
 
-    def make_channel(self, message_size: int) -> Channel:
-        return make_channel(self.channel, self.channel_config, message_size)
+    def make_channel(self, policy: PolicySettings) -> Channel:
+        """The channel for a policy of these settings."""
+        channel = cast(ChannelSettings, CHANNELS.check(self.channel, self.channel_config))
+        width = policy.channel_width(channel.placement)
+        return make_channel(self.channel, self.channel_config, policy.message_width, width)
 
     def make_policy(self, env: TeamEnv, seed: int, start: Mapping[str, np.ndarray] | None = None) -> TeamPolicy:
         """The policy for a world, untrained or with the weights of `start` wherever name and shape are the same.
@@ -57,14 +62,14 @@ class TeamNames:
         settings: Any = POLICIES.check(self.policy, self.policy_config)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            channel = self.make_channel(settings.message_width)
+            channel = self.make_channel(settings)
             policy = cast(TeamPolicy, POLICIES.row(self.policy).load()(env.spec, settings, channel))
             fitting = what_fits(policy, start or {})
             policy.load_state_dict(fitting, strict=False)
             trained = all(f"{_CHANNEL}{name}" in fitting for name in channel.state_dict())
-            if type(channel).calibrate is not Channel.calibrate and not trained:
+            if type(policy.quantiser).calibrate is not Channel.calibrate and not trained:
                 home = env if env.device.type == "cpu" else self.make_env()  # where an untrained policy is
-                channel.calibrate(_first_words(home, policy, seed))
+                policy.quantiser.calibrate(_first_words(home, policy, seed))
             return policy
 
 
@@ -84,30 +89,39 @@ def what_fits(policy: TeamPolicy, weights: Mapping[str, np.ndarray]) -> dict[str
 def _first_words(env: TeamEnv, policy: TeamPolicy, seed: int) -> Tensor:
     """What a team gives to its channel before it is trained on: messages [M, D] of a few episodes."""
     rollout, messages = overhear(Player(env, policy, seed, stream="calibration"), torch.arange(_CALIBRATION_WORLDS))
-    return messages[rollout.talk.spoke & rollout.acts]
+    return messages[rollout.talk.quantised.spoke & rollout.acts]
 
 
 def overhear(player: Player, worlds: Tensor) -> tuple[Rollout, Tensor]:
-    """One episode of every world, and the vectors [B, T, N, D] that were given to the channel."""
+    """One episode of every world, and the vectors [B, T, N, D] that were given to the channel, wherever it is."""
     policy, said = player.policy, list[Tensor]()
-    say = policy.say
+    channel, transmit = policy.quantiser, policy.quantiser.transmit
 
-    def overheard(features: Tensor, memory: Memory) -> Tensor:
-        said.append(say(features, memory))
-        return said[-1]
+    def overheard(messages: Tensor, noise: Tensor | None = None) -> Transmission:
+        said.append(messages)
+        return transmit(messages, noise)
 
-    policy.say = overheard  # type: ignore[method-assign]
+    channel.transmit = overheard  # type: ignore[method-assign]
     try:
         rollout = player.play(worlds, torch.zeros_like(worlds))
     finally:
-        del policy.say
+        del channel.transmit
     return rollout, torch.stack(said[: player.env.spec.horizon], dim=1)
 
 
-def make_channel(name: str, settings: dict[str, Any], message_size: int) -> Channel:
-    """A channel of the table for messages of a size."""
-    checked = CHANNELS.check(name, settings)
-    channel = CHANNELS.row(name).load()(message_size, checked)
+def make_channel(name: str, settings: dict[str, Any], message_size: int, width: int | None = None) -> Channel:
+    """A channel of the table for messages of a size; `width` is that of the read-out, if not the same."""
+    checked = cast(ChannelSettings, CHANNELS.check(name, settings))
+    if checked.placement == "sender":
+        return _build(name, checked, message_size)
+    bottleneck = _build(name, checked, message_size if width is None else width)
+    if not bottleneck.carries:
+        raise ConfigError(f"channel.placement: got 'readout', wanted 'sender': {name} carries nothing")
+    return ReadoutChannel(message_size, bottleneck)
+
+
+def _build(name: str, settings: ChannelSettings, size: int) -> Channel:
+    channel = CHANNELS.row(name).load()(size, settings)
     if not isinstance(channel, Channel):
         raise ConfigError(f"channel.name: {name!r} is registered but is no marlcomm.channels.Channel")
     return channel
@@ -117,3 +131,21 @@ def make_meter(policy: TeamPolicy) -> BandwidthMeter:
     """The meter that fits a policy: its channel's alphabet, presence bits where it has a gate, and who may speak."""
     gated = policy.gated and policy.channel.carries
     return BandwidthMeter(policy.channel.alphabet(), gated=gated, speakers=policy.spec.speakers)
+
+
+def make_bottleneck_meter(policy: TeamPolicy) -> BandwidthMeter | None:
+    """The meter of what passes the bottleneck at the read-out, where it is there.
+
+    Its messages are what receivers read, its agent steps the living agents' rights to hear; where there is a gate,
+    whether anybody was heard is worth a presence bit.
+    """
+    if policy.bottleneck is None:
+        return None
+    return BandwidthMeter(policy.bottleneck.alphabet(), gated=policy.gated, speakers=_hearers(policy.spec))
+
+
+def _hearers(spec: TeamSpec) -> tuple[bool, ...] | None:
+    """Which agents another one may speak to; None: all."""
+    if spec.speakers is None:
+        return None
+    return tuple(sum(spec.speakers) > speaks for speaks in spec.speakers)

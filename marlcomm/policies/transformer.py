@@ -15,6 +15,7 @@ from marlcomm.policies.memory import AgentLSTM, Memory
 from marlcomm.policies.settings import TransformerSettings
 
 _MESSAGE_GAIN = 2.0
+_NEVER = -1e9  # the score of who cannot be heard
 
 
 class Transformer(TeamPolicy):
@@ -22,6 +23,10 @@ class Transformer(TeamPolicy):
 
     Receiver i's stack sees one token of its own state and one for each vector it received. Further layers mix the
     tokens inside i's stack only: attending to what *others* heard would be talk that nobody counts.
+
+    With the channel at the read-out, what the last layer's heads attend to of the heard tokens is given to the
+    bottleneck. Nothing else may tell i's own token of the others: it hears them in that layer only, and how much
+    attention it pays to itself, which depends on the others' keys, is not in the mixture.
     """
 
     settings: TransformerSettings
@@ -67,7 +72,25 @@ class Transformer(TeamPolicy):
         *mixing, last = (cast(Layer, layer) for layer in self.layers)
         for layer in mixing:
             own, heard = layer(own, heard, audible), layer.update_heard(own, heard, audible)
-        own = last(own, heard, audible)
+        return self._remember(features, last(own, heard, audible), memory, alive)
+
+    def gather(self, features: Tensor, memory: Memory, received: Tensor, audible: Tensor) -> Tensor:
+        own = self.own_token(self._own(features, memory))
+        heard = self.heard_token(received).unsqueeze(1)
+        *mixing, last = (cast(Layer, layer) for layer in self.layers)
+        for layer in mixing:
+            own, heard = layer.join(own), layer.update_heard(own, heard, audible)
+        return last.gather(own, heard, audible)
+
+    def take(self, features: Tensor, memory: Memory, read: Tensor, alive: Tensor) -> tuple[Tensor, Memory]:
+        own = self.own_token(self._own(features, memory))
+        *mixing, last = (cast(Layer, layer) for layer in self.layers)
+        for layer in mixing:
+            own = layer.join(own)
+        return self._remember(features, last.join(own, read), memory, alive)
+
+    def _remember(self, features: Tensor, own: Tensor, memory: Memory, alive: Tensor) -> tuple[Tensor, Memory]:
+        """States and new memory after what was seen and the receivers' final tokens [B, N, W]."""
         joined = torch.cat([features, own], dim=-1)
         if self.core is None:
             assert self.feed_forward is not None
@@ -106,6 +129,23 @@ class Layer(nn.Module):
         """New tokens [B, N, N, W] of the senders, now different in every receiver's stack."""
         tokens = heard.expand(-1, own.shape[1], -1, -1)
         return self._update(tokens, own, heard, audible)
+
+    def gather(self, own: Tensor, heard: Tensor, audible: Tensor) -> Tensor:
+        """What the heads of each receiver attend to of the heard tokens alone, side by side [B, N, W]; 0 if of none."""
+        queries = self._split(self.query(self.norm(own)))  # [B, N, h, W/h]
+        keys, values = map(self._split, self.key_value(self.norm(heard)).chunk(2, dim=-1))
+        scores = torch.einsum("bnhw,bnshw->bnhs", queries, keys) / math.sqrt(queries.shape[-1])
+        audible = audible.unsqueeze(2)
+        # Finite, so that who hears nobody has no gradient, and not a NaN.
+        weights = torch.softmax(scores.masked_fill(~audible, _NEVER), dim=-1) * audible
+        return torch.einsum("bnhs,bnshw->bnhw", weights, values).flatten(-2)
+
+    def join(self, own: Tensor, read: Tensor | float = 0.0) -> Tensor:
+        """The receiver's new token [B, N, W] after what it has read; without it, as if it had heard nobody."""
+        own_value = self.key_value(self.norm(own)).chunk(2, dim=-1)[1]
+        attended: Tensor = own + self.output(own_value + read)
+        new: Tensor = attended + self.feed_forward(attended)
+        return new
 
     def _update(self, tokens: Tensor, own: Tensor, heard: Tensor, audible: Tensor) -> Tensor:
         """Tokens [B, N, Q, W] of each stack after attending over own and heard tokens of the same stack."""

@@ -12,6 +12,7 @@ import torch
 
 from marlcomm import log
 from marlcomm.objectives.base import Batch
+from marlcomm.policies.metering import TalkCounts
 from marlcomm.registry import ConfigError
 from marlcomm.rllib.compat import (
     DEFAULT_MODULE_ID,
@@ -31,7 +32,6 @@ from marlcomm.rllib.learner import FIRST_EPOCH, LAST_EPOCH, TrainingError
 from marlcomm.rllib.rows import epoch_rows, join, normalize_advantages
 from marlcomm.rllib.runner import Sample, TeamEnvRunner
 from marlcomm.rllib.stopwatch import Stopwatch
-from marlcomm.wire.meter import BitCounts
 
 
 class TeamAlgorithm(Algorithm):
@@ -156,7 +156,7 @@ class TeamAlgorithm(Algorithm):
         return _learner_figures(sums, config.num_epochs * config.num_minibatches, learners)
 
     def _bits(self, samples: list[Sample]) -> dict[str, float]:
-        counts = sum((sample.counts for sample in samples), BitCounts())
+        counts = sum((sample.counts for sample in samples), TalkCounts())
         return cast(TeamEnvRunner, self.env_runner).meter.report(counts)
 
     def _report(self, env_steps: int) -> None:

@@ -99,7 +99,7 @@ class TeamLearner(TorchLearner):
     def after_gradient_based_update(self, *, timesteps: dict[str, Any]) -> None:
         super().after_gradient_based_update(timesteps=timesteps)
         if timesteps[LAST_EPOCH]:
-            channel = self._team_module().policy.channel
+            channel = self._team_module().policy.quantiser
             if channel.absorbs:
                 peers = LearnerPeers() if self.config.num_learners > 1 else Peers()
                 channel.absorb(torch.cat(self._said), self._env_steps, peers)
@@ -109,11 +109,12 @@ class TeamLearner(TorchLearner):
         decision: Decision = fwd_out[DECISION]
         policy = self._team_module().policy
         loss = self.objective.loss(batch, decision, self._env_steps)
-        rate = channel_loss(policy.channel, decision.talk, batch["acts"], batch["messages"][0])
+        said = decision.talk.quantised
+        rate = channel_loss(policy.quantiser, said, batch["acts"], batch["messages"][0])
         # Each learner knows its share of every figure, so shares are summed over minibatches and learners.
         for name, value in (loss.stats | rate.stats).items():
             self.metrics.log_value((module_id, name), float(value), reduce="sum")
-        messages = sent_messages(decision.talk, batch["acts"]) if self._first_epoch else None
+        messages = sent_messages(said, batch["acts"]) if self._first_epoch else None
         if messages is not None:
             self._said.append(messages)
         if self._compare_with_rollout:
@@ -172,7 +173,7 @@ def _compare(batch: dict[str, Tensor], decision: Decision) -> tuple[int, int, fl
         batch = {name: value[:worlds] for name, value in batch.items()}
         decision = first_worlds(decision, worlds)
         heard = (batch["spoke"] & batch["acts"]).unsqueeze(-1)
-        flipped = (decision.talk.symbols != batch["symbols"]) & heard
+        flipped = (decision.talk.quantised.symbols != batch["symbols"]) & heard
         ratio = torch.exp(log_probs(decision, batch["actions"], batch.get("gate_choices")) - batch["log_probs"])
         clean = ~flipped.flatten(1).any(1).view(-1, 1, 1) & batch["acts"]
         error = ((ratio - 1).abs() * clean).max()

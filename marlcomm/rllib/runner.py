@@ -11,9 +11,9 @@ import torch
 
 from marlcomm.config import import_plugins
 from marlcomm.objectives.base import columns
-from marlcomm.policies.evaluation import Episodes, count, evaluate
+from marlcomm.policies.evaluation import Episodes, evaluate
+from marlcomm.policies.metering import TalkCounts, TalkMeter
 from marlcomm.policies.rollout import Player
-from marlcomm.policies.team import make_meter
 from marlcomm.rllib.compat import (
     COMPONENT_RL_MODULE,
     DEFAULT_MODULE_ID,
@@ -23,7 +23,6 @@ from marlcomm.rllib.compat import (
     set_log_level,
 )
 from marlcomm.rllib.module import TeamRLModule, spaces
-from marlcomm.wire.meter import BitCounts
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ class Sample:
 
     batch: dict[str, np.ndarray]
     env_steps: int
-    counts: BitCounts
+    counts: TalkCounts
     means: dict[str, float]
     moments: np.ndarray
     seconds: dict[str, float]
@@ -68,7 +67,7 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
         spec = self.config.get_rl_module_spec(spaces=self.get_spaces(), inference_only=False)
         self.module = cast(TeamRLModule, spec.build())
         self.objective = self.config.objective()
-        self.meter = make_meter(self.module.policy)
+        self.meter = TalkMeter(self.module.policy)
 
     def get_spaces(self) -> dict[str, Any]:
         pair = spaces(self.env.spec)
@@ -87,7 +86,7 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
         return Sample(
             batch={name: values.numpy() for name, values in batch.items()},
             env_steps=rollout.env_steps,
-            counts=count(self.meter, rollout),
+            counts=self.meter.count(rollout),
             means=statistics.means(),
             moments=np.array(moments),
             seconds=rollout.seconds,
