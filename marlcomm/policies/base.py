@@ -8,12 +8,32 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from marlcomm.channels.base import Channel
+from marlcomm.channels.base import Channel, Search
 from marlcomm.envs.base import TeamSpec
 from marlcomm.policies.memory import Memory
 from marlcomm.policies.settings import PolicySettings
 
 _NEVER = -1e9  # the logit of what cannot be chosen; finite, so that probability times logarithm is zero
+
+
+@dataclass(frozen=True)
+class Hearing:
+    """What `TeamPolicy.hear` was given, [..., N, ...] without gradient: enough to hear something else instead.
+
+    Attributes:
+        features, memory, received, audible, alive: as there.
+    """
+
+    features: Tensor
+    memory: Memory
+    received: Tensor
+    audible: Tensor
+    alive: Tensor
+
+    def at(self, rows: Tensor) -> Hearing:
+        """The moments [M] of a whole rollout where rows [B, T] is True."""
+        memory = {name: value[rows] for name, value in self.memory.items()}
+        return Hearing(self.features[rows], memory, self.received[rows], self.audible[rows], self.alive[rows])
 
 
 @dataclass(frozen=True)
@@ -26,12 +46,21 @@ class Talk:
         losses: the channel's losses, name -> [..., N], one value per message.
         messages: [..., N, D], the vectors given to the channel, without gradient; only in a learner's replay, and only
             for a channel that absorbs them.
+        search: what else might have been sent; only in a learner's replay, and only for a channel that wants credit.
+        hearing: what all heard, where there is a search.
     """
 
     symbols: Tensor
     spoke: Tensor
     losses: dict[str, Tensor] = field(default_factory=dict)
     messages: Tensor | None = None
+    search: Search | None = None
+    hearing: Hearing | None = None
+
+    def at(self, rows: Tensor) -> Talk:
+        """What was said and heard at the moments [M] of a whole rollout where rows [B, T] is True."""
+        hearing = None if self.hearing is None else self.hearing.at(rows)
+        return Talk(self.symbols[rows], self.spoke[rows], hearing=hearing)
 
 
 @dataclass(frozen=True)
@@ -144,6 +173,22 @@ class TeamPolicy(nn.Module, ABC):
         states, memory, talk = self._live(features, moment, memory, overheard)
         return Decision(*self._decide(states), talk), memory
 
+    def audible(self, spoke: Tensor) -> Tensor:
+        """Whether receiver (next to last axis) hears sender (last axis), [..., N, N], where senders [..., N] spoke."""
+        return spoke.unsqueeze(-2) & self._others
+
+    @torch.no_grad()
+    def rehear(self, talk: Talk, sender: int, received: Tensor) -> Decision:
+        """What all would decide had they heard `received` [B, D] from the slot `sender`, and all else as it was.
+
+        The talk, [B, N, ...], is one whose hearing was kept; the decision still refers to it.
+        """
+        assert talk.hearing is not None
+        heard = talk.hearing.received.clone()
+        heard[:, sender] = received
+        states, _ = self.hear(**(vars(talk.hearing) | {"received": heard}))
+        return Decision(*self._decide(states), talk)
+
     def _over_time(self, moment: Moment) -> Decision:
         # Time goes first inside, so that the slice of a step is contiguous.
         steps = [None if x is None else x.transpose(0, 1) for x in _fields(moment)]
@@ -192,10 +237,15 @@ class TeamPolicy(nn.Module, ABC):
             spoke = spoke & moment.gates
         if not self.channel.carries:
             spoke = torch.zeros_like(spoke)
-        audible = spoke.unsqueeze(-2) & self._others
-        states, memory = self.hear(features, memory, received, audible, moment.alive)
+        audible = self.audible(spoke)
         kept = messages.detach() if self.channel.absorbs and torch.is_grad_enabled() else None
-        return states, memory, Talk(symbols, spoke, sent.losses, kept)
+        hearing = None
+        if sent.search is not None:
+            remembered = {name: value.detach() for name, value in memory.items()}
+            hearing = Hearing(features.detach(), remembered, received.detach(), audible, moment.alive)
+        talk = Talk(symbols, spoke, sent.losses, kept, sent.search, hearing)
+        states, memory = self.hear(features, memory, received, audible, moment.alive)
+        return states, memory, talk
 
     def _inputs(self, observations: Tensor) -> Tensor:
         if not self.settings.agent_identity:
@@ -224,9 +274,27 @@ def first_worlds(decision: Decision, worlds: int) -> Decision:
 def stack_talks(talks: list[Talk]) -> Talk:
     """The talks of T steps, each [B, N, ...], as one of [B, T, N, ...]."""
     messages = [talk.messages for talk in talks if talk.messages is not None]
+    searches = [talk.search for talk in talks if talk.search is not None]
+    hearings = [talk.hearing for talk in talks if talk.hearing is not None]
     return Talk(
         symbols=torch.stack([talk.symbols for talk in talks], dim=1),
         spoke=torch.stack([talk.spoke for talk in talks], dim=1),
-        losses={name: torch.stack([talk.losses[name] for talk in talks], dim=1) for name in talks[0].losses},
+        losses=_stacked([talk.losses for talk in talks]),
         messages=torch.stack(messages, dim=1) if messages else None,
+        search=_stack_searches(searches) if searches else None,
+        hearing=_stack_hearings(hearings) if hearings else None,
     )
+
+
+def _stacked(steps: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    return {name: torch.stack([step[name] for step in steps], dim=1) for name in steps[0]}
+
+
+def _stack_searches(searches: list[Search]) -> Search:
+    received = torch.stack([search.received for search in searches], dim=1)
+    return Search(received, _stacked([search.terms for search in searches]))
+
+
+def _stack_hearings(hearings: list[Hearing]) -> Hearing:
+    tensors = _stacked([{name: x for name, x in vars(hearing).items() if name != "memory"} for hearing in hearings])
+    return Hearing(memory=_stacked([hearing.memory for hearing in hearings]), **tensors)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from marlcomm.channels.base import Peers
 from marlcomm.objectives.base import channel_loss, sent_messages
+from marlcomm.objectives.credit import message_credit
 from marlcomm.policies.base import Decision, first_worlds
 from marlcomm.policies.rollout import log_probs
 from marlcomm.rllib.compat import DEFAULT_MODULE_ID, NUM_ENV_STEPS_SAMPLED_LIFETIME, TorchLearner, set_log_level
@@ -109,7 +110,8 @@ class TeamLearner(TorchLearner):
         decision: Decision = fwd_out[DECISION]
         policy = self._team_module().policy
         loss = self.objective.loss(batch, decision, self._env_steps)
-        rate = channel_loss(policy.channel, decision.talk, batch["acts"], batch["messages"][0])
+        credit = message_credit(policy, self.objective, batch, decision.talk)
+        rate = channel_loss(policy.channel, decision.talk, batch["acts"], batch["messages"][0], credit)
         # Each learner knows its share of every figure, so shares are summed over minibatches and learners.
         for name, value in (loss.stats | rate.stats).items():
             self.metrics.log_value((module_id, name), float(value), reduce="sum")
