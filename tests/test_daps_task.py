@@ -293,21 +293,16 @@ def test_without_weight_the_task_is_nothing(loss):
 
 def test_the_reward_is_the_weighted_sum():
     torch.manual_seed(0)
-    channel = DAPSChannel(4, DAPSSettings(mode="task", fit_weight=0.5, task_weight=2.0, samples=4, vocabulary=6))
-    search = channel.transmit(torch.randn(5, 4), torch.rand(5, 1)).search
-    credit = torch.randn(5, 4)
-    rewards = 0.5 * (search.terms["rewards"] / 0.5) + 2.0 * credit
+    settings = {"samples": 4, "vocabulary": 6, "beta": 0.1, "eta": 0.7}
+    messages, draws, credit = torch.randn(5, 4), torch.rand(5, 1), torch.randn(5, 4)
+    plain = DAPSChannel(4, DAPSSettings(**settings))
+    fit = plain.search(messages, plain.encode(messages, draws), draws).terms["rewards"]
+    channel = DAPSChannel(4, DAPSSettings(mode="task", fit_weight=0.5, task_weight=2.0, **settings))
+    channel.load_state_dict(plain.state_dict())
+    search = channel.transmit(messages, draws).search
     log_q = search.terms["log_q"]
-    weights = torch.softmax((rewards - 0.05 * log_q) / (1.0 + 0.05), -1).detach()
-    expected = -(weights * log_q).sum(-1)
-    assert torch.allclose(channel.credited_losses(search, credit)["search"], expected, atol=1e-6)
-    plain = DAPSChannel(4, DAPSSettings(samples=4, vocabulary=6))
-    plain.load_state_dict(channel.state_dict())
-    fit = plain.search(*(torch.randn(5, 4), None, torch.rand(5, 1))).terms["rewards"]
-    halved = DAPSChannel(4, DAPSSettings(samples=4, vocabulary=6, fit_weight=0.5))
-    halved.load_state_dict(channel.state_dict())
-    assert fit.shape == halved.rewards(fit, None).shape
-    assert torch.equal(halved.rewards(fit, None), 0.5 * fit)
+    weights = torch.softmax((0.5 * fit + 2 * credit - 0.1 * log_q) / (0.7 + 0.1), -1).detach()
+    assert torch.allclose(channel.credited_losses(search, credit)["search"], -(weights * log_q).sum(-1), atol=1e-5)
 
 
 @pytest.mark.parametrize(
