@@ -17,6 +17,7 @@ from common import median_ratio, report
 from marlcomm.algorithms import IC3NetConfig
 from marlcomm.channels.base import Peers
 from marlcomm.objectives.base import channel_loss, columns, sent_messages
+from marlcomm.objectives.credit import message_credit
 from marlcomm.policies.base import Moment, Talk
 from marlcomm.policies.metering import count
 from marlcomm.policies.rollout import Player, channel_noise
@@ -62,7 +63,8 @@ class BareLoop:
         moment = Moment(part["observations"], part["alive"], part["spawned"], part.get("gates"), noise)
         decision = self.policy(moment)
         loss = self.objective.loss(part, decision, self.env_steps).total
-        loss = loss + channel_loss(channel, decision.talk, part["acts"], part["messages"][0]).total
+        credit = message_credit(self.policy, self.objective, part, decision.talk)
+        loss = loss + channel_loss(channel, decision.talk, part["acts"], part["messages"][0], credit).total
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         if config.grad_clip:

@@ -130,6 +130,9 @@ LEARNING = {
     "channel/balance": Figure(
         "nats", "dvq: sum over the pool of probability times log(N share), shares being those of the last update"
     ),
+    "channel/credit": Figure(
+        "objective", "daps in mode task: standard deviation of J over the K samples of a message, mean over messages"
+    ),
     "channel/search": Figure("nats", "daps: -sum over K samples of weight times log q; ppo: its clipped loss"),
     "channel/reconstruction": Figure(
         "nats / element", "daps: negative mean log-likelihood of the standardised message, over K samples"

@@ -6,7 +6,7 @@ import pytest
 import third_party
 import torch
 
-from marlcomm.channels import check_channel
+from marlcomm.channels import Search, check_channel
 from marlcomm.channels.ddcl import DDCLChannel
 from marlcomm.channels.plain import ContinuousChannel, SilentChannel
 from marlcomm.channels.post_training import PostTrainingChannel
@@ -42,6 +42,8 @@ VARIANTS = {
         {"tokens": 3, "vocabulary": 5, "end_token": True, "bit_cost": 0.02},
         {"tokens": 2, "end_token": True, "encoder_loss": "ppo"},
         {"st_bypass": True},
+        {"mode": "task", "tokens": 2, "samples": 4},
+        {"mode": "task", "fit_weight": 0.0, "encoder_loss": "ppo", "end_token": True, "tokens": 2, "bit_cost": 0.01},
     ],
     "gr_mck": [{}, {"tokens": 3, "sender": "autoregressive", "samples": 4}, {"tokens": 2, "end_token": True}],
     "vq": [
@@ -176,6 +178,30 @@ class Unweighted(third_party.SignChannel):
         return {"rate": messages.abs().sum(-1)}
 
 
+class Unsearched(third_party.SignChannel):
+    wants_credit = True
+
+
+class Deaf(third_party.SignChannel):
+    """Asks for credit and does not listen."""
+
+    wants_credit = True
+
+    def search(self, messages, symbols, noise=None):
+        return Search(torch.randn(*messages.shape[:-1], 4, self.message_size), {"size": messages.abs().sum(-1)})
+
+    def credited_losses(self, search, credit=None):
+        return dict(search.terms)
+
+    def loss_weights(self):
+        return {"size": 1.0}
+
+
+class Trained(Deaf):
+    def search(self, messages, symbols, noise=None):
+        return Search(messages.unsqueeze(-2), {"size": messages.abs().sum(-1)})
+
+
 class Broken(third_party.SignChannel):
     def decode(self, symbols, noise=None):
         raise KeyError("codebook")
@@ -196,6 +222,9 @@ class Broken(third_party.SignChannel):
         (Counting, "calls changed while sampling"),
         (DetachedLoss, "loss 'rate' has no gradient"),
         (Unweighted, "wanted the same names"),
+        (Unsearched, "Unsearched wants credit, and has no samples"),
+        (Deaf, "credit changes no loss"),
+        (Trained, "samples carry a gradient"),
         (Broken, "raised KeyError: 'codebook'"),
     ],
 )

@@ -19,6 +19,19 @@ from marlcomm.wire.conditional import ConditionalTables
 
 
 @dataclass(frozen=True)
+class Search:
+    """What a sender that is trained by policy search might have sent instead: K samples for each message.
+
+    Attributes:
+        received: [..., K, D] what the receivers would hear of each sample, without gradient.
+        terms: what `Channel.credited_losses` needs besides, name -> [...] or [..., K].
+    """
+
+    received: Tensor
+    terms: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
 class Transmission:
     """What one talk through a channel yields.
 
@@ -26,11 +39,13 @@ class Transmission:
         received: [..., D] what the receivers hear: the decoded symbols, with the sender's gradient attached.
         symbols: [..., S] int32, what is on the wire.
         losses: named losses, one value per message [...], unweighted; empty where no gradient is wanted.
+        search: samples to be judged; None where no gradient is wanted, or no credit.
     """
 
     received: Tensor
     symbols: Tensor
     losses: dict[str, Tensor] = field(default_factory=dict)
+    search: Search | None = None
 
 
 class Peers:
@@ -73,12 +88,15 @@ class Channel(nn.Module, ABC):
         evaluating: whether what is sent now is part of an evaluation (see `evaluation`).
         differentiable: whether the receivers' loss has a gradient for the sender. Where False, the sender learns from
             the channel's own losses instead, and one of them must have a gradient for the messages.
+        wants_credit: whether a learner is to tell the channel what other messages would have been worth to those who
+            heard (see `search`). It costs as many passes of the receivers as there are samples of all senders.
     """
 
     noise_size: int = 0
     carries: ClassVar[bool] = True
     evaluating: bool = False
     differentiable: bool = True
+    wants_credit: bool = False
 
     def __init__(self, message_size: int, settings: Any = None) -> None:
         super().__init__()
@@ -108,6 +126,17 @@ class Channel(nn.Module, ABC):
     def losses(self, messages: Tensor, symbols: Tensor, noise: Tensor | None = None) -> dict[str, Tensor]:
         """Named losses [...], one value per message, unweighted."""
         return {}
+
+    def search(self, messages: Tensor, symbols: Tensor, noise: Tensor | None = None) -> Search:
+        """Samples to be judged, of messages [..., D]; a channel that `wants_credit` has this instead of `losses`."""
+        raise NotImplementedError(f"{type(self).__name__} wants credit, and has no samples to be given it")
+
+    def credited_losses(self, search: Search, credit: Tensor | None = None) -> dict[str, Tensor]:
+        """All named losses [...] of a search whose samples are worth credit [..., K] to those who would have heard.
+
+        Without credit they must be losses too: not everybody who sends can judge.
+        """
+        raise NotImplementedError(f"{type(self).__name__} wants credit, and has no losses that it would change")
 
     def loss_weights(self) -> dict[str, float]:
         """The present weight of each loss."""
@@ -188,4 +217,7 @@ class Channel(nn.Module, ABC):
         symbols, surrogate = self.encode_with_surrogate(messages, noise)
         decoded = self.decode(symbols, noise)
         received = decoded + (surrogate - surrogate.detach())
-        return Transmission(received.to(dtype), symbols, self.losses(messages, symbols, noise))
+        if not self.wants_credit:
+            return Transmission(received.to(dtype), symbols, self.losses(messages, symbols, noise))
+        search = self.search(messages, symbols, noise)
+        return Transmission(received.to(dtype), symbols, self.credited_losses(search), search)

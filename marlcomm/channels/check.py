@@ -178,6 +178,26 @@ def _losses_have_gradients(case: _Case) -> str | None:
     return None
 
 
+def _credit_is_weighed(case: _Case) -> str | None:
+    if not case.channel.wants_credit:
+        return None
+    sent = case.channel.transmit(case.messages.requires_grad_(), case.noise)
+    if sent.search is None:
+        return "wants credit, but transmit found nothing to be judged"
+    samples = sent.search.received
+    if samples.dim() != len(_MESSAGES) + 2 or samples.shape[::3] != (_MESSAGES[0], case.channel.message_size):
+        return f"samples have shape {tuple(samples.shape)}, wanted {_MESSAGES} x K x {case.channel.message_size}"
+    if samples.requires_grad:
+        return "samples carry a gradient: they are judged, not trained"
+    credited = case.channel.credited_losses(sent.search, torch.randn(samples.shape[:-1]))
+    if credited.keys() != sent.losses.keys():
+        return f"with credit, losses are {sorted(credited)}, without {sorted(sent.losses)}: wanted the same names"
+    if any(values.shape != _MESSAGES for values in credited.values()):
+        return f"with credit, a loss is not one value per message {_MESSAGES}"
+    same = all(torch.equal(values, sent.losses[name]) for name, values in credited.items())
+    return "credit changes no loss" if same else None
+
+
 def _unheard_senders_contribute_nothing(case: _Case) -> str | None:
     heard = torch.zeros(_MESSAGES, dtype=torch.bool)
     heard[: _MESSAGES[0] // 2] = True
@@ -248,6 +268,7 @@ _CHECKS: dict[str, Callable[[_Case], str | None]] = {
     "the receiver's loss, or the channel's own, has a gradient for the sender": _gradient_reaches_the_sender,
     "a channel that carries nothing is silent": _silence_carries_nothing,
     "every loss has a weight and a gradient": _losses_have_gradients,
+    "credit changes the losses of a channel that wants it": _credit_is_weighed,
     "what nobody hears moves nothing": _unheard_senders_contribute_nothing,
     "what evaluations send is decoded": _evaluations_decode,
     "what is absorbed leaves a working channel": _absorbing_leaves_a_channel,

@@ -1,9 +1,10 @@
 """DAPS: tokens whose sender is trained by policy search, not through a relaxation (Drolet et al. 2026).
 
 The sender q(z | h) of message h is a policy whose reward is how well the receivers' decoder reconstructs h from the
-tokens z. K samples are weighted by u = (R - beta log q) / (eta + beta), and the sender fits the weighted samples by
-maximum likelihood. With fixed rewards its stationary point is q ~ exp(R / beta), whatever eta and K: beta is the
-entropy temperature of messages, eta only says how far one update may go.
+tokens z, and in mode `task` also what z is worth to those who act on it. K samples are weighted by
+u = (R - beta log q) / (eta + beta), and the sender fits the weighted samples by maximum likelihood. With fixed rewards
+its stationary point is q ~ exp(R / beta), whatever eta and K: beta is the entropy temperature of messages, eta only
+says how far one update may go.
 
 Departures from the published code, which compresses images: rewards are means over the elements of h, not sums; h is
 standardised; eta is led by its effective sample size itself, not by the square of the difference to its aim, which
@@ -21,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from marlcomm import noise as random
-from marlcomm.channels.base import Channel
+from marlcomm.channels.base import Channel, Search
 from marlcomm.channels.settings import DAPSSettings
 from marlcomm.channels.tokens import (
     TokenReader,
@@ -51,7 +52,8 @@ class DAPSChannel(Channel):
     Losses, for K samples z of each message h: ``search`` trains q and the message, ``reconstruction`` is the negative
     mean log-likelihood of h, and trains the decoder; ``scale`` follows the messages' centre and spread; ``trust`` is
     the effective share of the samples, and leads eta; ``table`` is the length of z in bits under a table of each
-    slot's symbols that is learned on the way, where `bit_cost` counts it.
+    slot's symbols that is learned on the way, where `bit_cost` counts it. In mode ``task`` a learner's credit for each
+    sample enters ``search``, and nothing else.
     """
 
     settings: DAPSSettings
@@ -61,6 +63,7 @@ class DAPSChannel(Channel):
         settings = DAPSSettings() if settings is None else settings
         super().__init__(message_size, settings)
         self.differentiable = settings.st_bypass
+        self.wants_credit = settings.mode == "task"
         self.noise_size = settings.tokens
         self.standard = Standard(message_size)
         self.sender = make_sender(message_size, settings)
@@ -95,19 +98,34 @@ class DAPSChannel(Channel):
         return messages if self.settings.st_bypass else messages.detach()
 
     def losses(self, messages: Tensor, symbols: Tensor, noise: Tensor | None = None) -> dict[str, Tensor]:
+        return self.credited_losses(self.search(messages, symbols, noise))
+
+    def search(self, messages: Tensor, symbols: Tensor, noise: Tensor | None = None) -> Search:
         standard = self.standard(messages)
         tokens, log_q, old_log_q = self._samples(standard, self._uniforms(noise))
-        mean, log_variance, _ = self.decoder(to_symbols(tokens, self.settings.end_token))
+        mean, log_variance, correction = self.decoder(to_symbols(tokens, self.settings.end_token))
         fit = log_likelihood(standard.detach().unsqueeze(-2), mean, log_variance)
-        rewards = self.rewards(fit.detach(), tokens)
-        losses = {"reconstruction": -fit.mean(-1), "scale": self.standard.loss(messages.detach())}
+        terms = {
+            "rewards": self.rewards(fit.detach(), tokens),
+            "log_q": log_q,
+            "old_log_q": old_log_q,
+            "reconstruction": -fit.mean(-1),
+            "scale": self.standard.loss(messages.detach()),
+        }
         if self.settings.bit_cost:
-            losses["table"] = self.table_bits(tokens[..., 0, :, :])
+            terms["table"] = self.table_bits(tokens[..., 0, :, :])
+        return Search(self.standard.undo(mean + correction).detach(), terms)
+
+    def credited_losses(self, search: Search, credit: Tensor | None = None) -> dict[str, Tensor]:
+        terms = dict(search.terms)
+        rewards, log_q, old_log_q = (terms.pop(name) for name in ("rewards", "log_q", "old_log_q"))
+        if credit is not None:
+            rewards = rewards + self.settings.task_weight * credit
         if self.settings.encoder_loss == "ppo":
             soft = rewards - self.beta * old_log_q
-            return losses | {"search": clipped_search(soft, log_q, old_log_q, self.settings.clip_param)}
+            return terms | {"search": clipped_search(soft, log_q, old_log_q, self.settings.clip_param)}
         weights = search_weights(rewards, log_q.detach(), self.log_eta.exp().detach(), self.beta)
-        return losses | {"search": -(weights * log_q).sum(-1), "trust": self._trust(weights)}
+        return terms | {"search": -(weights * log_q).sum(-1), "trust": self._trust(weights)}
 
     def loss_weights(self) -> dict[str, float]:
         weights = {"reconstruction": self.settings.decoder_weight, "search": self.settings.search_weight, "scale": 1.0}
@@ -136,11 +154,12 @@ class DAPSChannel(Channel):
     def rewards(self, fit: Tensor, tokens: Tensor) -> Tensor:
         """What the sender is to maximise, [..., K] for samples [..., K, T, V] that explain h by fit [..., K] nats.
 
-        Rewards need no gradient, so any cost of a message can be subtracted here.
+        Rewards need no gradient, so any cost of a message can be subtracted here. Credit is added afterwards.
         """
+        rewards = self.settings.fit_weight * fit
         if not self.settings.bit_cost:
-            return fit
-        return fit - self.settings.bit_cost * self.table_bits(tokens).detach()
+            return rewards
+        return rewards - self.settings.bit_cost * self.table_bits(tokens).detach()
 
     def table_bits(self, tokens: Tensor) -> Tensor:
         """The code length [...] in bits of tokens [..., T, V] under the learned table: no real code's, but its aim."""

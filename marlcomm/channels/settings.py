@@ -263,6 +263,13 @@ class DAPSSettings(TokenSettings):
         "autoregressive",
         description="factorised: every token from the message alone; autoregressive: a GRU reads what it has said",
     )
+    mode: Literal["grounding", "task"] = Field(
+        "grounding",
+        description="what messages are rewarded for. grounding: that the vector can be reconstructed from them; "
+        "task: also what they are worth to those who hear them",
+    )
+    fit_weight: float = Field(1.0, ge=0, description="weight of the reconstruction's fit in the reward")
+    task_weight: float = Field(3.0, ge=0, description="task: weight of the receivers' objective in the reward")
     samples: int = Field(8, ge=2, le=1000, description="K, how many messages are tried for each vector")
     encoder_loss: Literal["daps", "ppo"] = Field(
         "daps", description="daps: weighted maximum likelihood; ppo: the clipped policy gradient it is compared with"
@@ -299,6 +306,21 @@ class DAPSSettings(TokenSettings):
         if samples is not None and value * samples <= 1 and info.data.get("encoder_loss") == "daps":
             raise ValueError(f"more than 1 / channel.samples, {1 / samples:g} (nearest: {1.1 / samples:.2g})")
         return value
+
+    @model_validator(mode="after")
+    def _rewards_something(self) -> Self:
+        if self.mode == "task" and self.placement == "readout":
+            raise ValueError(
+                "mode: got 'task', wanted 'grounding' with placement 'readout' "
+                "(what is read there is no message of one sender)"
+            )
+        if not self.fit_weight and not (self.mode == "task" and self.task_weight):
+            nearest = "task_weight 3" if self.mode == "task" else "fit_weight 1"
+            raise ValueError(
+                "fit_weight: got 0, wanted more than 0 unless mode 'task' with a positive task_weight rewards messages "
+                f"for something else (nearest: {nearest})"
+            )
+        return self
 
 
 class DDCLSettings(ChannelSettings):

@@ -33,6 +33,13 @@ class Objective(ABC):
         """Advantages and value targets, both [B, T, N], from a rollout with its values."""
 
     @abstractmethod
+    def gain(self, batch: Batch, decision: Decision) -> Tensor:
+        """What a decision makes of the recorded actions, [..., N] for each agent: it is to go up.
+
+        The batch may be of any rows [..., N] of agents.
+        """
+
+    @abstractmethod
     def loss(self, batch: Batch, decision: Decision, env_steps: int) -> Loss:
         """The policy's and critic's loss on rows [B, T, N] (see `columns`), at a point of the training."""
 
@@ -63,16 +70,28 @@ def columns(rollout: Rollout, objective: Objective) -> Batch:
     return batch
 
 
-def channel_loss(channel: Channel, talk: Talk, acts: Tensor, messages: Tensor) -> Loss:
-    """The channel's weighted losses, averaged over the messages of the minibatch (their count is `messages`)."""
+def channel_loss(channel: Channel, talk: Talk, acts: Tensor, messages: Tensor, credit: Tensor | None = None) -> Loss:
+    """The channel's weighted losses, averaged over the messages of the minibatch (their count is `messages`).
+
+    Where the channel wants it, credit [B, T, N, K] says what its samples are worth (see `message_credit`).
+    """
     weights = channel.loss_weights()
     sent = (talk.spoke & acts).to(torch.float32)
+
+    def mean(values: Tensor) -> Tensor:
+        return (values * sent).sum() / messages.clamp(min=1)
+
     total = messages.new_zeros(())
     stats = {}
-    for name, values in talk.losses.items():
-        mean = (values * sent).sum() / messages.clamp(min=1)
-        total = total + weights[name] * mean
-        stats[f"channel/{name}"] = mean.detach()
+    if talk.search is not None and credit is not None:
+        losses = channel.credited_losses(talk.search, credit)
+        stats["channel/credit"] = mean(credit.std(-1, correction=0))
+    else:
+        losses = talk.losses
+    for name, values in losses.items():
+        value = mean(values)
+        total = total + weights[name] * value
+        stats[f"channel/{name}"] = value.detach()
     return Loss(total, stats)
 
 

@@ -44,12 +44,16 @@ class PPO(Objective):
         estimates = advantages(rewards, rollout.values, on, rollout.acts, self.gamma, self.lam)
         return estimates, estimates + rollout.values[:, :-1]
 
+    def gain(self, batch: Batch, decision: Decision) -> Tensor:
+        return self._clipped(_ratio(batch, decision), batch["advantages"])
+
+    def _clipped(self, ratio: Tensor, advantages: Tensor) -> Tensor:
+        return torch.minimum(ratio * advantages, ratio.clamp(1 - self.clip, 1 + self.clip) * advantages)
+
     def loss(self, batch: Batch, decision: Decision, env_steps: int) -> Loss:
         acts, count = batch["acts"].to(torch.float32), batch["agent_steps"][0].clamp(min=1)
-        ratio = torch.exp(log_probs(decision, batch["actions"], batch.get("gate_choices")) - batch["log_probs"])
-        gain = torch.minimum(
-            ratio * batch["advantages"], ratio.clamp(1 - self.clip, 1 + self.clip) * batch["advantages"]
-        )
+        ratio = _ratio(batch, decision)
+        gain = self._clipped(ratio, batch["advantages"])
         error = 0.5 * (decision.values - batch["value_targets"]).square()
         entropy = entropies(decision)
 
@@ -67,3 +71,8 @@ class PPO(Objective):
                 "policy/kl": mean(ratio - 1 - torch.log(ratio)),
             }
         return Loss(total, stats)
+
+
+def _ratio(batch: Batch, decision: Decision) -> Tensor:
+    """How much likelier the recorded actions [...] are now than when they were taken."""
+    return torch.exp(log_probs(decision, batch["actions"], batch.get("gate_choices")) - batch["log_probs"])

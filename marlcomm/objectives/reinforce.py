@@ -44,10 +44,13 @@ class Reinforce(Objective):
             returns = self.mean_ratio * shared + (1 - self.mean_ratio) * returns
         return returns - rollout.values[:, :-1], returns
 
+    def gain(self, batch: Batch, decision: Decision) -> Tensor:
+        return batch["advantages"] * log_probs(decision, batch["actions"], batch.get("gate_choices"))
+
     def loss(self, batch: Batch, decision: Decision, env_steps: int) -> Loss:
         acts = batch["acts"].to(torch.float32)
         count, agents = batch["env_steps"][0], batch["agent_steps"][0].clamp(min=1)
-        gain = batch["advantages"] * log_probs(decision, batch["actions"], batch.get("gate_choices"))
+        gain = self.gain(batch, decision)
         error = (decision.values - batch["value_targets"]).square()
         entropy = entropies(decision)
         weight = self.entropy_weight.at(env_steps)

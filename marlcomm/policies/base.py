@@ -8,13 +8,33 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from marlcomm.channels.base import Channel
+from marlcomm.channels.base import Channel, Search, Transmission
 from marlcomm.channels.readout import ReadoutChannel
 from marlcomm.envs.base import TeamSpec
 from marlcomm.policies.memory import Memory
 from marlcomm.policies.settings import PolicySettings
 
 _NEVER = -1e9  # the logit of what cannot be chosen; finite, so that probability times logarithm is zero
+
+
+@dataclass(frozen=True)
+class Hearing:
+    """What `TeamPolicy.hear` was given, [..., N, ...] without gradient: enough to hear something else instead.
+
+    Attributes:
+        features, memory, received, audible, alive: as there.
+    """
+
+    features: Tensor
+    memory: Memory
+    received: Tensor
+    audible: Tensor
+    alive: Tensor
+
+    def at(self, rows: Tensor) -> Hearing:
+        """The moments [M] of a whole rollout where rows [B, T] is True."""
+        memory = {name: value[rows] for name, value in self.memory.items()}
+        return Hearing(self.features[rows], memory, self.received[rows], self.audible[rows], self.alive[rows])
 
 
 @dataclass(frozen=True)
@@ -29,6 +49,8 @@ class Talk:
             for a channel that absorbs them.
         readout: where the channel is at the read-out, what passed it: the symbols, losses and gathered vectors of each
             *receiver*, and in `spoke` who heard anybody. None where the channel is at the sender.
+        search: what else might have been sent; only in a learner's replay, and only for a channel that wants credit.
+        hearing: what all heard, where there is a search.
     """
 
     symbols: Tensor
@@ -36,11 +58,18 @@ class Talk:
     losses: dict[str, Tensor] = field(default_factory=dict)
     messages: Tensor | None = None
     readout: Talk | None = None
+    search: Search | None = None
+    hearing: Hearing | None = None
 
     @property
     def quantised(self) -> Talk:
         """What passed the channel, wherever that is: what was read at the read-out, or else what was sent."""
         return self if self.readout is None else self.readout
+
+    def at(self, rows: Tensor) -> Talk:
+        """What was said and heard at the moments [M] of a whole rollout where rows [B, T] is True."""
+        hearing = None if self.hearing is None else self.hearing.at(rows)
+        return Talk(self.symbols[rows], self.spoke[rows], hearing=hearing)
 
 
 @dataclass(frozen=True)
@@ -178,6 +207,22 @@ class TeamPolicy(nn.Module, ABC):
         states, memory, talk = self._live(features, moment, memory, overheard)
         return Decision(*self._decide(states), talk), memory
 
+    def audible(self, spoke: Tensor) -> Tensor:
+        """Whether receiver (next to last axis) hears sender (last axis), [..., N, N], where senders [..., N] spoke."""
+        return spoke.unsqueeze(-2) & self._others
+
+    @torch.no_grad()
+    def rehear(self, talk: Talk, sender: int, received: Tensor) -> Decision:
+        """What all would decide had they heard `received` [B, D] from the slot `sender`, and all else as it was.
+
+        The talk, [B, N, ...], is one whose hearing was kept; the decision still refers to it.
+        """
+        assert talk.hearing is not None
+        heard = talk.hearing.received.clone()
+        heard[:, sender] = received
+        states, _ = self.hear(**(vars(talk.hearing) | {"received": heard}))
+        return Decision(*self._decide(states), talk)
+
     def _over_time(self, moment: Moment) -> Decision:
         # Time goes first inside, so that the slice of a step is contiguous.
         steps = [None if x is None else x.transpose(0, 1) for x in _fields(moment)]
@@ -226,10 +271,12 @@ class TeamPolicy(nn.Module, ABC):
             spoke = spoke & moment.gates
         if not self.channel.carries:
             spoke = torch.zeros_like(spoke)
-        audible = spoke.unsqueeze(-2) & self._others
+        audible = self.audible(spoke)
         if self.bottleneck is None:
+            hearing = self._hearing(sent, features, memory, audible, moment.alive)
+            talk = Talk(symbols, spoke, sent.losses, self._kept(messages), search=sent.search, hearing=hearing)
             states, memory = self.hear(features, memory, received, audible, moment.alive)
-            return states, memory, Talk(symbols, spoke, sent.losses, self._kept(messages))
+            return states, memory, talk
         gathered = self.gather(features, memory, received, audible)
         read = self.bottleneck.transmit(gathered, moment.noise)
         hears = audible.any(-1) & moment.alive
@@ -240,6 +287,15 @@ class TeamPolicy(nn.Module, ABC):
     def _kept(self, vectors: Tensor) -> Tensor | None:
         """What a learner keeps of the vectors given to the quantiser, for it to absorb."""
         return vectors.detach() if self.quantiser.absorbs and torch.is_grad_enabled() else None
+
+    def _hearing(
+        self, sent: Transmission, features: Tensor, memory: Memory, audible: Tensor, alive: Tensor
+    ) -> Hearing | None:
+        """What is kept of a hearing, where other messages of it are to be judged."""
+        if sent.search is None:
+            return None
+        remembered = {name: value.detach() for name, value in memory.items()}
+        return Hearing(features.detach(), remembered, sent.received.detach(), audible, alive)
 
     def _inputs(self, observations: Tensor) -> Tensor:
         if not self.settings.agent_identity:
@@ -273,10 +329,28 @@ def stack_talks(talks: list[Talk]) -> Talk:
     """The talks of T steps, each [B, N, ...], as one of [B, T, N, ...]."""
     messages = [talk.messages for talk in talks if talk.messages is not None]
     readouts = [talk.readout for talk in talks if talk.readout is not None]
+    searches = [talk.search for talk in talks if talk.search is not None]
+    hearings = [talk.hearing for talk in talks if talk.hearing is not None]
     return Talk(
         symbols=torch.stack([talk.symbols for talk in talks], dim=1),
         spoke=torch.stack([talk.spoke for talk in talks], dim=1),
-        losses={name: torch.stack([talk.losses[name] for talk in talks], dim=1) for name in talks[0].losses},
+        losses=_stacked([talk.losses for talk in talks]),
         messages=torch.stack(messages, dim=1) if messages else None,
         readout=stack_talks(readouts) if readouts else None,
+        search=_stack_searches(searches) if searches else None,
+        hearing=_stack_hearings(hearings) if hearings else None,
     )
+
+
+def _stacked(steps: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    return {name: torch.stack([step[name] for step in steps], dim=1) for name in steps[0]}
+
+
+def _stack_searches(searches: list[Search]) -> Search:
+    received = torch.stack([search.received for search in searches], dim=1)
+    return Search(received, _stacked([search.terms for search in searches]))
+
+
+def _stack_hearings(hearings: list[Hearing]) -> Hearing:
+    tensors = _stacked([{name: x for name, x in vars(hearing).items() if name != "memory"} for hearing in hearings])
+    return Hearing(memory=_stacked([hearing.memory for hearing in hearings]), **tensors)

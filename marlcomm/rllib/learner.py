@@ -10,6 +10,7 @@ from torch import Tensor
 
 from marlcomm.channels.base import Peers
 from marlcomm.objectives.base import channel_loss, sent_messages
+from marlcomm.objectives.credit import message_credit
 from marlcomm.policies.base import Decision, first_worlds
 from marlcomm.policies.rollout import log_probs
 from marlcomm.rllib.compat import DEFAULT_MODULE_ID, NUM_ENV_STEPS_SAMPLED_LIFETIME, TorchLearner, set_log_level
@@ -110,7 +111,8 @@ class TeamLearner(TorchLearner):
         policy = self._team_module().policy
         loss = self.objective.loss(batch, decision, self._env_steps)
         said = decision.talk.quantised
-        rate = channel_loss(policy.quantiser, said, batch["acts"], batch["messages"][0])
+        credit = message_credit(policy, self.objective, batch, said)
+        rate = channel_loss(policy.quantiser, said, batch["acts"], batch["messages"][0], credit)
         # Each learner knows its share of every figure, so shares are summed over minibatches and learners.
         for name, value in (loss.stats | rate.stats).items():
             self.metrics.log_value((module_id, name), float(value), reduce="sum")
