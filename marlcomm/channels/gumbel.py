@@ -3,7 +3,8 @@
 The sample is exact: the arg-max of logits plus Gumbel noise. The gradient is that of the relaxed sample
 softmax((logits + noise) / temperature). The receiver always hears hard tokens, so nothing is lost when the
 relaxation is gone. `gr_mck` (Paulus, Maddison and Krause 2020) averages the relaxed sample over K noises that would
-all have led to the same token: the same expectation, less variance.
+all have led to the same token: the same expectation, less variance. In evaluations both take the likeliest token, if
+the settings do not say otherwise.
 """
 
 from __future__ import annotations
@@ -87,8 +88,9 @@ class GumbelChannel(Channel):
         return tokens
 
     def _choose(self, logits: Tensor, uniforms: Tensor) -> Tensor:
-        """The one place where a token is chosen: an exact sample [..., V], given draws [..., V]."""
-        gumbels = random.gumbel(uniforms)
+        """The one place where a token is chosen: an exact sample [..., V], given draws [..., V], or the likeliest."""
+        certain = self.evaluating and self.settings.eval_tokens == "argmax"
+        gumbels = torch.zeros_like(uniforms) if certain else random.gumbel(uniforms)
         perturbed, learns = logits + gumbels, torch.is_grad_enabled()
         if not self._reads_itself:  # then only the gradient of a token is read, or where its maximum is
             return self._relaxed(logits, gumbels, uniforms) if learns else perturbed

@@ -174,6 +174,9 @@ class DVQSettings(CodebookSettings):
                 )
 
 
+EvalTokens = Literal["argmax", "sampled"]
+
+
 class TokenSettings(ChannelSettings):
     """What channels of tokens share."""
 
@@ -185,6 +188,10 @@ class TokenSettings(ChannelSettings):
     )
     sender_size: int = Field(64, ge=1, description="width of the autoregressive sender and of its token embeddings")
     end_token: bool = Field(False, description="whether token 0 ends a message, so that messages may be short")
+    eval_tokens: EvalTokens = Field(
+        "argmax",
+        description="tokens in evaluations: each the likeliest after those before it, or sampled as in training",
+    )
 
     @field_validator("end_token")
     @classmethod
@@ -232,6 +239,10 @@ class DAPSSettings(TokenSettings):
     sender: Literal["factorised", "autoregressive"] = Field(
         "autoregressive",
         description="factorised: every token from the message alone; autoregressive: a GRU reads what it has said",
+    )
+    eval_tokens: EvalTokens = Field(
+        "sampled",
+        description="tokens in evaluations: each the likeliest after those before it, or sampled as in training",
     )
     samples: int = Field(8, ge=2, le=1000, description="K, how many messages are tried for each vector")
     encoder_loss: Literal["daps", "ppo"] = Field(
