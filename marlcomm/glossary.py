@@ -50,14 +50,16 @@ BANDWIDTH = {
     ),
     "received_prefix_bits_per_episode": Figure("bits / episode", "the same over episodes"),
     "clipped_symbols": Figure("share of symbols", "signed symbols at the limit of their slot: clipped, or just not"),
-    "distinct_messages": Figure("messages", "how many different messages were seen"),
+    "distinct_messages": Figure(
+        "messages", "how many different messages were seen; withheld, like what follows, for floats and beyond 65,536"
+    ),
     "missing_mass": Figure(
         "probability", "that the next message is a new one (Good-Turing): messages seen once over messages"
     ),
     "joint_entropy_bits_per_message": Figure(
         "bits / message",
-        "diagnostic: plug-in entropy of whole messages; withheld for floats, under ten samples a distinct message, "
-        "and where the missing mass is 1 % or more",
+        "diagnostic: plug-in entropy of whole messages; withheld under ten samples a distinct message, and "
+        "where the missing mass is 1 % or more",
     ),
     "corrected_joint_entropy_bits_per_message": Figure(
         "bits / message", "the same plus (distinct messages - 1) / (2 messages ln 2) (Miller-Madow)"

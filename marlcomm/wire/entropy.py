@@ -18,6 +18,7 @@ from marlcomm.wire.bits import Int
 
 SAMPLES_PER_VALUE = 10
 MOST_MISSING_MASS = 0.01
+MOST_DIFFERENT = 2**16
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -32,7 +33,28 @@ def message_ids(symbols: NDArray[np.integer]) -> NDArray[np.uint64]:
 
 def histogram(symbols: NDArray[np.integer]) -> Counter[int]:
     """How often each message occurs."""
+    return _counter(*np.unique(message_ids(symbols), return_counts=True))
+
+
+Kept = Counter[int] | None
+"""A histogram of bounded memory: None once more than 2**16 different messages were seen, in whatever order."""
+
+
+def kept_histogram(symbols: NDArray[np.integer]) -> Kept:
+    """How often each message occurs, where at most 2**16 different ones do."""
     ids, counts = np.unique(message_ids(symbols), return_counts=True)
+    return _counter(ids, counts) if len(ids) <= MOST_DIFFERENT else None
+
+
+def together(first: Kept, second: Kept) -> Kept:
+    """The histogram of both, where both were kept and at most 2**16 different messages are in them."""
+    if first is None or second is None:
+        return None
+    both = first + second
+    return both if len(both) <= MOST_DIFFERENT else None
+
+
+def _counter(ids: NDArray[np.uint64], counts: NDArray[np.int64]) -> Counter[int]:
     return Counter(dict(zip(ids.tolist(), counts.tolist(), strict=True)))
 
 
