@@ -37,6 +37,7 @@ GROUPS = {
     "bandwidth": glossary.BANDWIDTH,
     "wire": glossary.WIRE,
     "coded": glossary.CODED,
+    "diagnostics": glossary.DIAGNOSTICS,
     "errors": glossary.ERRORS,
     "learning": glossary.LEARNING,
 }

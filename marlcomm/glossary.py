@@ -90,6 +90,29 @@ CODED = {
         for end in _ENDS
     },
 }
+DIAGNOSTICS = {
+    "stream_bits_per_agent_step": Figure(
+        "bits / agent step",
+        "32-bit words of a range coder that writes the messages of each link in an episode as one stream, under tables "
+        "fitted and frozen like the code, plus presence bits; over the first 500 episodes; no headers",
+    ),
+    "stream_bits_per_episode": Figure("bits / episode", "the same bits over episodes"),
+    "adaptive_bits_per_message": Figure(
+        "bits / message",
+        "length of all messages under a code of each slot that starts from nothing and counts along "
+        "(Krichevsky-Trofimov), over messages",
+    ),
+    "factored_entropy_bits_per_message": Figure(
+        "bits / message",
+        "plug-in entropies of the slots, summed as often as each is on the wire; withheld where one of them is not "
+        "estimable by the rule of the joint entropy",
+    ),
+    "conditional_entropy_bits_per_message": Figure(
+        "bits / message",
+        "plug-in entropy of a message given its sender's last one in the episode; withheld where that of the pairs is "
+        "not estimable",
+    ),
+}
 ERRORS = {
     "success_standard_error": Figure("share of episodes", "standard deviation of success / sqrt(episodes)"),
     "return_standard_error": Figure("reward / episode", "standard deviation of returns / sqrt(episodes)"),

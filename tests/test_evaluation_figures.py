@@ -7,9 +7,26 @@ import numpy as np
 import pytest
 import torch
 
-from marlcomm.policies.team import make_channel
-from marlcomm.wire import Alphabet, BandwidthMeter, BitCounts, entropy
-from marlcomm.wire.entropy import MOST_DIFFERENT
+from marlcomm.analysis import report
+from marlcomm.glossary import BANDWIDTH, CODED, DIAGNOSTICS, ENV_STATISTICS, EPISODE, ERRORS, WIRE
+from marlcomm.policies import coding, diagnostics, evaluation
+from marlcomm.policies.coding import frozen_code, shortest_tables
+from marlcomm.policies.diagnostics import links
+from marlcomm.policies.evaluation import evaluate
+from marlcomm.policies.rollout import Player
+from marlcomm.policies.team import TeamNames, make_channel
+from marlcomm.wire import (
+    STREAM_HEADER_BYTES,
+    Alphabet,
+    BandwidthMeter,
+    BitCounts,
+    WireError,
+    entropy,
+    read_stream,
+    write_stream,
+)
+from marlcomm.wire.conditional import ConditionalTables
+from marlcomm.wire.entropy import MOST_DIFFERENT, Tally, before_each, entropies
 
 SENDERS = ["factorised", "autoregressive"]
 TOKENS = {"vocabulary": 5, "tokens": 3, "end_token": True}
@@ -118,3 +135,135 @@ def test_counts_of_no_more_than_fit_are_all_kept():
     assert meter.report(counts)["distinct_messages"] == 2**16
     _, more = everybody(np.array([7, 8], np.int32).reshape(1, 1, 1, 2))
     assert (counts + more).histogram is None
+
+
+# --- streams of links, and entropies ---------------------------------------------------------------------------------
+
+SMALL = {"hidden_size": 16, "width": 8, "message_size": 4}
+NAMED = {**EPISODE, **ENV_STATISTICS["traffic_junction"], **BANDWIDTH, **WIRE, **CODED, **DIAGNOSTICS, **ERRORS}
+
+
+def team(channel="vq", settings=None, policy="transformer", policy_config=SMALL):
+    names = TeamNames("traffic_junction", {"add_rate": 0.5}, policy, policy_config, channel, settings or {})
+    world = names.make_env(final=True)
+    return world, names.make_policy(world, seed=0)
+
+
+def said(env, policy, episodes):
+    """Symbols [B, T, N, S], who sent them and who acts [B, T, N] in an evaluation."""
+    with policy.channel.evaluation():
+        worlds = torch.arange(episodes)
+        rollout = Player(env, policy, 0, "evaluation").play(worlds, torch.zeros_like(worlds))
+    acts = rollout.acts.numpy()
+    return rollout.talk.symbols.numpy(), rollout.talk.spoke.numpy() & acts, acts
+
+
+def test_links_by_hand():
+    sent = np.array([[[1, 1], [0, 1], [1, 0]], [[0, 0], [0, 1], [0, 1]]], bool)  # [B=2, T=3, N=2]
+    # numbered: (0,0,0) 0, (0,0,1) 1, (0,1,1) 2, (0,2,0) 3, (1,1,1) 4, (1,2,1) 5
+    assert [link.tolist() for link in links(sent)] == [[0, 3], [1, 2], [4, 5]]
+    assert list(links(sent[:0])) == list(links(sent & False)) == []
+
+
+@pytest.mark.parametrize(("channel", "settings"), [("vq", {}), ("gumbel", {"tokens": 2, "end_token": True})])
+def test_a_stream_for_each_link_of_each_episode(channel, settings):
+    env, policy = team(channel, settings)
+    code = frozen_code(env, policy, 0, 60)
+    figures = evaluate(env, policy, 0, 30, code=code)
+    symbols, sent, acts = said(env, policy, 30)
+    size = 0
+    for episode, sender in itertools.product(range(30), range(sent.shape[2])):
+        own = symbols[episode, sent[episode, :, sender], sender]
+        size += len(write_stream(code.links.tables, own)) - STREAM_HEADER_BYTES if len(own) else 0
+    assert figures["stream_bits_per_agent_step"] == pytest.approx(8 * size / acts.sum())
+    assert figures["stream_bits_per_episode"] == pytest.approx(8 * size / 30)
+    assert size % 4 == 0 < size
+
+
+def test_streams_know_the_dither_where_that_is_shorter():
+    env, policy = team("ddcl", {"dither_levels": 64, "code": "dither_conditional", "delta": 0.5})
+    code = frozen_code(env, policy, 0, 60)
+    assert isinstance(code.links.tables, ConditionalTables)
+    figures = evaluate(env, policy, 0, 20, code=code)
+    symbols, sent, acts = said(env, policy, 20)
+    marginal = shortest_tables(policy.channel.alphabet(), *np.array_split(symbols[sent], 2))
+    assert figures["stream_bits_per_agent_step"] < marginal.ideal_bits(symbols[sent]).sum() / acts.sum()
+
+
+def test_a_stream_that_is_not_read_back_is_an_error(monkeypatch):
+    env, policy = team()
+    code = frozen_code(env, policy, 0, 20)
+    monkeypatch.setattr(coding, "read_stream", lambda tables, data: read_stream(tables, data) + 1)
+    with pytest.raises(WireError, match="messages of a link were not decoded"):
+        evaluate(env, policy, 0, 5, code=code)
+
+
+def test_long_evaluations_stream_their_first_episodes(monkeypatch):
+    env, policy = team()
+    code = frozen_code(env, policy, 0, 20)
+    few = evaluate(env, policy, 0, 7, code=code)
+    monkeypatch.setattr(diagnostics, "STREAMED_EPISODES", 7)
+    whole = evaluate(env, policy, 0, 20, code=code)
+    monkeypatch.setattr(evaluation, "_WORLDS_AT_ONCE", 3)
+    assert evaluate(env, policy, 0, 20, code=code) == pytest.approx(whole)
+    assert whole["stream_bits_per_agent_step"] == few["stream_bits_per_agent_step"]
+
+
+def test_a_gate_pays_for_presence_in_streams_too():
+    env, policy = team("vq", {"codebook_size": 2}, "ic3net", {"hidden_size": 16, "message_size": 4})
+    figures = evaluate(env, policy, 0, 20, code=frozen_code(env, policy, 0, 10))
+    assert figures["stream_bits_per_agent_step"] > 1
+
+
+def test_entropies_are_those_of_all_messages_by_the_rule():
+    env, policy = team("vq", {"codebook_size": 2, "segments": 2})
+    figures = evaluate(env, policy, 0, 60, code=frozen_code(env, policy, 0, 20))
+    symbols, sent, _ = said(env, policy, 60)
+    wanted = entropies(policy.channel.alphabet(), symbols[sent], before_each(sent))
+    assert wanted.keys() >= {"factored_entropy_bits_per_message", "conditional_entropy_bits_per_message"}
+    assert {name: figures[name] for name in wanted} == pytest.approx(wanted)
+    assert figures.keys() <= NAMED.keys()
+    joint, factored = (figures[f"{name}_entropy_bits_per_message"] for name in ("joint", "factored"))
+    assert joint <= factored <= figures["nominal_bits_per_message"]
+
+
+def test_what_cannot_be_estimated_is_left_out_and_said():
+    env, policy = team("ddcl", {"delta": 0.01})
+    figures = evaluate(env, policy, 0, 10, code=frozen_code(env, policy, 0, 10))
+    assert not any("entropy" in name for name in figures)
+    assert figures["missing_mass"] > 0.01
+    summary = {f"evaluation/{name}": value for name, value in figures.items()}
+    assert report._diagnostics(summary)[1] == (
+        "entropy of messages, plug-in, bits/message: not estimable; slot by slot not estimable; "
+        "given the last not estimable"
+    )
+
+
+@pytest.mark.parametrize(("channel", "settings"), [("continuous", {}), ("dvq", {"continuous": True})])
+def test_floats_have_no_diagnostics(channel, settings):
+    env, policy = team(channel, settings)
+    code = frozen_code(env, policy, 0, 10)
+    figures = evaluate(env, policy, 0, 10, code=code)
+    assert code.links is None
+    assert not figures.keys() & DIAGNOSTICS.keys()
+    assert report._diagnostics({f"evaluation/{name}": value for name, value in figures.items()}) == []
+
+
+def test_silence_streams_nothing():
+    env, policy = team("silent")
+    figures = evaluate(env, policy, 0, 10, code=frozen_code(env, policy, 0, 10))
+    assert figures["stream_bits_per_agent_step"] == 0
+
+
+def test_short_evaluations_leave_diagnostics_out():
+    env, policy = team()
+    assert not evaluate(env, policy, 0, 10).keys() & DIAGNOSTICS.keys()
+
+
+def test_slots_of_too_many_values_have_no_figures(monkeypatch):
+    monkeypatch.setattr(entropy, "MOST_DIFFERENT", 5)
+    tally = Tally(Alphabet.fixed([9]))
+    tally.add(np.repeat(np.arange(5, dtype=np.int32), 20)[:, None])
+    assert tally.figures().keys() == {"adaptive_bits_per_message", "factored_entropy_bits_per_message"}
+    tally.add(np.repeat(np.arange(4, 6, dtype=np.int32), 20)[:, None])
+    assert tally.figures() == {}

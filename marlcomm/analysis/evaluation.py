@@ -85,6 +85,8 @@ def evaluate_run(
     watch("what is said in training")
     code = frozen_code(env, policy, seed, settings.evaluation.code_episodes)
     summary["code"] = code.digest
+    if code.links is not None:
+        summary["stream_tables"] = code.links.tables.digest
     watch("sampled actions")
     groups = {"evaluation": evaluate(env, policy, seed, episodes, code=code)}
     watch("greedy actions")
