@@ -2,12 +2,19 @@
 
 import itertools
 import tracemalloc
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from alphabets import two_samples
+from hypothesis import given, settings
 
+from marlcomm import checkpoint
+from marlcomm.analysis import evaluation as final
 from marlcomm.analysis import report
+from marlcomm.analysis.trace import prove, record
+from marlcomm.config import experiment, merge
 from marlcomm.glossary import BANDWIDTH, CODED, DIAGNOSTICS, ENV_STATISTICS, EPISODE, ERRORS, WIRE
 from marlcomm.policies import coding, diagnostics, evaluation
 from marlcomm.policies.coding import frozen_code, shortest_tables
@@ -20,13 +27,17 @@ from marlcomm.wire import (
     Alphabet,
     BandwidthMeter,
     BitCounts,
+    Code,
+    Tables,
     WireError,
     entropy,
+    learned_tables,
     read_stream,
     write_stream,
 )
 from marlcomm.wire.conditional import ConditionalTables
 from marlcomm.wire.entropy import MOST_DIFFERENT, Tally, before_each, entropies
+from marlcomm.wire.prior import _Mixture
 
 SENDERS = ["factorised", "autoregressive"]
 TOKENS = {"vocabulary": 5, "tokens": 3, "end_token": True}
@@ -267,3 +278,108 @@ def test_slots_of_too_many_values_have_no_figures(monkeypatch):
     assert tally.figures().keys() == {"adaptive_bits_per_message", "factored_entropy_bits_per_message"}
     tally.add(np.repeat(np.arange(4, 6, dtype=np.int32), 20)[:, None])
     assert tally.figures() == {}
+
+
+# --- a learned prior -------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=40, deadline=None)
+@given(two_samples())
+def test_learned_tables_bring_every_message_back(case):
+    alphabet, training, later = case
+    tables = learned_tables(alphabet, training)
+    assert tables.digest == learned_tables(alphabet, training).digest == Tables.from_state(tables.state()).digest
+    assert np.array_equal(read_stream(tables, write_stream(tables, later)), later)
+    code = Code.fit(alphabet, training, "learned")
+    assert np.array_equal(Code.from_state(code.state()).decode(code.encode(later)), later)
+    assert np.array_equal(code.lengths(later), Code.on_tables(tables).lengths(later))
+    if len(training):  # on what it was fitted on, too, no prefix code is below the source's entropy
+        assert code.lengths(training).sum() >= len(training) * entropy.factored_entropy(alphabet, training) - 1e-6
+
+
+@pytest.mark.parametrize(("samples", "worst", "gain"), [(30, 0.5, 0.3), (100, 0.2, 0.1), (1000, 0.03, 0.02)])
+def test_a_learned_prior_needs_few_messages(samples, worst, gain):
+    """Laplace integers of scale 3: -sum p log2 p is 4.0297 bits. Means over eight samples of the training time."""
+    rng, alphabet = np.random.default_rng(0), Alphabet.signed(1)
+    training = np.rint(rng.laplace(0, 3, (8, samples, 1))).astype(np.int32)
+    later = np.rint(rng.laplace(0, 3, (100_000, 1))).astype(np.int32)
+    learned, plain = (
+        np.mean([fit(alphabet, part).ideal_bits(later).mean() for part in training])
+        for fit in (learned_tables, Tables.fit)
+    )
+    assert learned < 4.0297 + worst
+    assert learned < plain - gain
+
+
+def test_with_many_messages_a_learned_prior_is_as_good_as_the_frequencies():
+    rng, alphabet = np.random.default_rng(0), Alphabet.signed(1)
+    training, later = np.rint(rng.laplace(0, 3, (2, 100_000, 1))).astype(np.int32)
+    assert learned_tables(alphabet, training).ideal_bits(later).mean() == pytest.approx(4.0297, abs=0.01)
+    # Six far numbers that nothing smooth explains, and tokens without an order.
+    six = np.array([0, 17, -30, 55, 200, -120], np.int32)
+    law = np.array([200, 100, 50, 25, 12, 1]) / 388
+    goals = rng.choice(six, (2, 5000, 1), p=law)
+    assert learned_tables(alphabet, goals[0]).ideal_bits(goals[1]).mean() == pytest.approx(
+        Tables.fit(alphabet, goals[0]).ideal_bits(goals[1]).mean(), abs=0.01
+    )
+
+
+def test_the_components_of_the_prior_are_distributions():
+    slot = Alphabet.signed(1, limit=4000).slots[0]
+    mixture = _Mixture(slot, np.array([-40, 0, 3]), np.array([5, 20, 5]))
+    everything = np.arange(-4000, 4001)
+    assert np.allclose(mixture._smooth(everything).sum(axis=0), 1)
+    assert mixture._shares(everything).sum() == pytest.approx(1)
+    assert mixture._weights.min() >= 0
+    values, shares = mixture.listed()
+    assert {-40, 0, 3} <= set(values.tolist())
+    assert 0.98 < shares.sum() <= 1
+
+
+def test_the_weights_of_the_prior_are_the_likeliest():
+    """At the maximum over mixtures no component explains the messages better than the mixture (Lindsay 1983)."""
+    rng = np.random.default_rng(0)
+    seen, counts = np.unique(np.rint(rng.laplace(0, 3, 20_000)).astype(np.int64), return_counts=True)
+    mixture = _Mixture(Alphabet.signed(1).slots[0], seen, counts)
+    shares = np.column_stack([mixture._smooth(seen), (counts - 1) / (counts.sum() - 1)])
+    gains = (counts / counts.sum()) @ (shares / (shares @ mixture._weights)[:, None])
+    assert gains.max() < 1.01
+    assert gains @ mixture._weights == pytest.approx(1, abs=1e-3)
+
+
+def test_values_never_seen_escape():
+    alphabet = Alphabet.signed(1, limit=2**30)
+    tables = learned_tables(alphabet, np.array([[0], [1], [-2]] * 50, np.int32))
+    far = np.array([[2**30], [-(2**30)], [5000], [0]], np.int32)
+    assert np.array_equal(read_stream(tables, write_stream(tables, far)), far)
+    bits = tables.ideal_bits(far)
+    assert bits[3] < 2 < 30 < bits[0]
+
+
+def test_the_frozen_code_may_be_a_learned_one():
+    env, policy = team("ddcl", {"delta": 0.05})
+    plain = frozen_code(env, policy, 0, 4)
+    code = frozen_code(env, policy, 0, 4, learned_prior=True)
+    assert {part["code"] for part in code.state()["tables"]["parts"]} == {"learned"}
+    assert code.links.tables.messages is None
+    assert code.digest == frozen_code(env, policy, 0, 4, learned_prior=True).digest != plain.digest
+    figures = [evaluate(env, policy, 0, 20, code=one) for one in (code, plain)]
+    for name in ("coded_bits_per_message", "stream_bits_per_agent_step"):
+        assert figures[0][name] < figures[1][name]
+    prove(env, policy, record(env, policy, 0, 10, code))
+
+
+def test_the_setting_chooses_among_the_learned_ones_too(monkeypatch, tmp_path):
+    env, policy = team("ddcl", {"delta": 0.05})
+    monkeypatch.setattr(final, "load_team", lambda settings, folder: (env, policy))
+    monkeypatch.setattr(checkpoint, "read_counters", lambda folder: {"env_steps": 0, "seconds": 0.0})
+    run = SimpleNamespace(last_checkpoint=lambda: tmp_path, command=lambda: "")
+    codes = []
+    for learned in ("true", "false"):
+        words = [f"evaluation.learned_prior={learned}", "evaluation.episodes=2", "evaluation.code_episodes=4"]
+        summary = final.evaluate_run(run, experiment(merge({}, words)[0]))
+        codes.append((summary["code"], summary["stream_tables"]))
+    learned = frozen_code(env, policy, 0, 4, learned_prior=True)
+    assert codes[0] == (learned.digest, learned.links.tables.digest)
+    assert codes[0][0] != codes[1][0]
+    assert codes[0][1] != codes[1][1]

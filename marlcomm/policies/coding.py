@@ -24,6 +24,7 @@ from marlcomm.wire.conditional import ConditionalTables
 from marlcomm.wire.conditional_codes import ConditionalCode
 from marlcomm.wire.meter import BandwidthMeter
 from marlcomm.wire.packets import MessageCode
+from marlcomm.wire.prior import learned_tables
 from marlcomm.wire.streams import STREAM_HEADER_BYTES, read_stream, write_stream
 from marlcomm.wire.tables import Tables
 
@@ -152,12 +153,15 @@ def _as_array(context: Tensor | None) -> Int | None:
     return None if context is None else context.cpu().numpy()
 
 
-def frozen_code(env: TeamEnv, policy: TeamPolicy, seed: int, episodes: int) -> FrozenCode:
+def frozen_code(
+    env: TeamEnv, policy: TeamPolicy, seed: int, episodes: int, *, learned_prior: bool = False
+) -> FrozenCode:
     """The shortest code for what a trained team says, with integer tables that never change again.
 
     The team plays `episodes` episodes of a stream of their own. Codes are fitted on what it says in one half of them,
     and the one that writes the other half in the fewest bits is taken; one that knows the context of messages is among
-    them where the channel offers its tables. So are the tables for streams of whole links, unless there are floats.
+    them where the channel offers its tables, and with `learned_prior` one on a learned prior. So are the tables for
+    streams of whole links, unless there are floats.
     """
     channel, worlds = policy.channel, torch.arange(episodes, device=env.device)
     with channel.evaluation():
@@ -167,8 +171,9 @@ def frozen_code(env: TeamEnv, policy: TeamPolicy, seed: int, episodes: int) -> F
     symbols = rollout.talk.symbols.cpu().numpy()
     fitted_on, chosen_on = (symbols[half][sent[half]] for half in halves)
     alphabet, context = channel.alphabet(), None
-    codes = [FrozenCode(shortest_code(alphabet, fitted_on, chosen_on), channel)]
-    links = [] if alphabet.has_raw else [FrozenTables(shortest_tables(alphabet, fitted_on, chosen_on), channel)]
+    codes = [FrozenCode(shortest_code(alphabet, fitted_on, chosen_on, learned_prior), channel)]
+    tables = None if alphabet.has_raw else shortest_tables(alphabet, fitted_on, chosen_on, learned_prior)
+    links = [] if tables is None else [FrozenTables(tables, channel)]
     conditional = channel.conditional_tables(messages[halves[0]][torch.as_tensor(sent[halves[0]])])
     if conditional is not None:
         codes.append(FrozenCode(ConditionalCode(conditional), channel))
@@ -181,19 +186,22 @@ def frozen_code(env: TeamEnv, policy: TeamPolicy, seed: int, episodes: int) -> F
     return replace(code, links=best)
 
 
-def shortest_code(alphabet: Alphabet, fitted_on: Symbols, chosen_on: Symbols) -> Code:
+def shortest_code(alphabet: Alphabet, fitted_on: Symbols, chosen_on: Symbols, learned_prior: bool = False) -> Code:
     """Of all codes for an alphabet, fitted on messages [M, S], the one that is shortest on other messages [M', S]."""
     codes = [Code(alphabet)]
     if not alphabet.has_raw and alphabet.columns and len(fitted_on):
         names = ["huffman", *(["rice"] if any(slot.kind == "signed" for slot in alphabet.slots) else [])]
+        names += ["learned"] * learned_prior
         codes += [Code.fit(alphabet, fitted_on, name) for name in names]
         codes.append(Code.fit(alphabet, fitted_on, "huffman", joint=True))
     return min(codes, key=lambda code: int(code.lengths(chosen_on).sum()))
 
 
-def shortest_tables(alphabet: Alphabet, fitted_on: Symbols, chosen_on: Symbols) -> Tables:
+def shortest_tables(alphabet: Alphabet, fitted_on: Symbols, chosen_on: Symbols, learned_prior: bool = False) -> Tables:
     """Tables of slots or of whole messages, fitted on messages [M, S], whichever say more about others, [M', S]."""
     found = [Tables.fit(alphabet, fitted_on, joint=joint) for joint in (False, True)]
+    if learned_prior:
+        found.append(learned_tables(alphabet, fitted_on))
     return min(found, key=lambda tables: float(tables.ideal_bits(chosen_on).sum()))
 
 
