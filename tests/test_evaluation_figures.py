@@ -1,6 +1,9 @@
-"""What evaluations do and say beyond those of training: tokens without chance, entropies, streams, a learned prior."""
+"""What evaluations do and say: tokens without chance, streams, entropies, a learned prior; the tutorial."""
 
 import itertools
+import re
+import subprocess
+import sys
 import tracemalloc
 from types import SimpleNamespace
 
@@ -383,3 +386,25 @@ def test_the_setting_chooses_among_the_learned_ones_too(monkeypatch, tmp_path):
     assert codes[0] == (learned.digest, learned.links.tables.digest)
     assert codes[0][0] != codes[1][0]
     assert codes[0][1] != codes[1][1]
+
+
+# --- the tutorial ----------------------------------------------------------------------------------------------------
+
+
+def test_the_tutorials_channel_takes_settings_as_written(pytestconfig, tmp_path):
+    """Under the command that the page gives. (Without settings it is the channel that the tests of the CLI train.)"""
+    section = (pytestconfig.rootpath / "docs/channels.md").read_text(encoding="utf-8").partition("## `continuous`")[0]
+    channel, settings = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+    changes = {
+        '@register_channel("sign")': re.search(r"`(@register_channel.*?)`", section)[1],
+        "2.0 * symbols - 1.0": re.search(r"would return\s+`(.*?)`", section)[1],
+    }
+    for before, after in changes.items():
+        assert before in channel
+        channel = channel.replace(before, after)
+    (tmp_path / "my_channels.py").write_text(settings + channel, encoding="utf-8")
+    words = next(line.split() for line in section.splitlines() if line.startswith("marlcomm check"))
+    program = [sys.executable, "-m", "marlcomm.cli", *words[1:], "channel.scale=3.0"]
+    done = subprocess.run(program, cwd=tmp_path, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "channel sign keeps all" in done.stdout
