@@ -38,6 +38,7 @@ GROUPS = {
     "bottleneck": glossary.BOTTLENECK,
     "wire": glossary.WIRE,
     "coded": glossary.CODED,
+    "diagnostics": glossary.DIAGNOSTICS,
     "errors": glossary.ERRORS,
     "learning": glossary.LEARNING,
 }

@@ -50,6 +50,9 @@ class EvaluationSettings(Settings):
     code_episodes: int = Field(
         1000, ge=2, description="other episodes, on whose messages the code of the headline rate is fitted and frozen"
     )
+    learned_prior: bool = Field(
+        False, description="let a learned factorised prior stand among the codes and tables that are fitted"
+    )
 
 
 @dataclass(frozen=True)

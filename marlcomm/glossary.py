@@ -50,14 +50,16 @@ BANDWIDTH = {
     ),
     "received_prefix_bits_per_episode": Figure("bits / episode", "the same over episodes"),
     "clipped_symbols": Figure("share of symbols", "signed symbols at the limit of their slot: clipped, or just not"),
-    "distinct_messages": Figure("messages", "how many different messages were seen"),
+    "distinct_messages": Figure(
+        "messages", "how many different messages were seen; withheld, like what follows, for floats and beyond 65,536"
+    ),
     "missing_mass": Figure(
         "probability", "that the next message is a new one (Good-Turing): messages seen once over messages"
     ),
     "joint_entropy_bits_per_message": Figure(
         "bits / message",
-        "diagnostic: plug-in entropy of whole messages; withheld for floats, under ten samples a distinct message, "
-        "and where the missing mass is 1 % or more",
+        "diagnostic: plug-in entropy of whole messages; withheld under ten samples a distinct message, and "
+        "where the missing mass is 1 % or more",
     ),
     "corrected_joint_entropy_bits_per_message": Figure(
         "bits / message", "the same plus (distinct messages - 1) / (2 messages ln 2) (Miller-Madow)"
@@ -100,6 +102,29 @@ CODED = {
         for unit in ("agent_step", "episode")
         for end in _ENDS
     },
+}
+DIAGNOSTICS = {
+    "stream_bits_per_agent_step": Figure(
+        "bits / agent step",
+        "32-bit words of a range coder that writes the messages of each link in an episode as one stream, under tables "
+        "fitted and frozen like the code, plus presence bits; over the first 500 episodes; no headers",
+    ),
+    "stream_bits_per_episode": Figure("bits / episode", "the same bits over episodes"),
+    "adaptive_bits_per_message": Figure(
+        "bits / message",
+        "length of all messages under a code of each slot that starts from nothing and counts along "
+        "(Krichevsky-Trofimov), over messages",
+    ),
+    "factored_entropy_bits_per_message": Figure(
+        "bits / message",
+        "plug-in entropies of the slots, summed as often as each is on the wire; withheld where one of them is not "
+        "estimable by the rule of the joint entropy",
+    ),
+    "conditional_entropy_bits_per_message": Figure(
+        "bits / message",
+        "plug-in entropy of a message given its sender's last one in the episode; withheld where that of the pairs is "
+        "not estimable",
+    ),
 }
 ERRORS = {
     "success_standard_error": Figure("share of episodes", "standard deviation of success / sqrt(episodes)"),

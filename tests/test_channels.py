@@ -35,6 +35,7 @@ VARIANTS = {
         {"tokens": 3, "vocabulary": 7, "temperature": 0.3},
         {"tokens": 4, "end_token": True, "length_weight": 0.01},
         {"tokens": 3, "sender": "autoregressive", "end_token": True, "temperature_schedule": "exponential"},
+        {"tokens": 2, "eval_tokens": "sampled"},
     ],
     "daps": [
         {},
@@ -44,6 +45,7 @@ VARIANTS = {
         {"st_bypass": True},
         {"mode": "task", "tokens": 2, "samples": 4},
         {"mode": "task", "fit_weight": 0.0, "encoder_loss": "ppo", "end_token": True, "tokens": 2, "bit_cost": 0.01},
+        {"tokens": 2, "end_token": True, "eval_tokens": "argmax"},
     ],
     "gr_mck": [{}, {"tokens": 3, "sender": "autoregressive", "samples": 4}, {"tokens": 2, "end_token": True}],
     "vq": [

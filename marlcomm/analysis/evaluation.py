@@ -83,8 +83,11 @@ def evaluate_run(
     if env.spec.card is not None and "silent" in env.spec.card:
         summary["silent"] = env.spec.card["silent"]
     watch("what is said in training")
-    code = frozen_code(env, policy, seed, settings.evaluation.code_episodes)
+    fitting = settings.evaluation
+    code = frozen_code(env, policy, seed, fitting.code_episodes, learned_prior=fitting.learned_prior)
     summary["code"] = code.digest
+    if code.links is not None:
+        summary["stream_tables"] = code.links.tables.digest
     watch("sampled actions")
     groups = {"evaluation": evaluate(env, policy, seed, episodes, code=code)}
     watch("greedy actions")

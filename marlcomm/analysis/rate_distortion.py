@@ -23,12 +23,11 @@ from marlcomm import noise
 from marlcomm.analysis.rate_distortion_settings import SETTINGS, Part, Setting
 from marlcomm.analysis.shannon import SOURCES, Floats, Source, gap, water_level
 from marlcomm.channels.base import Channel, Peers, Transmission
-from marlcomm.policies.coding import shortest_code
+from marlcomm.policies.coding import shortest_code, shortest_tables
 from marlcomm.policies.team import make_channel
 from marlcomm.registry import ConfigError, nearest
 from marlcomm.wire.conditional_codes import ConditionalCode
 from marlcomm.wire.streams import write_stream
-from marlcomm.wire.tables import Tables
 
 STEPS, SAMPLES = 400, 50_000
 _BATCH, _CALIBRATION = 512, 8192
@@ -287,15 +286,9 @@ def coded(channel: Channel, fitted_on: Heard, held_out: Heard) -> tuple[Floats, 
     half = len(fitted_on.symbols) // 2
     first, second = fitted_on.symbols[:half], fitted_on.symbols[half:]
     code = shortest_code(channel.alphabet(), first, second)
-    tables = _shortest_tables(channel, first, second)
+    tables = shortest_tables(channel.alphabet(), first, second)
     stream = 8 * len(write_stream(tables, held_out.symbols)) / len(held_out.symbols)
     return tables.ideal_bits(held_out.symbols), stream, float(code.lengths(held_out.symbols).mean())
-
-
-def _shortest_tables(channel: Channel, fitted_on: Any, chosen_on: Any) -> Tables:
-    """Tables of slots or of whole messages, whichever say more about messages that neither was fitted on."""
-    found = [Tables.fit(channel.alphabet(), fitted_on, joint=joint) for joint in (False, True)]
-    return min(found, key=lambda tables: float(tables.ideal_bits(chosen_on).sum()))
 
 
 def write(points: Sequence[Point], file: Path, **about: Any) -> None:

@@ -47,6 +47,7 @@ def summary_table(summary: dict[str, Any]) -> Table:
         _add(table, f"ceiling: {_words(summary['ceiling'])}", summary, "ceiling", bits)
     notes = [f"trained on {summary['env_steps']:,} env steps in {_minutes(summary['training_seconds'])}"]
     notes.append(f"evaluated in {_minutes(summary['evaluation_seconds'])}")
+    notes += _diagnostics(summary)
     ways = [f"{way:.0%} in {name}" for name in ("success", "return") if (way := _way(summary, name)) is not None]
     if ways:
         notes.append(f"of the way from floor to ceiling: {', '.join(ways)}")
@@ -63,6 +64,19 @@ def _way(summary: dict[str, Any], name: str) -> float | None:
         return None
     low, high = summary[f"floor/{name}"], summary[f"ceiling/{name}"]
     return (summary[f"evaluation/{name}"] - low) / (high - low) if high > low else None
+
+
+def _diagnostics(summary: dict[str, Any]) -> list[str]:
+    """What a coder of whole links writes, and the entropies of messages; nothing where there are floats or silence."""
+    figures = {name.removeprefix("evaluation/"): value for name, value in summary.items()}
+    if not {"stream_bits_per_agent_step", "nominal_bits_per_message"} <= figures.keys():
+        return []
+    found = (figures.get(f"{name}_entropy_bits_per_message") for name in ("joint", "factored", "conditional"))
+    joint, factored, conditional = ("not estimable" if value is None else f"{value:.2f}" for value in found)
+    return [
+        f"a range coder for each link: {figures['stream_bits_per_agent_step']:.2f} bits/agent step",
+        f"entropy of messages, plug-in, bits/message: {joint}; slot by slot {factored}; given the last {conditional}",
+    ]
 
 
 def _add(table: Table, title: str, summary: dict[str, Any], group: str, bits: Iterable[str]) -> None:

@@ -78,8 +78,9 @@ def record_run(run: Run, settings: Experiment, *, episodes: int | None = None, s
     """Play the final evaluation of a run once more, and store every packet beside its summary."""
     env, policy = load_team(settings, run.last_checkpoint())
     seed = settings.seed if seed is None else seed
-    code = frozen_code(env, policy, seed, settings.evaluation.code_episodes)
-    trace = record(env, policy, seed, settings.evaluation.episodes if episodes is None else episodes, code)
+    wanted = settings.evaluation
+    code = frozen_code(env, policy, seed, wanted.code_episodes, learned_prior=wanted.learned_prior)
+    trace = record(env, policy, seed, wanted.episodes if episodes is None else episodes, code)
     trace.write(run.folder / FILE)
     return run.folder / FILE
 

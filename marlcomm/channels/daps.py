@@ -88,7 +88,9 @@ class DAPSChannel(Channel):
     @torch.no_grad()
     def encode(self, messages: Tensor, noise: Tensor | None = None) -> Tensor:
         draws = self._uniforms(noise).unsqueeze(-1)
-        return to_symbols(self.sender(self.standard(messages), draws, self._choose)[0], self.settings.end_token)
+        certain = self.evaluating and self.settings.eval_tokens == "argmax"
+        choose = _likeliest if certain else self._choose
+        return to_symbols(self.sender(self.standard(messages), draws, choose)[0], self.settings.end_token)
 
     def decode(self, symbols: Tensor, noise: Tensor | None = None) -> Tensor:
         mean, _, correction = self.decoder(symbols)
@@ -172,7 +174,7 @@ class DAPSChannel(Channel):
         return noise
 
     def _choose(self, logits: Tensor, draws: Tensor) -> Tensor:
-        """The one place where a token is chosen: an exact sample [..., V], given draws [..., 1]."""
+        """Where a token is drawn: an exact sample [..., V], given draws [..., 1]."""
         values = random.categorical(logits.detach(), draws.squeeze(-1))
         return one_hot(values, self.settings.vocabulary)
 
@@ -300,6 +302,11 @@ def log_likelihood(target: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor
 def log_chance(logits: Tensor, tokens: Tensor, sent: Tensor) -> Tensor:
     """The log-probability [...] of tokens [..., T, V], of which [..., T] are sent."""
     return ((torch.log_softmax(logits, -1) * tokens).sum(-1) * sent).sum(-1)
+
+
+def _likeliest(logits: Tensor, draws: Tensor) -> Tensor:
+    """Choose what is likeliest, whatever was drawn."""
+    return one_hot(logits.argmax(-1), logits.shape[-1])
 
 
 def _repeat(logits: Tensor, tokens: Tensor) -> Tensor:

@@ -3,7 +3,8 @@
 The sample is exact: the arg-max of logits plus Gumbel noise. The gradient is that of the relaxed sample
 softmax((logits + noise) / temperature). The receiver always hears hard tokens, so nothing is lost when the
 relaxation is gone. `gr_mck` (Paulus, Maddison and Krause 2020) averages the relaxed sample over K noises that would
-all have led to the same token: the same expectation, less variance.
+all have led to the same token: the same expectation, less variance. In evaluations both take the likeliest token, if
+the settings do not say otherwise.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ class GumbelChannel(Channel):
             return to_symbols(tokens.detach(), self.settings.end_token), self.reader.relaxed(tokens)
         # No token is read before the message is whole, so none has to be a hard one with a soft gradient.
         uniforms = self._uniforms(noise)
-        logits, gumbels = self.sender.logits(messages), random.gumbel(uniforms)
+        logits, gumbels = self.sender.logits(messages), self._gumbels(uniforms)
         symbols = (logits.detach() + gumbels).argmax(-1).to(torch.int32)
         return symbols, self.reader.relaxed(self._relaxed(logits, gumbels, uniforms))
 
@@ -99,9 +100,14 @@ class GumbelChannel(Channel):
         uniforms: Tensor = noise.unflatten(-1, (self.settings.tokens, self.settings.vocabulary))
         return uniforms
 
+    def _gumbels(self, uniforms: Tensor) -> Tensor:
+        """What perturbs logits [..., V]: nothing where the likeliest token is wanted."""
+        certain = self.evaluating and self.settings.eval_tokens == "argmax"
+        return torch.zeros_like(uniforms) if certain else random.gumbel(uniforms)
+
     def _choose(self, logits: Tensor, uniforms: Tensor) -> Tensor:
-        """The one place where a token is chosen: an exact sample [..., V], given draws [..., V]."""
-        gumbels = random.gumbel(uniforms)
+        """The one place where a token is chosen: an exact sample [..., V], given draws [..., V], or the likeliest."""
+        gumbels = self._gumbels(uniforms)
         hard = one_hot((logits.detach() + gumbels).argmax(-1), self.settings.vocabulary)
         if not torch.is_grad_enabled():
             return hard

@@ -204,6 +204,9 @@ class DVQSettings(CodebookSettings):
                 )
 
 
+EvalTokens = Literal["argmax", "sampled"]
+
+
 class TokenSettings(ChannelSettings):
     """What channels of tokens share."""
 
@@ -215,6 +218,10 @@ class TokenSettings(ChannelSettings):
     )
     sender_size: int = Field(64, ge=1, description="width of the autoregressive sender and of its token embeddings")
     end_token: bool = Field(False, description="whether token 0 ends a message, so that messages may be short")
+    eval_tokens: EvalTokens = Field(
+        "argmax",
+        description="tokens in evaluations: each the likeliest after those before it, or sampled as in training",
+    )
 
     @field_validator("end_token")
     @classmethod
@@ -270,6 +277,10 @@ class DAPSSettings(TokenSettings):
     )
     fit_weight: float = Field(1.0, ge=0, description="weight of the reconstruction's fit in the reward")
     task_weight: float = Field(3.0, ge=0, description="task: weight of the receivers' objective in the reward")
+    eval_tokens: EvalTokens = Field(
+        "sampled",
+        description="tokens in evaluations: each the likeliest after those before it, or sampled as in training",
+    )
     samples: int = Field(8, ge=2, le=1000, description="K, how many messages are tried for each vector")
     encoder_loss: Literal["daps", "ppo"] = Field(
         "daps", description="daps: weighted maximum likelihood; ppo: the clipped policy gradient it is compared with"

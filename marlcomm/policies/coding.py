@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from marlcomm.envs.base import TeamEnv
 from marlcomm.policies.base import TeamPolicy
 from marlcomm.policies.rollout import Player, Rollout, channel_noise
 from marlcomm.policies.team import overhear
+from marlcomm.wire import conditional_codes
 from marlcomm.wire.alphabet import Alphabet, Symbols
 from marlcomm.wire.bits import Int, Packets, WireError
 from marlcomm.wire.codes import Code
@@ -23,6 +24,9 @@ from marlcomm.wire.conditional import ConditionalTables
 from marlcomm.wire.conditional_codes import ConditionalCode
 from marlcomm.wire.meter import BandwidthMeter
 from marlcomm.wire.packets import MessageCode
+from marlcomm.wire.prior import learned_tables
+from marlcomm.wire.streams import STREAM_HEADER_BYTES, read_stream, write_stream
+from marlcomm.wire.tables import Tables
 
 _STREAM = "code"  # the random stream of the episodes that a code is fitted on: neither training's nor evaluation's
 _RESAMPLES = 1000
@@ -47,29 +51,63 @@ class InContext:
 
 
 @dataclass(frozen=True)
+class FrozenTables:
+    """Frequency tables that never change again, for a range coder that writes whole links.
+
+    Attributes:
+        tables: integers.
+        channel: whose context conditional tables need.
+    """
+
+    tables: Tables | ConditionalTables
+    channel: Channel
+
+    def context(self, rollout: Rollout, seed: int, stream: str) -> Int | None:
+        """What both ends know before each message of a rollout, [B, T, N, D]; None where the tables ask for nothing."""
+        return None if isinstance(self.tables, Tables) else _context(self.channel, rollout, seed, stream)
+
+    def ideal_bits(self, symbols: Symbols, context: Int | None) -> NDArray[np.float64]:
+        """-log2 of the tables' shares of messages [M, S] in contexts [M, D], [M]."""
+        if isinstance(self.tables, Tables):
+            return self.tables.ideal_bits(symbols)
+        assert context is not None
+        return self.tables.ideal_bits(symbols, context)
+
+    def stream_bits(self, symbols: Symbols, context: Int | None) -> int:
+        """Bits of the words that hold all messages [M, S] of a link; raises `WireError` unless they are read back."""
+        if isinstance(self.tables, Tables):
+            data = write_stream(self.tables, symbols)
+            decoded, size = read_stream(self.tables, data), len(data) - STREAM_HEADER_BYTES
+        else:
+            assert context is not None
+            data = conditional_codes.write_stream(self.tables, symbols, context)
+            decoded, size = conditional_codes.read_stream(self.tables, data, context), len(data)
+        if not np.array_equal(decoded, symbols):
+            raise WireError("the messages of a link were not decoded to what was sent")
+        return 8 * size
+
+
+@dataclass(frozen=True)
 class FrozenCode:
     """A code whose tables never change again, and what it must be told of a message's circumstances.
 
     Attributes:
         code: of single messages.
         channel: whose context a conditional code needs.
+        links: tables for whole links, fitted on the same messages; None where there are none.
     """
 
     code: Code | ConditionalCode
     channel: Channel
+    links: FrozenTables | None = None
 
     def context(self, rollout: Rollout, seed: int, stream: str) -> Int | None:
         """What both ends know before each message of a rollout, [B, T, N, D]; None where the code asks for nothing."""
-        if isinstance(self.code, Code):
-            return None
-        steps, agents = rollout.acts.shape[1:]
-        noise = channel_noise(self.channel, seed, stream, rollout.worlds, rollout.episodes, steps, agents)
-        return self.context_of(noise)
+        return None if isinstance(self.code, Code) else _context(self.channel, rollout, seed, stream)
 
     def context_of(self, noise: Tensor | None) -> Int | None:
         """What both ends know before messages whose noise is [..., K], [..., D]; None where nothing is asked for."""
-        context = None if isinstance(self.code, Code) else self.channel.context(noise)
-        return None if context is None else context.cpu().numpy()
+        return None if isinstance(self.code, Code) else _as_array(self.channel.context(noise))
 
     def of(self, context: Int | None) -> MessageCode:
         """The code of messages with contexts [M, D]."""
@@ -103,12 +141,27 @@ class FrozenCode:
         raise WireError(f"a frozen code is marginal or conditional, got {kind!r}")
 
 
-def frozen_code(env: TeamEnv, policy: TeamPolicy, seed: int, episodes: int) -> FrozenCode:
+def _context(channel: Channel, rollout: Rollout, seed: int, stream: str) -> Int | None:
+    """What both ends know before each message of a rollout, [B, T, N, D]; None where that is nothing."""
+    steps, agents = rollout.acts.shape[1:]
+    return _as_array(
+        channel.context(channel_noise(channel, seed, stream, rollout.worlds, rollout.episodes, steps, agents))
+    )
+
+
+def _as_array(context: Tensor | None) -> Int | None:
+    return None if context is None else context.cpu().numpy()
+
+
+def frozen_code(
+    env: TeamEnv, policy: TeamPolicy, seed: int, episodes: int, *, learned_prior: bool = False
+) -> FrozenCode:
     """The shortest code for what a trained team says, with integer tables that never change again.
 
     The team plays `episodes` episodes of a stream of their own. Codes are fitted on what it says in one half of them,
     and the one that writes the other half in the fewest bits is taken; one that knows the context of messages is among
-    them where the channel offers its tables.
+    them where the channel offers its tables, and with `learned_prior` one on a learned prior. So are the tables for
+    streams of whole links, unless there are floats.
     """
     channel, worlds = policy.channel, torch.arange(episodes, device=env.device)
     with channel.evaluation():
@@ -117,25 +170,39 @@ def frozen_code(env: TeamEnv, policy: TeamPolicy, seed: int, episodes: int) -> F
     halves = slice(None, episodes // 2), slice(episodes // 2, None)
     symbols = rollout.talk.symbols.cpu().numpy()
     fitted_on, chosen_on = (symbols[half][sent[half]] for half in halves)
-    marginal = FrozenCode(shortest_code(channel.alphabet(), fitted_on, chosen_on), channel)
-    tables = channel.conditional_tables(messages[halves[0]][torch.as_tensor(sent[halves[0]])])
-    if tables is None:
-        return marginal
-    conditional = FrozenCode(ConditionalCode(tables), channel)
-    context = conditional.context(rollout, seed, _STREAM)
-    assert context is not None
-    context = context[halves[1]][sent[halves[1]]]
-    return min((marginal, conditional), key=lambda code: int(code.of(context).lengths(chosen_on).sum()))
+    alphabet, context = channel.alphabet(), None
+    codes = [FrozenCode(shortest_code(alphabet, fitted_on, chosen_on, learned_prior), channel)]
+    tables = None if alphabet.has_raw else shortest_tables(alphabet, fitted_on, chosen_on, learned_prior)
+    links = [] if tables is None else [FrozenTables(tables, channel)]
+    conditional = channel.conditional_tables(messages[halves[0]][torch.as_tensor(sent[halves[0]])])
+    if conditional is not None:
+        codes.append(FrozenCode(ConditionalCode(conditional), channel))
+        links.append(FrozenTables(conditional, channel))
+        context = _context(channel, rollout, seed, _STREAM)
+        assert context is not None
+        context = context[halves[1]][sent[halves[1]]]
+    code = min(codes, key=lambda code: int(code.of(context).lengths(chosen_on).sum()))
+    best = min(links, key=lambda tables: float(tables.ideal_bits(chosen_on, context).sum()), default=None)
+    return replace(code, links=best)
 
 
-def shortest_code(alphabet: Alphabet, fitted_on: Symbols, chosen_on: Symbols) -> Code:
+def shortest_code(alphabet: Alphabet, fitted_on: Symbols, chosen_on: Symbols, learned_prior: bool = False) -> Code:
     """Of all codes for an alphabet, fitted on messages [M, S], the one that is shortest on other messages [M', S]."""
     codes = [Code(alphabet)]
     if not alphabet.has_raw and alphabet.columns and len(fitted_on):
         names = ["huffman", *(["rice"] if any(slot.kind == "signed" for slot in alphabet.slots) else [])]
+        names += ["learned"] * learned_prior
         codes += [Code.fit(alphabet, fitted_on, name) for name in names]
         codes.append(Code.fit(alphabet, fitted_on, "huffman", joint=True))
     return min(codes, key=lambda code: int(code.lengths(chosen_on).sum()))
+
+
+def shortest_tables(alphabet: Alphabet, fitted_on: Symbols, chosen_on: Symbols, learned_prior: bool = False) -> Tables:
+    """Tables of slots or of whole messages, fitted on messages [M, S], whichever say more about others, [M', S]."""
+    found = [Tables.fit(alphabet, fitted_on, joint=joint) for joint in (False, True)]
+    if learned_prior:
+        found.append(learned_tables(alphabet, fitted_on))
+    return min(found, key=lambda tables: float(tables.ideal_bits(chosen_on).sum()))
 
 
 @dataclass

@@ -12,6 +12,7 @@ from torch import Tensor
 from marlcomm.envs.base import Script, TeamEnv
 from marlcomm.policies.base import TeamPolicy
 from marlcomm.policies.coding import CodedEpisodes, FrozenCode
+from marlcomm.policies.diagnostics import Diagnostics
 from marlcomm.policies.metering import TalkCounts, TalkMeter
 from marlcomm.policies.rollout import EpisodeClock, Player, Rollout
 from marlcomm.wire.alphabet import Symbols
@@ -62,7 +63,8 @@ def evaluate(
 
     Every message is encoded to bytes and decoded again. Returns figures by the names of the glossary, with
     ``wire_bytes_per_message`` and ``wire_bytes_per_episode`` from the packets' true length. The packets are written by
-    the default prefix code, or by a frozen one, whose payload then gives the ``coded_bits_`` figures.
+    the default prefix code, or by a frozen one, whose payload then gives the ``coded_bits_`` figures; ``stream_bits_``
+    and entropies stand beside them.
 
     Raises:
         WireError: a decoded message differs from the sent one.
@@ -70,6 +72,7 @@ def evaluate(
     meter, player = TalkMeter(policy), Player(env, policy, seed, stream)
     counts, statistics, wire_bytes, paper_bits = TalkCounts(), Episodes(), 0, list[NDArray[np.float64]]()
     coded = CodedEpisodes(meter.link)
+    diagnostics = None if code is None or code.links is None else Diagnostics(meter.link, code.links)
     packed = FrozenCode(meter.link.code, policy.channel) if code is None else code
     columns = max(one.alphabet.columns for one in (meter.link, meter.bottleneck) if one is not None)
     widest = max(env.spec.observation_size, columns, policy.channel.noise_size)
@@ -82,12 +85,16 @@ def evaluate(
         packets = _transmit(packed, rollout, sent, packed.context(rollout, seed, stream))
         wire_bytes += int(packets.sizes.sum())
         coded.add(packets.bits, sent, rollout.acts.cpu().numpy())
+        if diagnostics is not None:
+            diagnostics.add(rollout, sent, seed, stream)
         published = policy.channel.paper_bits(rollout.talk.symbols.cpu().numpy()[sent])
         if published is not None:
             paper_bits.append(published)
     figures = statistics.with_errors() | meter.report(counts)
     if code is not None:
         figures |= coded.report(seed)
+    if diagnostics is not None:
+        figures |= diagnostics.report()
     figures["wire_bytes_per_episode"] = wire_bytes / episodes
     if counts.sent.messages:
         figures["wire_bytes_per_message"] = wire_bytes / counts.sent.messages

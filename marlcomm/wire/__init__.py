@@ -8,6 +8,7 @@ from marlcomm.wire.fitted import HuffmanCode, RiceCode
 from marlcomm.wire.groups import EliasDeltaCode, EliasGammaCode, FixedLengthCode, GroupCode, MixedRadixCode
 from marlcomm.wire.meter import BandwidthMeter, BitCounts
 from marlcomm.wire.packets import read_packets, write_packets
+from marlcomm.wire.prior import LearnedCode, learned_tables
 from marlcomm.wire.streams import STREAM_HEADER_BYTES, read_stream, write_stream
 from marlcomm.wire.tables import Tables
 
@@ -23,12 +24,14 @@ __all__ = [
     "FixedLengthCode",
     "GroupCode",
     "HuffmanCode",
+    "LearnedCode",
     "MixedRadixCode",
     "Packets",
     "RiceCode",
     "Slot",
     "Tables",
     "WireError",
+    "learned_tables",
     "measure",
     "pack",
     "read_packets",

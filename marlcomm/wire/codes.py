@@ -16,6 +16,7 @@ from marlcomm.wire.alphabet import Alphabet, Slot, Symbols, from_offsets, to_off
 from marlcomm.wire.bits import BitReader, Int, Packets, WireError, write_fields
 from marlcomm.wire.fitted import HuffmanCode, RiceCode, WholeMessageCode, spread
 from marlcomm.wire.groups import EliasDeltaCode, EliasGammaCode, FixedLengthCode, GroupCode, MixedRadixCode
+from marlcomm.wire.prior import LearnedCode
 from marlcomm.wire.state import State, digest, rebuilding
 from marlcomm.wire.tables import MessageTable, Tables
 
@@ -180,7 +181,16 @@ def _rows(slots: tuple[Slot, ...], values: Int, spelled: NDArray[np.bool_] | Non
 
 
 CODES: dict[str, type[GroupCode]] = {
-    code.name: code for code in (FixedLengthCode, MixedRadixCode, EliasGammaCode, EliasDeltaCode, RiceCode, HuffmanCode)
+    code.name: code
+    for code in (
+        FixedLengthCode,
+        MixedRadixCode,
+        EliasGammaCode,
+        EliasDeltaCode,
+        RiceCode,
+        HuffmanCode,
+        LearnedCode,
+    )
 }
 
 

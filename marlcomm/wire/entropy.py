@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from marlcomm.wire.bits import Int
 
 SAMPLES_PER_VALUE = 10
 MOST_MISSING_MASS = 0.01
+MOST_DIFFERENT = 2**16
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -32,7 +33,28 @@ def message_ids(symbols: NDArray[np.integer]) -> NDArray[np.uint64]:
 
 def histogram(symbols: NDArray[np.integer]) -> Counter[int]:
     """How often each message occurs."""
+    return _counter(*np.unique(message_ids(symbols), return_counts=True))
+
+
+Kept = Counter[int] | None
+"""A histogram of bounded memory: None once more than 2**16 different messages were seen, in whatever order."""
+
+
+def kept_histogram(symbols: NDArray[np.integer]) -> Kept:
+    """How often each message occurs, where at most 2**16 different ones do."""
     ids, counts = np.unique(message_ids(symbols), return_counts=True)
+    return _counter(ids, counts) if len(ids) <= MOST_DIFFERENT else None
+
+
+def together(first: Kept, second: Kept) -> Kept:
+    """The histogram of both, where both were kept and at most 2**16 different messages are in them."""
+    if first is None or second is None:
+        return None
+    both = first + second
+    return both if len(both) <= MOST_DIFFERENT else None
+
+
+def _counter(ids: NDArray[np.uint64], counts: NDArray[np.int64]) -> Counter[int]:
     return Counter(dict(zip(ids.tolist(), counts.tolist(), strict=True)))
 
 
@@ -110,8 +132,12 @@ def factored_entropy(alphabet: Alphabet, symbols: Symbols) -> float:
     A slot counts as often as it is on the wire. At least the plug-in entropy of whole messages, at most their nominal
     bits; the first gap is the total correlation.
     """
-    bits = sum(plug_in_entropy(counts) * counts.sum() for _, counts in slot_counts(alphabet, symbols))
-    return float(bits / max(len(symbols), 1))
+    return _factored((counts.tolist() for _, counts in slot_counts(alphabet, symbols)), len(symbols))
+
+
+def _factored(slots: Iterable[Collection[int]], messages: int) -> float:
+    """Bits per message of slots whose values occurred so often."""
+    return sum(plug_in_entropy(counts) * sum(counts) for counts in slots) / max(messages, 1)
 
 
 def factored_kt_bits(alphabet: Alphabet, symbols: Symbols) -> float:
@@ -147,6 +173,49 @@ def estimable(counts: Counter[int]) -> bool:
     return enough and missing_mass(counts.values()) < MOST_MISSING_MASS
 
 
+class Tally:
+    """Counts of messages, part by part: of each slot's values, and of pairs of a message and the one before it.
+
+    What `BandwidthMeter` counts, whole messages, is not counted again.
+
+    Args:
+        alphabet: of the messages.
+    """
+
+    def __init__(self, alphabet: Alphabet) -> None:
+        self.alphabet = alphabet
+        self.messages = 0
+        self._slots: list[Kept] = [Counter() for _ in alphabet.slots]
+        self._first: Kept = Counter()
+        self._pairs: Kept = Counter()
+
+    def add(self, symbols: Symbols, before: Int | None = None) -> None:
+        """Count messages [M, S]; `before` says where the message before each stands among them (see `before_each`)."""
+        self.messages += len(symbols)
+        for place, slot in enumerate(self.alphabet.slots):
+            column = symbols[slot.used(symbols), slot.column]
+            self._slots[place] = together(self._slots[place], kept_histogram(column[:, None]))
+        if before is not None:
+            later, first = symbols[before >= 0], symbols[before[before >= 0]]
+            self._first = together(self._first, kept_histogram(first))
+            self._pairs = together(self._pairs, kept_histogram(np.concatenate([first, later], axis=1)))
+
+    def figures(self) -> dict[str, float]:
+        """By the names of the glossary; those that are not estimable, or whose counts were not kept, are left out."""
+        figures = {}
+        slots = [counts for counts in self._slots if counts is not None]
+        if len(slots) == len(self._slots):
+            pairs = zip(slots, self.alphabet.slots, strict=True)
+            bits = sum(kt_bits(counts.values(), slot.size) for counts, slot in pairs)
+            figures["adaptive_bits_per_message"] = bits / max(self.messages, 1)
+            if self.messages and all(estimable(counts) for counts in slots if counts):
+                figures["factored_entropy_bits_per_message"] = _factored((c.values() for c in slots), self.messages)
+        if self._first is not None and self._pairs is not None and estimable(self._pairs):
+            conditional = plug_in_entropy(self._pairs.values()) - plug_in_entropy(self._first.values())
+            figures["conditional_entropy_bits_per_message"] = conditional
+        return figures
+
+
 def entropies(alphabet: Alphabet, symbols: Symbols, before: Int | None = None) -> dict[str, float]:
     """Figures per message [M, S] by the names of the glossary; those that are not estimable are left out.
 
@@ -155,16 +224,9 @@ def entropies(alphabet: Alphabet, symbols: Symbols, before: Int | None = None) -
         symbols: all messages of an evaluation.
         before: where the message before each stands (see `before_each`); without it nothing is conditional.
     """
-    figures = {"adaptive_bits_per_message": factored_kt_bits(alphabet, symbols) / max(len(symbols), 1)}
-    slots = [Counter(dict(enumerate(counts.tolist()))) for _, counts in slot_counts(alphabet, symbols)]
-    if len(symbols) and all(estimable(counts) for counts in slots if counts):
-        figures["factored_entropy_bits_per_message"] = factored_entropy(alphabet, symbols)
-    figures |= joint_figures(histogram(symbols))
-    if before is not None:
-        later, first = symbols[before >= 0], symbols[before[before >= 0]]
-        if estimable(histogram(np.concatenate([first, later], axis=1))):
-            figures["conditional_entropy_bits_per_message"] = conditional_entropy(first, later)
-    return figures
+    tally = Tally(alphabet)
+    tally.add(symbols, before)
+    return tally.figures() | joint_figures(histogram(symbols))
 
 
 def joint_figures(counts: Counter[int]) -> dict[str, float]:

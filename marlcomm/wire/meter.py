@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from marlcomm.wire.alphabet import Alphabet
 from marlcomm.wire.codes import Code
-from marlcomm.wire.entropy import histogram, joint_figures
+from marlcomm.wire.entropy import Kept, joint_figures, kept_histogram, together
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,8 @@ class BitCounts:
         received_bits: prefix bits times the living agents that each message reached.
         signed_symbols: symbols of signed slots, in all messages.
         clipped_symbols: those among them at the limit of their slot, where a quantiser without one might have gone on.
-        histogram: how often each message occurred; empty where it is not kept.
+        histogram: how often each message occurred; None where it is not kept, because it would only grow: of
+            floats, and of more than 2**16 different messages (those of 16-bit casts, say).
     """
 
     env_steps: int = 0
@@ -41,7 +42,7 @@ class BitCounts:
     received_bits: int = 0
     signed_symbols: int = 0
     clipped_symbols: int = 0
-    histogram: Counter[int] = field(default_factory=Counter)
+    histogram: Kept = field(default_factory=Counter)
 
     def __add__(self, other: BitCounts) -> BitCounts:
         return BitCounts(
@@ -54,7 +55,7 @@ class BitCounts:
             self.received_bits + other.received_bits,
             self.signed_symbols + other.signed_symbols,
             self.clipped_symbols + other.clipped_symbols,
-            self.histogram + other.histogram,
+            together(self.histogram, other.histogram),
         )
 
 
@@ -113,8 +114,8 @@ class BandwidthMeter:
             received_bits=int((lengths * listeners[sent]).sum()) + presence_heard,
             signed_symbols=signed,
             clipped_symbols=clipped,
-            # Hardly two float messages are ever equal: their histogram would only grow.
-            histogram=Counter() if self.alphabet.has_raw else histogram(messages),
+            # Hardly two float messages are ever equal.
+            histogram=None if self.alphabet.has_raw else kept_histogram(messages),
         )
 
     def report(self, counts: BitCounts) -> dict[str, float]:
