@@ -99,24 +99,27 @@ def draw_proving_ground(teams: Sequence[Trained], curve: Sequence[tuple[float, f
     figure.savefig(file, dpi=110)
 
 
-_BITS = {
-    "surrogate_bits": ("surrogate, log2(2 |z| / delta + 1)", "^"),
-    "paper_bits": ("paper bits, log2(2 |m| + 1)", "s"),
-    "code_bits": ("code bits, Elias-gamma", "o"),
+_BITS = {  # label, color, marker, place beside the goal
+    "surrogate_bits": ("surrogate: log2(2 |z| / delta + 1), no code", "C1", "^", -0.15),
+    "paper_bits": ("paper bits: log2(2 |m| + 1), no code", "C2", "s", 0.0),
+    "code_bits": ("code bits: Elias-gamma, decodable", "C0", "o", 0.15),
 }
 
 
 def draw_frequency(teams: Sequence[Team], file: Path) -> None:
-    """A panel for each rate weight: bits per message of each goal, by how often it is drawn, a dot for each seed."""
+    """A panel for each rate weight: bits per message of goals by how often they are drawn, a dot for each seed."""
     from matplotlib.figure import Figure
 
     weights = list(dict.fromkeys(team.rate_weight for team in teams))
     figure = Figure(figsize=(6.5 * len(weights), 5.5), layout="constrained")
     panels = figure.subplots(1, len(weights), squeeze=False, sharey=True)[0]
     for panel, weight in zip(panels, weights, strict=True):
-        _draw_goals(panel, [team for team in teams if team.rate_weight == weight])
-        panel.set_title(f"rate weight {weight:g}")
-    panels[0].set_ylabel("bits per message")
+        own = [team for team in teams if team.rate_weight == weight]
+        _draw_goals(panel, own)
+        ranks = ", ".join(_signed(team.spearman["code_bits"]) for team in own)
+        panel.set_title(f"rate weight {weight:g}\nSpearman of frequency and code bits: {ranks}", fontsize=11)
+    panels[0].set_ylim(bottom=0)
+    panels[0].set_ylabel("bits per message (dots: seeds; lines: their means)")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(_BITS))
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, dpi=110)
@@ -124,16 +127,18 @@ def draw_frequency(teams: Sequence[Team], file: Path) -> None:
 
 def _draw_goals(panel: Any, teams: Sequence[Team]) -> None:
     goals = sorted({(-goal.chance, goal.cell) for team in teams for goal in team.goals})
-    for place, (measure, (label, marker)) in enumerate(_BITS.items()):
-        color, beside = f"C{place}", 0.16 * (place - 1)
-        means = []
-        for x, (_, cell) in enumerate(goals):
-            bits = [getattr(goal, measure) for team in teams for goal in team.goals if goal.cell == cell]
-            panel.plot([x + beside] * len(bits), bits, marker, color=color, alpha=0.5, markeredgewidth=0, markersize=6)
-            means.append(sum(bits) / len(bits))
-        xs = [x + beside for x in range(len(goals))]
-        panel.plot(xs, means, color=color, marker=marker, markersize=4, linewidth=1.5, label=label)
+    for measure, (label, color, marker, beside) in _BITS.items():
+        bits = [[getattr(goal, measure) for team in teams for goal in team.goals if goal.cell == c] for _, c in goals]
+        for place, seeds in enumerate(bits):
+            panel.plot([place + beside] * len(seeds), seeds, marker, color=color, alpha=0.6, markeredgewidth=0)
+        places = [place + beside for place in range(len(goals))]
+        means = [sum(seeds) / len(seeds) for seeds in bits]
+        panel.plot(places, means, color=color, marker=marker, markersize=0, linewidth=1, alpha=0.7)
+        panel.plot([], [], color=color, marker=marker, linewidth=1, label=label)
     panel.set_xticks(range(len(goals)), [f"({x}, {y})\n{-chance:.1%}" for chance, (x, y) in goals])
     panel.set_xlabel("goal, and how often it is drawn")
-    panel.set_ylim(bottom=0)
     panel.grid(alpha=0.3)
+
+
+def _signed(value: float | None) -> str:
+    return "-" if value is None else f"{value:+.2f}".replace("-", "\N{MINUS SIGN}")
