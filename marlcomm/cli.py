@@ -23,6 +23,7 @@ from marlcomm.registry import ConfigError
 
 if TYPE_CHECKING:
     from marlcomm.config import Experiment
+    from marlcomm.envs.communicating_goal.settings import CommunicatingGoalSettings
     from marlcomm.rllib.algorithm import TeamAlgorithm
     from marlcomm.runs import Run
 
@@ -468,11 +469,7 @@ def bench_channels(
 
     What is trained already is not trained again, so a comparison that was stopped goes on.
     """
-    from marlcomm.envs.communicating_goal.settings import CommunicatingGoalSettings
-
-    settings = config.experiment(config.read(config_file)[0]).env.settings
-    if not isinstance(settings, CommunicatingGoalSettings):
-        raise ConfigError("env.name: wanted communicating_goal, the world whose lower curve is known")
+    settings = _goal_world(config_file)
     with out.status("comparing") as status:
         from marlcomm.analysis import proving_ground as ground
 
@@ -498,6 +495,58 @@ def bench_channels(
         ground.write(teams, settings, target / "teams.json", command=" ".join(["marlcomm", *sys.argv[1:]]))
         draw_proving_ground(teams, ground.curve(settings), target / "teams.png")
         out.print(f"written to {escape(str(target))}", highlight=False)
+
+
+@bench_app.command(name="frequency")
+def bench_frequency(
+    config_file: Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file of a team on communicating_goal")],
+    rate_weight: Annotated[float, typer.Option(min=0, help="of ddcl, to be compared with none")] = 5e-4,
+    seeds: Annotated[int, typer.Option(min=1, help="how many seeds of each, from 0")] = 5,
+    root: Annotated[Path, typer.Option("--runs", help="folder that runs are made in, and looked for")] = Path("runs"),
+    jobs: Annotated[int, typer.Option(min=1, help="trainings at a time, of one thread each")] = 2,
+    episodes: Annotated[int, typer.Option(min=1, help="episodes in which each team is listened to")] = 20_000,
+    target: Annotated[
+        Path | None, typer.Option("--out", help="folder for frequency.json and frequency.png", show_default=False)
+    ] = None,
+) -> None:
+    """Train ddcl with a rate weight and without, and correlate how often a goal is drawn with the bits it costs.
+
+    What is trained already is not trained again, so a comparison that was stopped goes on.
+    """
+    _goal_world(config_file)
+    with out.status("comparing") as status:
+        from marlcomm.analysis import frequency
+
+        teams = frequency.compare(
+            config_file, rate_weight, seeds, root, jobs, episodes, watch=lambda what: status.update(escape(what))
+        )
+    table = Table(title=f"communicating goal under ddcl, {seeds} seeds each: frequency and Elias-gamma bits of goals")
+    table.add_column("rate weight")
+    columns = ("seed", "return", "Spearman", "Pearson", "bits/message", "H(goal)", "H(m)", "H(m | dither)")
+    for column in columns:
+        table.add_column(column, justify="right")
+    for team in teams:
+        numbers = [team.normalized_return, team.spearman["code_bits"], team.pearson["code_bits"], team.code_bits]
+        numbers += [team.goal_entropy, team.entropy, team.entropy_given_dither]
+        cells = ["-" if number is None else f"{number:.3f}" for number in numbers]
+        table.add_row(f"{team.rate_weight:g}", str(team.seed), *cells)
+    out.print(table)
+    if target is not None:
+        from marlcomm.analysis.pictures import draw_frequency
+
+        frequency.write(teams, target / "frequency.json", " ".join(["marlcomm", *sys.argv[1:]]), episodes)
+        draw_frequency(teams, target / "frequency.png")
+        out.print(f"written to {escape(str(target))}", highlight=False)
+
+
+def _goal_world(config_file: Path) -> CommunicatingGoalSettings:
+    """The world of a config, if it is Communicating Goal."""
+    from marlcomm.envs.communicating_goal.settings import CommunicatingGoalSettings
+
+    settings = config.experiment(config.read(config_file)[0]).env.settings
+    if not isinstance(settings, CommunicatingGoalSettings):
+        raise ConfigError("env.name: wanted communicating_goal, the world whose lower curve is known")
+    return settings
 
 
 @bench_app.command(name="rate-distortion")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from marlcomm.analysis.shannon import SOURCES
 
 if TYPE_CHECKING:
+    from marlcomm.analysis.frequency import Team
     from marlcomm.analysis.proving_ground import Trained
     from marlcomm.analysis.rate_distortion import Point
 
@@ -96,3 +97,48 @@ def draw_proving_ground(teams: Sequence[Trained], curve: Sequence[tuple[float, f
     figure.legend(loc="outside right center", fontsize=9)
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, dpi=110)
+
+
+_BITS = {  # label, color, marker, place beside the goal
+    "surrogate_bits": ("surrogate: log2(2 |z| / delta + 1), no code", "C1", "^", -0.15),
+    "paper_bits": ("paper bits: log2(2 |m| + 1), no code", "C2", "s", 0.0),
+    "code_bits": ("code bits: Elias-gamma, decodable", "C0", "o", 0.15),
+}
+
+
+def draw_frequency(teams: Sequence[Team], file: Path) -> None:
+    """A panel for each rate weight: bits per message of goals by how often they are drawn, a dot for each seed."""
+    from matplotlib.figure import Figure
+
+    weights = list(dict.fromkeys(team.rate_weight for team in teams))
+    figure = Figure(figsize=(6.5 * len(weights), 5.5), layout="constrained")
+    panels = figure.subplots(1, len(weights), squeeze=False, sharey=True)[0]
+    for panel, weight in zip(panels, weights, strict=True):
+        own = [team for team in teams if team.rate_weight == weight]
+        _draw_goals(panel, own)
+        ranks = ", ".join(_signed(team.spearman["code_bits"]) for team in own)
+        panel.set_title(f"rate weight {weight:g}\nSpearman of frequency and code bits: {ranks}", fontsize=11)
+    panels[0].set_ylim(bottom=0)
+    panels[0].set_ylabel("bits per message (dots: seeds; lines: their means)")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(_BITS))
+    file.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(file, dpi=110)
+
+
+def _draw_goals(panel: Any, teams: Sequence[Team]) -> None:
+    goals = sorted({(-goal.chance, goal.cell) for team in teams for goal in team.goals})
+    for measure, (label, color, marker, beside) in _BITS.items():
+        bits = [[getattr(goal, measure) for team in teams for goal in team.goals if goal.cell == c] for _, c in goals]
+        for place, seeds in enumerate(bits):
+            panel.plot([place + beside] * len(seeds), seeds, marker, color=color, alpha=0.6, markeredgewidth=0)
+        places = [place + beside for place in range(len(goals))]
+        means = [sum(seeds) / len(seeds) for seeds in bits]
+        panel.plot(places, means, color=color, marker=marker, markersize=0, linewidth=1, alpha=0.7)
+        panel.plot([], [], color=color, marker=marker, linewidth=1, label=label)
+    panel.set_xticks(range(len(goals)), [f"({x}, {y})\n{-chance:.1%}" for chance, (x, y) in goals])
+    panel.set_xlabel("goal, and how often it is drawn")
+    panel.grid(alpha=0.3)
+
+
+def _signed(value: float | None) -> str:
+    return "-" if value is None else f"{value:+.2f}".replace("-", "\N{MINUS SIGN}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -82,19 +82,35 @@ def compare(
     watch: Callable[[str], None] = lambda what: None,
 ) -> list[Trained]:
     """Train what is not trained yet below `root`, and read all evaluations."""
-    wanted = [(label, seed) for label in labels for seed in range(seeds)]
+    runs = train(config, {label: CHANNELS[label] for label in labels}, seeds, root, jobs, watch)
+    found = [read(file, label, seed) for (label, seed), file in runs.items()]
+    return found + _afterwards(root, seeds) if "continuous" in labels else found
+
+
+def train(
+    config: Path,
+    channels: Mapping[str, Sequence[str]],
+    seeds: int,
+    root: Path,
+    jobs: int,
+    watch: Callable[[str], None] = lambda what: None,
+) -> dict[tuple[str, int], Path]:
+    """Train a config under each channel's overrides, but nothing that has been trained below `root` before.
+
+    Returns the summary of each label and seed.
+    """
+    wanted = [(label, seed) for label in channels for seed in range(seeds)]
     missing = [(label, seed) for label, seed in wanted if not _summaries(root, label, seed)]
 
-    def train(case: tuple[str, int]) -> None:
+    def one(case: tuple[str, int]) -> None:
         label, seed = case
         watch(f"{label}, seed {seed}")
-        _run("train", str(config), *CHANNELS[label], f"seed={seed}", f"name={_name(label, seed)}", *_THREADS, root=root)
+        _run("train", str(config), *channels[label], f"seed={seed}", f"name={_name(label, seed)}", *_THREADS, root=root)
 
     with ThreadPoolExecutor(jobs) as pool:
-        for _ in pool.map(train, missing):
+        for _ in pool.map(one, missing):
             pass
-    found = [_read(_summaries(root, label, seed)[-1], label, seed) for label, seed in wanted]
-    return found + _afterwards(root, seeds) if "continuous" in labels else found
+    return {(label, seed): _summaries(root, label, seed)[-1] for label, seed in wanted}
 
 
 def _afterwards(root: Path, seeds: int) -> list[Trained]:
@@ -107,7 +123,7 @@ def _afterwards(root: Path, seeds: int) -> list[Trained]:
             file = folder / f"summary-{variant}.json"
             if not file.is_file():
                 _run("evaluate", str(folder), *overrides)
-            found.append(_read(file, label, seed))
+            found.append(read(file, label, seed))
     return found
 
 
@@ -128,7 +144,8 @@ def _summaries(root: Path, label: str, seed: int) -> list[Path]:
     return sorted((root / _name(label, seed)).glob("*/summary.json"))
 
 
-def _read(file: Path, label: str, seed: int) -> Trained:
+def read(file: Path, label: str, seed: int) -> Trained:
+    """A team's evaluation from its summary, returns counted from the best silent listener to the oracle."""
     summary = json.loads(file.read_text(encoding="utf-8"))
     settings = Run(file.parent).experiment().env.settings
     if not isinstance(settings, CommunicatingGoalSettings):
