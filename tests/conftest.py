@@ -1,16 +1,25 @@
-"""One Ray for all tests that need it, with more logical CPUs than the machine has."""
+"""One Ray for all tests of a process that need it, with more logical CPUs than the machine has."""
 
 import os
 from pathlib import Path
 
 import pytest
-import torch
 
-# One thread each: tests share the machine with the workers that they start.
-torch.set_num_threads(1)
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+# One thread each: tests share the machine with each other and with the workers that they start.
+os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+
+_COSTLY = ("finished", "wheel", "points")  # fixtures of a module that are made once
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Under `pytest -n`, tests that share a costly fixture stay in one process."""
+    for item in items:
+        for name in _COSTLY:
+            if name in item.fixturenames:
+                item.add_marker(pytest.mark.xdist_group(name))
 
 
 @pytest.fixture(scope="session")
@@ -21,3 +30,21 @@ def cluster():
     ray.init(num_cpus=6, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
     yield
     ray.shutdown()
+
+
+@pytest.fixture
+def here(monkeypatch, capsys):
+    """`marlcomm` in this process."""
+    from commands import Here
+
+    return Here(monkeypatch, capsys)
+
+
+@pytest.fixture
+def trains_here(here, cluster, monkeypatch):
+    """`marlcomm train` in this process, on the Ray that is there."""
+    import ray
+
+    monkeypatch.setattr(ray, "init", lambda **settings: None)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    return here

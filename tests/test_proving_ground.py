@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from test_cli import marlcomm
+from commands import marlcomm
 
 from marlcomm.analysis import proving_ground
 from marlcomm.config import experiment, merge
@@ -26,10 +26,10 @@ def test_every_entry_is_a_valid_experiment(label):
     assert settings.channel.name in label or label == "uniform, 2 bits"
 
 
-def test_one_command_compares_and_goes_on(tmp_path):
+def test_one_command_compares_and_goes_on(tmp_path, here):
     (tmp_path / "small.yaml").write_text(CONFIG)
     command = ("bench", "channels", "small.yaml", "--seeds", 1, "--jobs", 1, "--out", "results")
-    marlcomm(*command, "--channel", "continuous", cwd=tmp_path)
+    here(*command, "--channel", "continuous", cwd=tmp_path)
     first = json.loads((tmp_path / "results" / "teams.json").read_text())
     assert [(team["label"], team["seed"]) for team in first["teams"]] == [
         ("continuous", 0),
@@ -44,14 +44,14 @@ def test_one_command_compares_and_goes_on(tmp_path):
     assert first["lower_curve"][-1]["normalized_return"] == pytest.approx(1)
     assert (tmp_path / "results" / "teams.png").stat().st_size > 10_000
     runs = sorted((tmp_path / "runs").glob("*/*"))
-    marlcomm(*command, "--channel", "continuous", cwd=tmp_path)
+    here(*command, "--channel", "continuous", cwd=tmp_path)
     assert sorted((tmp_path / "runs").glob("*/*")) == runs  # nothing was trained again
     assert json.loads((tmp_path / "results" / "teams.json").read_text())["teams"] == first["teams"]
 
 
-def test_what_cannot_be_compared_is_named(tmp_path, pytestconfig):
+def test_what_cannot_be_compared_is_named(tmp_path, pytestconfig, here):
     demo = pytestconfig.rootpath / "configs" / "demo.yaml"
     assert "wanted communicating_goal" in marlcomm("bench", "channels", demo, cwd=tmp_path, code=2).stderr
     (tmp_path / "small.yaml").write_text(CONFIG)
-    done = marlcomm("bench", "channels", "small.yaml", "--channel", "vq", cwd=tmp_path, code=2)
+    done = here("bench", "channels", "small.yaml", "--channel", "vq", cwd=tmp_path, code=2)
     assert "unknown 'vq'; did you mean 'vq, 8'?" in " ".join(done.stderr.split())

@@ -114,36 +114,41 @@ def test_every_combination_trains_and_replays_what_was_played(build, kind, polic
         assert figures["bandwidth/prefix_bits_per_agent_step"] == 0
 
 
-def test_remote_runners_play_what_the_local_one_plays(build):
-    teams = [build(worlds=64, runners=runners) for runners in (0, 1, 2)]
-    local = teams[0]
-    played = join([sample.batch for sample in local._sample()])
-    for remote in teams[1:]:
-        assert largest_difference(weights(local), weights(remote)) == 0
-        same = join([sample.batch for sample in remote._sample()])
-        assert same.keys() == played.keys()
-        for name, values in played.items():  # bit for bit; other sizes of matrices may round the last bit otherwise
-            close = torch.equal if values.dtype != torch.float32 or name == "observations" else torch.allclose
-            assert close(same[name], values), name
-    for team in teams:
+def test_remote_runners_play_and_evaluate_what_the_local_one_does(build):
+    local, remote = build(worlds=64), build(worlds=64, runners=2)
+    assert largest_difference(weights(local), weights(remote)) == 0
+    played, same = (join([sample.batch for sample in team._sample()]) for team in (local, remote))
+    assert same.keys() == played.keys()
+    for name, values in played.items():  # bit for bit; other sizes of matrices may round the last bit otherwise
+        close = torch.equal if values.dtype != torch.float32 or name == "observations" else torch.allclose
+        assert close(same[name], values), name
+    for team in (local, remote):
         team.train()
-    for remote in teams[1:]:
-        for name, value in local.figures.items():
-            if name.startswith(("train/", "bandwidth/")):
-                assert remote.figures[name] == pytest.approx(value, rel=1e-6), name
-        assert largest_difference(weights(local), weights(remote)) < 1e-5
+    for name, value in local.figures.items():
+        if name.startswith(("train/", "bandwidth/")):
+            assert remote.figures[name] == pytest.approx(value, rel=1e-6), name
+    assert largest_difference(weights(local), weights(remote)) < 1e-5
+    # Short evaluations are of the learner's weights, too.
+    here, there = (team.evaluate()["env_runners"] for team in (local, remote))
+    assert there["success"] == here["success"]
+    assert there["prefix_bits_per_message"] == pytest.approx(here["prefix_bits_per_message"], rel=1e-3)
 
 
-def test_worlds_of_a_runner_need_not_divide_into_minibatches(build):
+def test_worlds_of_a_runner_need_not_divide_into_minibatches_and_none_may_be_missing(build, monkeypatch):
     algorithm = build(worlds=6, runners=2, num_minibatches=2)
     assert algorithm.train()["num_env_steps_sampled_lifetime"] == 6 * 20
+    group = algorithm.env_runner_group
+    whole = group.foreach_env_runner
+    monkeypatch.setattr(group, "foreach_env_runner", lambda *a, **k: whole(*a, **k)[:1])
+    with pytest.raises(RuntimeError, match="only 1 of 2 env runners returned round 1"):
+        algorithm.train()
 
 
-@pytest.mark.parametrize("kind", [MAPPOConfig, IC3NetConfig])
-def test_two_learners_equal_one(build, kind):
+@pytest.mark.parametrize(("kind", "remote"), [(MAPPOConfig, (1, 2)), (IC3NetConfig, (2,))])
+def test_two_learners_equal_one(build, kind, remote):
     # A crash costs 10 points a step: unscaled, a step this long would leave nothing to compare but overflow.
     settings = {"optimizer": "sgd", "lr": 0.05, "num_epochs": 3, "num_minibatches": 2, "reward_scale": 0.01}
-    teams = [build(kind, learners=learners, **settings) for learners in (0, 1, 2)]
+    teams = [build(kind, learners=learners, **settings) for learners in (0, *remote)]
     before = weights(teams[0])
     for _ in range(2):
         for team in teams:
@@ -254,16 +259,15 @@ def test_silence_cannot(tmp_path):
     ids=lambda settings: settings["channel"],
 )
 def test_a_checkpoint_continues_the_run_exactly(build, tmp_path, settings):
-    whole, first, second = (build(**settings) for _ in range(3))
-    for _ in range(4):
-        whole.train()
+    whole, second = build(**settings), build(**settings)
     for _ in range(2):
-        first.train()
-    checkpoint.save(first, tmp_path / "000002")
+        whole.train()
+    checkpoint.save(whole, tmp_path / "000002")
     checkpoint.restore(second, tmp_path / "000002")
     assert (second.round, second.env_steps, second.training_iteration) == (2, 2 * 32 * 20, 2)
-    for _ in range(2):
-        second.train()
+    for team in (whole, second):
+        for _ in range(2):
+            team.train()
     assert largest_difference(weights(whole), weights(second)) == 0
     for name, value in whole.figures.items():
         if not name.startswith("time/"):
@@ -277,18 +281,21 @@ def test_a_checkpoint_continues_the_run_exactly(build, tmp_path, settings):
     ]
 
 
-def test_rllibs_own_checkpoint_continues_too(build, tmp_path):
+def test_rllibs_own_checkpoint_continues_too_and_saving_changes_nothing(build, tmp_path):
     whole, first = build(channel="vq"), build(channel="vq")
     for _ in range(2):
         first.train()
+    checkpoint.save(first, tmp_path / "000002")
     first.save_to_path(tmp_path / "rllib")
     second = MAPPO.from_checkpoint(str(tmp_path / "rllib"))
-    for _ in range(2):
-        second.train()
+    for team in (first, second):
+        for _ in range(2):
+            team.train()
     for _ in range(4):
         whole.train()
     assert (second.round, second.env_steps) == (4, whole.env_steps)
-    assert largest_difference(weights(whole), weights(second)) == 0
+    for team in (first, second):
+        assert largest_difference(weights(whole), weights(team)) == 0
     second.stop()
 
 
@@ -368,15 +375,6 @@ def wait_until(condition, seconds=60):
         time.sleep(0.2)
 
 
-def test_a_missing_runner_is_an_error(build, monkeypatch):
-    algorithm = build(worlds=64, runners=2)
-    group = algorithm.env_runner_group
-    whole = group.foreach_env_runner
-    monkeypatch.setattr(group, "foreach_env_runner", lambda *a, **k: whole(*a, **k)[:1])
-    with pytest.raises(RuntimeError, match="only 1 of 2 env runners returned round 0"):
-        algorithm.train()
-
-
 def test_a_world_that_raises_is_told_with_its_reason(build, monkeypatch):
     algorithm = build(worlds=32, runners=1)
     algorithm.env_runner_group.foreach_env_runner(break_the_world, local_env_runner=False)
@@ -414,15 +412,6 @@ def test_short_evaluations_draw_the_curve(tmp_path):
     assert "validation/success" not in lines[0]
     assert lines[1]["validation/prefix_bits_per_message"] > 0
     assert [line["env_steps"] for line in lines] == [640, 1280]
-
-
-def test_short_evaluations_are_of_the_learners_weights_wherever_worlds_are_played(build):
-    local, remote = build(worlds=64), build(worlds=64, runners=2)
-    for algorithm in (local, remote):
-        algorithm.train()
-    here, there = (algorithm.evaluate()["env_runners"] for algorithm in (local, remote))
-    assert there["success"] == here["success"]
-    assert there["prefix_bits_per_message"] == pytest.approx(here["prefix_bits_per_message"], rel=1e-3)
 
 
 @pytest.mark.parametrize(
