@@ -1,8 +1,8 @@
 """Write the tables of these pages from the code: python docs/tables.py (with --check, only compare).
 
 A table stands between ``<!-- settings KIND NAME -->``, ``<!-- figures GROUP -->``, ``<!-- card ENV -->``,
-``<!-- runs NAME -->`` (summaries in results/NAME/), ``<!-- distortion PART -->`` (results/rate_distortion/) or
-``<!-- speed -->`` (results/benchmarks/), and ``<!-- end -->``.
+``<!-- runs NAME -->`` (summaries in results/NAME/), ``<!-- distortion PART -->`` (results/rate_distortion/),
+``<!-- frequency -->`` (results/communicating_goal/) or ``<!-- speed -->`` (results/benchmarks/), and ``<!-- end -->``.
 """
 
 from __future__ import annotations
@@ -158,6 +158,29 @@ def distortion_table(part: str) -> str:
     return "\n".join(lines)
 
 
+def frequency_table() -> str:
+    """What every team of ``marlcomm bench frequency`` says of its goals, and the command that measured it."""
+    file = RESULTS / "communicating_goal" / "frequency.json"
+    if not file.is_file():
+        return "No runs yet."
+    found = _read(file)
+    columns = ["rate weight", "seed", "success", "way to the oracle", "Spearman", "Pearson"]
+    columns += ["code bits by goal", "H(goal)", "H(m)", "H(m \\| eps)"]
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    for team in found["teams"]:
+        correlations = [team[kind]["code_bits"] for kind in ("spearman", "pearson")]
+        entropies = [team["goal_entropy"], team["entropy"], team["entropy_given_dither"]]
+        cells = [f"{team['rate_weight']:g}", str(team["seed"])]
+        cells += map(_figure, [team["success"], team["normalized_return"], *correlations])
+        cells += [", ".join(f"{goal['code_bits']:.1f}" for goal in team["goals"]), *map(_figure, entropies)]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*lines, "", f"`{found['command']}`"])
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
 def _read(file: Path) -> dict[str, Any]:
     loaded: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     return loaded
@@ -181,6 +204,8 @@ def _table(kind: str, name: str) -> str:
         return runs_table(name)
     if kind == "distortion":
         return distortion_table(name)
+    if kind == "frequency":
+        return frequency_table()
     if kind == "speed":
         return speed_table()
     what, _, which = name.partition(" ")
@@ -190,7 +215,7 @@ def _table(kind: str, name: str) -> str:
 def rendered(text: str) -> str:
     """A page with all its tables written anew."""
     return re.sub(
-        r"<!-- (settings|figures|card|runs|distortion|speed)(?: ([\w. ]+))? -->\n.*?<!-- end -->",
+        r"<!-- (settings|figures|card|runs|distortion|frequency|speed)(?: ([\w. ]+))? -->\n.*?<!-- end -->",
         lambda found: f"{found[0].splitlines()[0]}\n{_table(found[1], found[2] or '')}\n<!-- end -->",
         text,
         flags=re.DOTALL,
