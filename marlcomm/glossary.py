@@ -133,7 +133,11 @@ ERRORS = {
 LEARNING = {
     "loss/policy": Figure("1", "policy loss, mean over acting agents and the round's minibatches"),
     "loss/value": Figure("scaled reward^2", "value loss before its weight, mean over acting agents and minibatches"),
-    "policy/entropy": Figure("nats", "entropy of the action distribution (gate included), mean over acting agents"),
+    "policy/entropy": Figure(
+        "nats",
+        "entropy of the action distribution (gate included), mean over acting agents; of box actions that of the "
+        "density in units of half the box, before clipping: it may be negative",
+    ),
     "policy/clipped_fraction": Figure("share", "MAPPO: agent steps whose probability ratio left the clipping range"),
     "policy/kl": Figure("nats", "MAPPO: mean of ratio - 1 - ln(ratio), from the rollout's policy to the present one"),
     "channel/rate": Figure("bits / message", "ddcl: surrogate sum of log2(2 |z| / delta + 1); no code length"),

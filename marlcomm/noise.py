@@ -90,6 +90,12 @@ def gumbel(uniforms: Tensor) -> Tensor:
     return torch.log(uniforms).neg_().log_().neg_()
 
 
+def normal(uniforms: Tensor) -> Tensor:
+    """Standard normal variates from uniforms in (0, 1), any shape, by inverting the distribution function."""
+    variates: Tensor = torch.special.ndtri(uniforms)
+    return variates
+
+
 def choice(uniforms: Tensor, options: int) -> Tensor:
     """Uniform integers in [0, options) from uniforms in (0, 1)."""
     return (uniforms * options).to(torch.int64).clamp_(max=options - 1)

@@ -174,7 +174,8 @@ def _same(what: str, now: NDArray[Any], then: NDArray[Any], worlds: Tensor) -> N
 
 def _hashes(rollout: Rollout) -> NDArray[np.uint64]:
     """A 64-bit hash of the actions that counted, for each episode."""
-    actions = torch.where(rollout.acts, rollout.actions, -1).cpu().numpy()
+    idle = ~rollout.acts.view(*rollout.acts.shape, *(1,) * (rollout.actions.dim() - rollout.acts.dim()))
+    actions = rollout.actions.masked_fill(idle, -1).cpu().numpy()
     found = [hashlib.blake2b(episode.tobytes(), digest_size=8).digest() for episode in actions]
     return cast(NDArray[np.uint64], np.frombuffer(b"".join(found), np.uint64))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from marlcomm import noise
+from marlcomm.envs.actions import ActionSpace, BoxActions, DiscreteActions
 
 
 @dataclass(frozen=True)
@@ -23,15 +25,17 @@ class TeamSpec:
         name: the registry name of the world.
         num_agents: N, the number of agent slots (a slot may be empty, or be used again by a new agent).
         observation_size: O, the width of one agent's observation vector.
-        num_actions: A, the number of discrete actions of an agent.
+        num_actions: A, how many actions an agent chooses from; with `action_bounds`, how many numbers an action is.
         horizon: T, after how many steps a world is truncated.
         setting: the settings that make scores comparable, in a few words (the key of the card).
         observation_bounds: lowest and highest value that an observation can hold.
+        action_bounds: lowest and highest action where actions are vectors [A]: a pair of numbers, or of tuples of A;
+            None: actions are discrete.
         keeps_memory: whether a slot's next occupant goes on with the memory that the last one left (a defect of
             published worlds, kept for comparison).
         speakers: which slots may speak; None: all. The others' messages are not on the wire.
-        actors: which slots the world obeys; None: all. The others always choose action 0, and nothing is learned from
-            that.
+        actors: which slots the world obeys; None: all. The others always choose action 0 (of a box: the point nearest
+            to it), and nothing is learned from that.
         floor, ceiling: the scripts (see `TeamEnv.scripts`) that scores lie between; None where there is none.
         card: measured references of this setting (``None`` where none is stored): policy name -> metric -> value.
     """
@@ -43,6 +47,7 @@ class TeamSpec:
     horizon: int
     setting: str
     observation_bounds: tuple[float, float] = (-math.inf, math.inf)
+    action_bounds: tuple[float, float] | tuple[tuple[float, ...], tuple[float, ...]] | None = None
     keeps_memory: bool = False
     speakers: tuple[bool, ...] | None = None
     actors: tuple[bool, ...] | None = None
@@ -56,6 +61,17 @@ class TeamSpec:
                 raise ValueError(
                     f"{self.name}: {name} must say yes or no for each of {self.num_agents} slots, got {slots}"
                 )
+        try:
+            _ = self.actions
+        except ValueError as error:
+            raise ValueError(f"{self.name}: action_bounds: {error}") from None
+
+    @functools.cached_property
+    def actions(self) -> ActionSpace:
+        """What an agent may do."""
+        if self.action_bounds is None:
+            return DiscreteActions(self.num_actions)
+        return BoxActions.of(self.num_actions, *self.action_bounds)
 
     @property
     def agent_names(self) -> list[str]:
@@ -126,20 +142,15 @@ class TeamEnv(ABC):
         return self._begin(episodes)
 
     def step(self, actions: Tensor) -> TeamStep:
-        """Advance every world by one step under actions [B, N] (int64; those of empty slots are ignored)."""
+        """Advance every world by one step.
+
+        Args:
+            actions: [B, N] int64, or [B, N, A] float32 in a box; those of empty slots are ignored.
+        """
         if self.time < 0 or self.time >= self.spec.horizon:
             state = "before the first reset" if self.time < 0 else f"after the horizon of {self.spec.horizon} steps"
             raise RuntimeError(f"{self.spec.name}.step was called {state}: call reset first")
-        expected = (self.num_worlds, self.spec.num_agents)
-        if tuple(actions.shape) != expected or actions.dtype != torch.int64:
-            raise ValueError(
-                f"{self.spec.name}.step: actions must be int64 of shape {expected}, "
-                f"got {actions.dtype} of shape {tuple(actions.shape)}"
-            )
-        lowest, highest = torch.aminmax(actions)
-        if lowest < 0 or highest >= self.spec.num_actions:
-            wrong = int(lowest if lowest < 0 else highest)
-            raise ValueError(f"{self.spec.name}.step: action {wrong} is not in 0..{self.spec.num_actions - 1}")
+        self.spec.actions.check(f"{self.spec.name}.step", actions, (self.num_worlds, self.spec.num_agents))
         self.time += 1
         return self._advance(actions)
 
@@ -152,7 +163,7 @@ class TeamEnv(ABC):
         """Move to time `self.time` (1 after the first step)."""
 
     def scripts(self) -> Mapping[str, Script]:
-        """Scripted teams to compare with: name -> function from this world's true state to actions [B, N]."""
+        """Scripted teams to compare with: name -> function from this world's true state to actions [B, N, ...]."""
         return {}
 
     def render(self, world: int = 0) -> np.ndarray:

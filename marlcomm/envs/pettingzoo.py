@@ -15,7 +15,7 @@ from marlcomm.envs.base import TeamEnv, TeamStep
 from marlcomm.registry import ENVS, ConfigError, nearest
 
 
-class TeamParallelEnv(ParallelEnv[str, np.ndarray, int]):
+class TeamParallelEnv(ParallelEnv[str, np.ndarray, Any]):
     """One world of a `TeamEnv` as a PettingZoo environment.
 
     All N slots are agents from the first to the last step: a slot may be empty (its observation is zero, its action
@@ -42,7 +42,7 @@ class TeamParallelEnv(ParallelEnv[str, np.ndarray, int]):
         observation = gym.spaces.Box(*world.spec.observation_bounds, (world.spec.observation_size,), np.float32)
         self.observation_spaces = dict.fromkeys(self.possible_agents, observation)
         self.action_spaces: dict[str, gym.spaces.Space[Any]] = {
-            name: gym.spaces.Discrete(world.spec.num_actions) for name in self.possible_agents
+            name: world.spec.actions.space() for name in self.possible_agents
         }
         self._seed = int(np.random.SeedSequence().generate_state(1)[0])
         self._episode = -1
@@ -64,13 +64,13 @@ class TeamParallelEnv(ParallelEnv[str, np.ndarray, int]):
         return self._observations(now), self._infos(now)
 
     def step(
-        self, actions: Mapping[str, int]
+        self, actions: Mapping[str, Any]
     ) -> tuple[dict[str, np.ndarray], dict[str, float], dict[str, bool], dict[str, bool], dict[str, dict[str, Any]]]:
         missing = [name for name in self.agents if name not in actions]
         if missing:
             raise ValueError(f"step: no action for {', '.join(missing)}; every agent acts, empty slots too")
-        now = self.world.step(torch.tensor([[int(actions[name]) for name in self.possible_agents]]))
         names = self.possible_agents
+        now = self.world.step(self.world.spec.actions.gather({name: actions[name] for name in names}).unsqueeze(0))
         rewards = dict(zip(names, now.rewards[0].tolist(), strict=True))
         terminated = {name: bool(now.terminated[0]) for name in names}
         truncated = {name: bool(now.truncated[0]) for name in names}

@@ -11,10 +11,9 @@ from torch import Tensor, nn
 from marlcomm.channels.base import Channel, Search, Transmission
 from marlcomm.channels.readout import ReadoutChannel
 from marlcomm.envs.base import TeamSpec
+from marlcomm.policies.distributions import CATEGORICAL, ActionDistribution, distribution_over
 from marlcomm.policies.memory import Memory
 from marlcomm.policies.settings import PolicySettings
-
-_NEVER = -1e9  # the logit of what cannot be chosen; finite, so that probability times logarithm is zero
 
 
 @dataclass(frozen=True)
@@ -96,16 +95,18 @@ class Decision:
     """What a policy answers, with the same leading axes as its `Moment`.
 
     Attributes:
-        logits: [..., N, A] of the actions.
+        logits: [..., N, P], parameters of the actions' distribution: logits of discrete ones (P = A).
         gate_logits: [..., N, 2] of staying silent or speaking at the next step; None where there is no gate.
         values: [..., N] expected returns.
         talk: what was said on the way.
+        distribution: the family that the actions are drawn from.
     """
 
     logits: Tensor
     gate_logits: Tensor | None
     values: Tensor
     talk: Talk
+    distribution: ActionDistribution = CATEGORICAL
 
 
 @dataclass(frozen=True)
@@ -125,6 +126,7 @@ class TeamPolicy(nn.Module, ABC):
 
     Attributes:
         gated: whether agents choose to speak; the choice made at a step counts at the next one.
+        distribution: the family that actions are drawn from; it makes the head of a policy (`distribution.head`).
     """
 
     gated: bool = False
@@ -137,6 +139,7 @@ class TeamPolicy(nn.Module, ABC):
         self.spec = spec
         self.settings = settings
         self.channel = channel
+        self.distribution = distribution_over(spec.actions)
         self.input_size = spec.observation_size + (spec.num_agents if settings.agent_identity else 0)
         self.register_buffer("_others", ~torch.eye(spec.num_agents, dtype=torch.bool), persistent=False)
         for name, slots in (("_speakers", spec.speakers), ("_actors", spec.actors)):
@@ -185,7 +188,7 @@ class TeamPolicy(nn.Module, ABC):
 
     @abstractmethod
     def decide(self, states: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
-        """Action logits [..., N, A], gate logits [..., N, 2] or None, and values [..., N] of states [..., N, H]."""
+        """Parameters [..., N, P] of actions, gate logits [..., N, 2] or None, values [..., N] of states [..., N, H]."""
 
     @property
     def bottleneck(self) -> Channel | None:
@@ -205,7 +208,7 @@ class TeamPolicy(nn.Module, ABC):
         """One step of B worlds: all tensors [B, N, ...]."""
         features = self.see(self._inputs(moment.observations))
         states, memory, talk = self._live(features, moment, memory, overheard)
-        return Decision(*self._decide(states), talk), memory
+        return Decision(*self._decide(states), talk, self.distribution), memory
 
     def audible(self, spoke: Tensor) -> Tensor:
         """Whether receiver (next to last axis) hears sender (last axis), [..., N, N], where senders [..., N] spoke."""
@@ -221,7 +224,7 @@ class TeamPolicy(nn.Module, ABC):
         heard = talk.hearing.received.clone()
         heard[:, sender] = received
         states, _ = self.hear(**(vars(talk.hearing) | {"received": heard}))
-        return Decision(*self._decide(states), talk)
+        return Decision(*self._decide(states), talk, self.distribution)
 
     def _over_time(self, moment: Moment) -> Decision:
         # Time goes first inside, so that the slice of a step is contiguous.
@@ -242,15 +245,16 @@ class TeamPolicy(nn.Module, ABC):
             None if gate_logits is None else gate_logits.transpose(0, 1),
             values.transpose(0, 1),
             stack_talks(talks),
+            self.distribution,
         )
 
     def _decide(self, states: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
-        """`decide`, where the world leaves a choice: elsewhere action 0, and a shut gate, have probability 1."""
+        """`decide`, where the world leaves a choice: elsewhere the idle action, and a shut gate, are certain."""
         logits, gate_logits, values = self.decide(states)
         if self.spec.actors is not None:
-            logits = _first_only(logits, ~self._actors)
+            logits = self.distribution.idle(logits, ~self._actors)
         if self.spec.speakers is not None and gate_logits is not None:
-            gate_logits = _first_only(gate_logits, ~self._speakers)
+            gate_logits = CATEGORICAL.idle(gate_logits, ~self._speakers)
         return logits, gate_logits, values
 
     def _live(
@@ -304,12 +308,6 @@ class TeamPolicy(nn.Module, ABC):
         return torch.cat([observations, identity.expand(*observations.shape[:-1], -1)], dim=-1)
 
 
-def _first_only(logits: Tensor, slots: Tensor) -> Tensor:
-    """Logits [..., N, A] that leave some slots [N] the first option only: certain, and without a gradient."""
-    later = torch.arange(logits.shape[-1], device=logits.device) > 0
-    return logits.masked_fill(slots.unsqueeze(-1) & later, _NEVER)
-
-
 def _fields(moment: Moment) -> list[Tensor | None]:
     return [moment.observations, moment.alive, moment.spawned, moment.gates, moment.noise]
 
@@ -317,7 +315,8 @@ def _fields(moment: Moment) -> list[Tensor | None]:
 def first_worlds(decision: Decision, worlds: int) -> Decision:
     """The decision of the first worlds of a batch (its channel losses and messages left out)."""
     gate_logits = None if decision.gate_logits is None else decision.gate_logits[:worlds]
-    return Decision(decision.logits[:worlds], gate_logits, decision.values[:worlds], _first(decision.talk, worlds))
+    talk = _first(decision.talk, worlds)
+    return Decision(decision.logits[:worlds], gate_logits, decision.values[:worlds], talk, decision.distribution)
 
 
 def _first(talk: Talk, worlds: int) -> Talk:

@@ -106,7 +106,7 @@ def evaluate(
 def evaluate_script(
     env: TeamEnv, script: Script, seed: int, episodes: int, *, stream: str = "evaluation"
 ) -> dict[str, float]:
-    """The same worlds and figures for a script, which reads the world's true state and gives actions [B, N]."""
+    """The same worlds and figures for a script, which reads the world's true state and gives actions [B, N, ...]."""
     statistics = Episodes()
     for worlds in _chunks(env, episodes, env.spec.observation_size):
         clock = EpisodeClock(env.reset(seed, worlds, torch.zeros_like(worlds), stream))

@@ -12,6 +12,7 @@ from marlcomm import noise
 from marlcomm.channels.base import Channel
 from marlcomm.envs.base import TeamEnv, TeamStep
 from marlcomm.policies.base import Decision, Moment, Overheard, Talk, TeamPolicy, stack_talks
+from marlcomm.policies.distributions import CATEGORICAL
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Rollout:
         alive, spawned: [B, T + 1, N] bool, before each action and after the last.
         acts: [B, T, N] bool, whose actions count: alive, in a world that has not ended.
         gates, gate_choices: [B, T, N] bool, who may speak at each step, and the choice for the next; None without gate.
-        actions: [B, T, N] int64.
+        actions: [B, T, N] int64, or [B, T, N, A] float32, as drawn (see `ActionDistribution.to_world`).
         log_probs: [B, T, N], of actions (and gate choices) when they were taken.
         values: [B, T + 1, N].
         rewards: [B, T, N], of the slots' occupants after each action; zero after the world's end.
@@ -70,22 +71,16 @@ def channel_noise(
 
 def log_probs(decision: Decision, actions: Tensor, gate_choices: Tensor | None) -> Tensor:
     """Log-probabilities [...] of what agents did: action, and gate choice where there is a gate."""
-    total = torch.log_softmax(decision.logits, -1).gather(-1, actions.unsqueeze(-1)).squeeze(-1)
+    total = decision.distribution.log_probs(decision.logits, actions)
     if decision.gate_logits is not None and gate_choices is not None:
-        chosen = gate_choices.long().unsqueeze(-1)
-        total = total + torch.log_softmax(decision.gate_logits, -1).gather(-1, chosen).squeeze(-1)
+        total = total + CATEGORICAL.log_probs(decision.gate_logits, gate_choices.long())
     return total
 
 
 def entropies(decision: Decision) -> Tensor:
     """Entropies [...] in nats of what agents may do, gate included."""
-    total = _entropy(decision.logits)
-    return total if decision.gate_logits is None else total + _entropy(decision.gate_logits)
-
-
-def _entropy(logits: Tensor) -> Tensor:
-    log_p = torch.log_softmax(logits, -1)
-    return -(log_p.exp() * log_p).sum(-1)
+    total = decision.distribution.entropies(decision.logits)
+    return total if decision.gate_logits is None else total + CATEGORICAL.entropies(decision.gate_logits)
 
 
 class EpisodeClock:
@@ -155,7 +150,7 @@ class Player:
                 gates = choices
             seconds["policy"] += perf_counter() - clock
             clock = perf_counter()
-            now = env.step(actions)
+            now = env.step(decision.distribution.to_world(actions))
             seconds["world"] += perf_counter() - clock
             _append(record, rewards=episode.count(now), terminated=now.terminated)
         clock = perf_counter()
@@ -178,18 +173,22 @@ class Player:
         steps, agents = self.env.spec.horizon, self.env.spec.num_agents
         keys = noise.world_keys(self.seed, f"{self.stream}/actions", worlds, episodes)
         return _Draws(
-            actions=noise.uniform(keys, steps, agents, 2 if self.policy.gated else 1),
+            actions=noise.uniform(keys, steps, agents, self._noise_size + self.policy.gated),
             channel=channel_noise(self.policy.channel, self.seed, self.stream, worlds, episodes, steps + 1, agents),
         )
 
+    @property
+    def _noise_size(self) -> int:
+        return self.policy.distribution.noise_size(self.env.spec.num_actions)
+
     def _choose(self, decision: Decision, draws: _Draws, time: int, greedy: bool) -> tuple[Tensor, Tensor | None]:
+        gate_logits, distribution = decision.gate_logits, decision.distribution
         if greedy:
-            choices = None if decision.gate_logits is None else decision.gate_logits.argmax(-1).bool()
-            return decision.logits.argmax(-1), choices
-        actions = noise.categorical(decision.logits, draws.actions[:, time, :, 0])
-        if decision.gate_logits is None:
-            return actions, None
-        return actions, noise.categorical(decision.gate_logits, draws.actions[:, time, :, 1]).bool()
+            choices = None if gate_logits is None else CATEGORICAL.greedy(gate_logits).bool()
+            return distribution.greedy(decision.logits), choices
+        uniforms, for_gates = draws.actions[:, time].split([self._noise_size, int(self.policy.gated)], dim=-1)
+        actions = distribution.sample(decision.logits, uniforms)
+        return actions, None if gate_logits is None else CATEGORICAL.sample(gate_logits, for_gates).bool()
 
     def _open(self, gates: Tensor, now: TeamStep) -> Tensor:
         """Which gates [B, N] of the last choices are still those of the agents now there."""
@@ -205,7 +204,7 @@ class Player:
 
 @dataclass(frozen=True)
 class _Draws:
-    """Uniform draws of whole episodes: actions [B, T, N, 1 or 2], channel [B, T + 1, N, K]."""
+    """Uniform draws of whole episodes: of actions and then of gates [B, T, N, K'], channel [B, T + 1, N, K]."""
 
     actions: Tensor
     channel: Tensor | None

@@ -62,5 +62,5 @@ def spaces(spec: TeamSpec) -> tuple[gym.Space[Any], gym.Space[Any]]:
     shape = (spec.num_agents, spec.observation_size)
     return (
         gym.spaces.Box(*spec.observation_bounds, shape, np.float32),
-        gym.spaces.MultiDiscrete([spec.num_actions] * spec.num_agents),
+        gym.vector.utils.batch_space(spec.actions.space(), spec.num_agents),
     )

@@ -7,17 +7,11 @@ import functools
 import torch
 from torch import Tensor
 
-from marlcomm import noise
 from marlcomm.envs.base import TeamEnv
 from marlcomm.envs.communicating_goal.settings import CommunicatingGoalSettings
 from marlcomm.envs.communicating_goal.walks import DOWN, LEFT, RIGHT, STAY, UP, Ints, Maps, Tours
 from marlcomm.envs.communicating_goal.world import LISTENER, CommunicatingGoal
-
-
-def random_actions(env: TeamEnv) -> Tensor:
-    """All five actions with equal chances, drawn by world, step and slot."""
-    keys = noise.absorb(env.keys, noise.stream_number("random actions"))
-    return noise.choice(noise.uniform(keys, 1, env.spec.num_agents, first=env.time)[:, 0], env.spec.num_actions)
+from marlcomm.envs.scripts import random_actions
 
 
 def likeliest_goal(env: TeamEnv) -> Tensor:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from marlcomm import noise
 from marlcomm.envs.base import TeamEnv
+from marlcomm.envs.scripts import random_actions
 from marlcomm.envs.traffic_junction.world import BRAKE, GAS, TrafficJunction
 
 
@@ -18,12 +18,6 @@ def always_gas(env: TeamEnv) -> Tensor:
 def always_brake(env: TeamEnv) -> Tensor:
     """Everybody stands still."""
     return torch.full((env.num_worlds, env.spec.num_agents), BRAKE, device=env.device)
-
-
-def random_actions(env: TeamEnv) -> Tensor:
-    """Gas and brake with equal chances, drawn by world, step and slot."""
-    keys = noise.absorb(env.keys, noise.stream_number("random actions"))
-    return noise.choice(noise.uniform(keys, 1, env.spec.num_agents, first=env.time)[:, 0], env.spec.num_actions)
 
 
 def scheduler(env: TeamEnv) -> Tensor:

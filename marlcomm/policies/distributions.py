@@ -1,0 +1,175 @@
+"""How an agent's action is drawn from the numbers that its policy gives: one of a few, or a point of a box."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from marlcomm import noise
+from marlcomm.envs.actions import ActionSpace, BoxActions
+
+_NEVER = -1e9  # the logit of what cannot be chosen; finite, so that probability times logarithm is zero
+_CERTAIN = -1e9  # the log standard deviation of what is not drawn
+
+# Standard deviations in units in which the box goes from -1 to 1. Wider ones would mostly be clipped to the border, and
+# an entropy bonus, which does not see the clipping, would widen them for ever.
+_LOWEST_LOG_STD, _HIGHEST_LOG_STD = -5.0, 0.0
+_FIRST_STD = 0.5
+_MEAN_GAIN = 0.01  # first means are nearly the same everywhere, as Andrychowicz et al. (2021) advise
+
+
+class ActionDistribution(ABC):
+    """A family of distributions over an agent's action, with parameters [..., P] that a policy's head gives.
+
+    Actions are recorded, and learned from, as they were drawn: [...] or [..., A]. `to_world` says what the world is
+    given for them.
+    """
+
+    @abstractmethod
+    def head(self, features: int, actions: int) -> nn.Module:
+        """An untrained map from states [..., features] to the parameters; `actions` is A of the world."""
+
+    @abstractmethod
+    def noise_size(self, actions: int) -> int:
+        """K, how many uniform draws an action takes."""
+
+    @abstractmethod
+    def sample(self, parameters: Tensor, uniforms: Tensor) -> Tensor:
+        """Draw actions from uniforms [..., K] in (0, 1)."""
+
+    @abstractmethod
+    def greedy(self, parameters: Tensor) -> Tensor:
+        """The likeliest actions."""
+
+    @abstractmethod
+    def log_probs(self, parameters: Tensor, actions: Tensor) -> Tensor:
+        """Log-probabilities, or densities, [...] of drawn actions."""
+
+    @abstractmethod
+    def entropies(self, parameters: Tensor) -> Tensor:
+        """Entropies [...] in nats."""
+
+    @abstractmethod
+    def idle(self, parameters: Tensor, slots: Tensor) -> Tensor:
+        """Parameters [..., N, P] that leave some slots [N] one action only: certain, and without a gradient."""
+
+    def to_world(self, actions: Tensor) -> Tensor:
+        """What the world is given for drawn actions."""
+        return actions
+
+
+class Categorical(ActionDistribution):
+    """One of P = A options, by logits [..., A]; idle is option 0. One draw, by inverting the distribution function."""
+
+    def head(self, features: int, actions: int) -> nn.Module:
+        return nn.Linear(features, actions)
+
+    def noise_size(self, actions: int) -> int:
+        return 1
+
+    def sample(self, parameters: Tensor, uniforms: Tensor) -> Tensor:
+        return noise.categorical(parameters, uniforms.squeeze(-1))
+
+    def greedy(self, parameters: Tensor) -> Tensor:
+        return parameters.argmax(-1)
+
+    def log_probs(self, parameters: Tensor, actions: Tensor) -> Tensor:
+        return torch.log_softmax(parameters, -1).gather(-1, actions.unsqueeze(-1)).squeeze(-1)
+
+    def entropies(self, parameters: Tensor) -> Tensor:
+        log_p = torch.log_softmax(parameters, -1)
+        return -(log_p.exp() * log_p).sum(-1)
+
+    def idle(self, parameters: Tensor, slots: Tensor) -> Tensor:
+        later = torch.arange(parameters.shape[-1], device=parameters.device) > 0
+        return parameters.masked_fill(slots.unsqueeze(-1) & later, _NEVER)
+
+
+CATEGORICAL = Categorical()
+
+
+@dataclass(frozen=True)
+class DiagonalGaussian(ActionDistribution):
+    """Points [..., A] about a box, by P = 2 A parameters: A means, then A log standard deviations.
+
+    They are drawn, recorded and learned from in units in which the box goes from -1 to 1, and not clipped: the
+    log-probability is the density of what was drawn, and the entropy that of the whole Gaussian. Only the world is
+    given the nearest point of the box. The likeliest action is the mean. A draw inverts the distribution function,
+    number by number. Idle is the point of the box nearest to zero.
+    """
+
+    box: BoxActions
+
+    def head(self, features: int, actions: int) -> nn.Module:
+        return GaussianHead(features, actions)
+
+    def noise_size(self, actions: int) -> int:
+        return actions
+
+    def sample(self, parameters: Tensor, uniforms: Tensor) -> Tensor:
+        mean, log_std = self._split(parameters)
+        return mean + log_std.exp() * noise.normal(uniforms)
+
+    def greedy(self, parameters: Tensor) -> Tensor:
+        return self._split(parameters)[0]
+
+    def log_probs(self, parameters: Tensor, actions: Tensor) -> Tensor:
+        mean, log_std = self._split(parameters)
+        drawn = log_std > _CERTAIN
+        log_std = log_std.masked_fill(~drawn, 0.0)
+        density = -0.5 * ((actions - mean) * torch.exp(-log_std)).square() - log_std - 0.5 * math.log(2 * math.pi)
+        return (density * drawn).sum(-1)
+
+    def entropies(self, parameters: Tensor) -> Tensor:
+        _, log_std = self._split(parameters)
+        return torch.where(log_std > _CERTAIN, log_std + 0.5 * math.log(2 * math.pi * math.e), 0.0).sum(-1)
+
+    def idle(self, parameters: Tensor, slots: Tensor) -> Tensor:
+        zeros = parameters.new_zeros(self.box.shape)
+        rest = self.box.units(self.box.nearest(zeros))
+        return torch.where(slots.unsqueeze(-1), torch.cat([rest, zeros + _CERTAIN]), parameters)
+
+    def to_world(self, actions: Tensor) -> Tensor:
+        return self.box.point(actions)
+
+    def _split(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        size = len(self.box.low)
+        if parameters.shape[-1] != 2 * size:
+            raise ValueError(
+                f"a box of {size} numbers takes {2 * size} parameters, got {parameters.shape[-1]}: "
+                "a policy's action head is made by TeamPolicy.distribution.head"
+            )
+        mean, log_std = parameters.split(size, dim=-1)
+        return mean, log_std
+
+
+class GaussianHead(nn.Module):
+    """Means [..., A] linear in states [..., H], and log standard deviations [A] that are the same in every state.
+
+    One number for each axis, as in most PPO for continuous control: exploration fades with what the whole team has
+    learned, not wherever a few samples make a state look sure. It stays within smooth bounds, so that no step can
+    strand it where there is no gradient.
+    """
+
+    def __init__(self, features: int, actions: int) -> None:
+        super().__init__()
+        self.mean = nn.Linear(features, actions)
+        nn.init.orthogonal_(self.mean.weight, gain=_MEAN_GAIN)
+        nn.init.zeros_(self.mean.bias)
+        share = (math.log(_FIRST_STD) - _LOWEST_LOG_STD) / (_HIGHEST_LOG_STD - _LOWEST_LOG_STD)
+        self.spread = nn.Parameter(torch.full((actions,), math.log(share / (1 - share))))
+
+    def forward(self, states: Tensor) -> Tensor:
+        """Parameters [..., 2 A]."""
+        mean = self.mean(states)
+        log_std = _LOWEST_LOG_STD + (_HIGHEST_LOG_STD - _LOWEST_LOG_STD) * torch.sigmoid(self.spread)
+        return torch.cat([mean, log_std.expand_as(mean)], dim=-1)
+
+
+def distribution_over(actions: ActionSpace) -> ActionDistribution:
+    """The family that policies draw from these actions."""
+    return DiagonalGaussian(actions) if isinstance(actions, BoxActions) else CATEGORICAL
