@@ -385,7 +385,7 @@ class Listener(TeamPolicy):
         return logits, None, values.squeeze(-1)
 
 
-def learn(mode, seed, rounds=30, worlds=256):
+def learn(mode, seed, rounds=50, worlds=256):
     """How often the listener is right in the end, where a message is one of two tokens."""
     torch.manual_seed(seed)
     env = Bandit()
@@ -417,7 +417,7 @@ def learn(mode, seed, rounds=30, worlds=256):
 def test_messages_carry_what_matters_where_it_is_rewarded():
     """One bit for seven numbers: grounding spends it on the six that are alike, the task on the one that is needed."""
     assert max(learn("grounding", seed) for seed in (0, 1)) < 0.6
-    assert min(learn("task", seed) for seed in (0, 1, 2)) > 0.8
+    assert min(learn("task", seed) for seed in (0, 1, 2)) > 0.85
 
 
 @pytest.mark.usefixtures("cluster")
