@@ -288,7 +288,7 @@ def test_slots_of_too_many_values_have_no_figures(monkeypatch):
 # --- a learned prior -------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(two_samples())
 def test_learned_tables_bring_every_message_back(case):
     alphabet, training, later = case
