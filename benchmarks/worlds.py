@@ -27,10 +27,12 @@ def measure(env: TeamEnv, worlds: int) -> float:
 
 
 def junction(difficulty: str, vision: int) -> TeamEnv:
+    """Traffic Junction."""
     return TrafficJunction(TrafficJunctionSettings(difficulty=difficulty, vision=vision))
 
 
 def spread(view: str, agents: int) -> TeamEnv:
+    """Particle Spread."""
     return ParticleSpread(ParticleSpreadSettings(view=view, agents=agents))
 
 
