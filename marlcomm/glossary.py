@@ -33,6 +33,13 @@ ENV_STATISTICS = {
         "distance": Figure("env steps", "the fewest steps that would have done, from start to goal"),
         "goal": Figure("1", "the number of the goal in env.goals: a label of each episode, whose mean says nothing"),
     },
+    "particle_spread": {
+        "coverage": Figure("share of landmarks", "landmarks within 0.1 of an agent that scores them, at the end"),
+        "collisions": Figure("pair steps / episode", "pairs of agents that touch, summed over steps"),
+        "landmark_distance": Figure(
+            "distance / step", "sum over landmarks of the distance to the agent that scores them, mean over steps"
+        ),
+    },
 }
 BANDWIDTH = {
     "messages_per_agent_step": Figure("messages / agent step", "messages sent / living agents' rights to speak"),

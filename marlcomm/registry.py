@@ -228,6 +228,12 @@ ENVS = _table(
         "envs.communicating_goal.settings:CommunicatingGoalSettings",
         "a speaker sees the goal, a listener walks; some goals are drawn far more often than others",
     ),
+    (
+        "particle_spread",
+        "envs.particle_spread.world:ParticleSpread",
+        "envs.particle_spread.settings:ParticleSpreadSettings",
+        "discs with inertia cover landmarks (simple_spread), with full or partial views",
+    ),
 )
 CHANNELS = _table(
     "channel",

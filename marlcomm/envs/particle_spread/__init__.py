@@ -1,0 +1,1 @@
+"""Particle Spread: settings, physics, what agents see, the batched world, scripts, pictures."""
