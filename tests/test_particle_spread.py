@@ -62,7 +62,7 @@ class Published:
             self.world.landmarks[slot].state.p_pos = env.landmarks[index, slot].double().numpy().copy()
 
     def step(self, actions):
-        for action in actions.tolist():
+        for action in actions.tolist() if actions.ndim == 1 else actions:
             self.env.step(action)
         return np.array([self.env.rewards[agent.name] for agent in self.world.agents])
 
@@ -103,6 +103,29 @@ def test_whole_episodes_are_those_of_mpe2(settings, options):
         assert bool(now.truncated.all()) == (time == 25) == slow[0].env.truncations["agent_0"]
     assert now.info["collisions"].sum() > 0
     assert now.observations.shape[-1] == slow[0].env.observation_space("agent_0").shape[0]
+
+
+@pytest.mark.parametrize("agents", [2, 5])
+def test_whole_continuous_episodes_are_those_of_mpe2(agents):
+    env, generator = world(agents=agents, actions="continuous"), torch.Generator().manual_seed(2)
+    start(env, 3)
+    env.place(env.positions.double() * 0.4, env.landmarks.double())
+    slow = [Published(env, index, continuous_actions=True) for index in range(3)]
+    for _ in range(env.spec.horizon):
+        actions = torch.rand(3, agents, 5, generator=generator)
+        now = env.step(actions)
+        rewards = np.stack([one.step(own) for one, own in zip(slow, actions.numpy(), strict=True)])
+        assert np.abs(now.rewards.numpy() - rewards).max() <= 1e-6
+        for index, one in enumerate(slow):
+            assert np.abs(now.observations[index].numpy() - one.observe()).max() <= 1e-6
+
+
+def test_scripts_push_in_a_box_as_in_discrete_directions_and_the_oracle_diagonally_too():
+    def value(script, actions):
+        return evaluate_script(world(actions=actions), SCRIPTS[script], 0, 200)["return"]
+
+    assert value("stay", "continuous") == value("stay", "discrete")
+    assert value("oracle", "continuous") > value("oracle", "discrete")
 
 
 @pytest.mark.parametrize("agents", range(2, 11))

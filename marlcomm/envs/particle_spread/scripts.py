@@ -11,12 +11,14 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from marlcomm import noise
 from marlcomm.envs.base import TeamEnv
 from marlcomm.envs.particle_spread.physics import DAMPING, MOVES, PUSH, STEP_SECONDS, TOUCH
 from marlcomm.envs.particle_spread.views import others_of
 from marlcomm.envs.particle_spread.world import ParticleSpread
+from marlcomm.envs.scripts import random_actions
 
+# Where pushes can go at full force; the first are those of discrete actions.
+_DIAGONALS = ((-1.0, -1.0), (-1.0, 1.0), (1.0, -1.0), (1.0, 1.0))
 _PLANNED = 2  # steps whose pushes are tried in all combinations
 _FORESEEN = 4  # steps over which a plan is judged; after the planned ones it coasts
 _TOUCH_COST = 0.2  # of a touch, in units of distance
@@ -25,15 +27,10 @@ _WIDE = TOUCH + 0.1  # the same where agents come together blindly
 _UNSEEN = 1e3  # what it costs to go where one cannot see: more than any way
 
 
-def random_actions(env: TeamEnv) -> Tensor:
-    """All five actions with equal chances, drawn by world, step and slot."""
-    keys = noise.absorb(env.keys, noise.stream_number("random actions"))
-    return noise.choice(noise.uniform(keys, 1, env.spec.num_agents, first=env.time)[:, 0], env.spec.num_actions)
-
-
 def stay(env: TeamEnv) -> Tensor:
     """Nobody pushes."""
-    return torch.zeros((env.num_worlds, env.spec.num_agents), dtype=torch.int64, device=env.device)
+    nowhere = torch.zeros((env.num_worlds, env.spec.num_agents), dtype=torch.int64, device=env.device)
+    return _actions(_checked(env), nowhere)
 
 
 def formation(env: TeamEnv) -> Tensor:
@@ -122,19 +119,32 @@ def _apart(places: Tensor, counted: Tensor) -> Tensor:
 
 
 def steer(world: ParticleSpread, goals: Tensor, others: tuple[Tensor, Tensor] | None = None) -> Tensor:
-    """Actions [B, N] of agents that plan a few steps ahead: close to their goals [B, N, 2], touching few.
+    """Actions [B, N, ...] of agents that plan a few steps ahead: close to their goals [B, N, 2], touching few.
 
     `others` says which agents each one avoids [B, N, N] bool, and with which velocities [B, N, 2] they are expected to
     coast; None: nobody is avoided.
     """
-    first, pushed, drift = _plans(world.device)
+    first, pushed, drift = _plans(_directions(world), world.device)
     at = world.positions.unsqueeze(2)
     own = (at + world.velocities.unsqueeze(2) * drift).unsqueeze(2) + pushed  # [B, N, plans, steps, 2]
     costs = _lengths(own - goals[:, :, None, None]).sum(-1)
     if others is not None:
         seen, velocities = others
         costs = costs + _TOUCH_COST * _touches(own, seen, (at + velocities.unsqueeze(2) * drift))
-    return first[costs.argmin(-1)]
+    return _actions(world, first[costs.argmin(-1)])
+
+
+def _directions(world: ParticleSpread) -> tuple[tuple[float, float], ...]:
+    return MOVES if world.spec.action_bounds is None else MOVES + _DIAGONALS
+
+
+def _actions(world: ParticleSpread, chosen: Tensor) -> Tensor:
+    """Actions [B, N, ...] that push in the chosen [B, N] of the world's directions."""
+    if world.spec.action_bounds is None:
+        return chosen
+    x, y = torch.tensor(_directions(world), device=chosen.device).unbind(-1)
+    shares = torch.stack([torch.zeros_like(x), -x, x, -y, y], dim=-1).clamp_(0.0, 1.0)
+    return shares[chosen]
 
 
 def _touches(own: Tensor, seen: Tensor, theirs: Tensor) -> Tensor:
@@ -148,11 +158,11 @@ def _touches(own: Tensor, seen: Tensor, theirs: Tensor) -> Tensor:
 
 
 @functools.cache
-def _plans(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """First actions [plans], where each plan's pushes lead [plans, steps, 2], how far speed 1 coasts [steps, 1]."""
-    plans = torch.tensor(list(itertools.product(range(len(MOVES)), repeat=_PLANNED)))
+def _plans(directions: tuple[tuple[float, float], ...], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """First directions [plans], where each plan's pushes lead [plans, steps, 2], how far speed 1 coasts [steps, 1]."""
+    plans = torch.tensor(list(itertools.product(range(len(directions)), repeat=_PLANNED)))
     pushes = torch.zeros(len(plans), _FORESEEN, 2)
-    pushes[:, :_PLANNED] = PUSH * torch.tensor(MOVES)[plans]
+    pushes[:, :_PLANNED] = PUSH * torch.tensor(directions)[plans]
     at, speed, ways = torch.zeros(len(plans), 2), torch.zeros(len(plans), 2), []
     for step in range(_FORESEEN):
         at, speed = at + STEP_SECONDS * speed, (1 - DAMPING) * speed + STEP_SECONDS * pushes[:, step]

@@ -18,6 +18,7 @@ class ParticleSpreadSettings(EnvSettings):
     card_settings = (
         {},
         {"agents": 5},
+        {"actions": "continuous"},
         {"view": "nearest"},
         {"view": "radius"},
         {"view": "other_landmark"},
@@ -28,6 +29,11 @@ class ParticleSpreadSettings(EnvSettings):
     )
 
     agents: int = Field(3, ge=2, le=10, description="N, agents and landmarks")
+    actions: Literal["discrete", "continuous"] = Field(
+        "discrete",
+        description="discrete: stay, or push in one of four directions; continuous: five numbers from 0 to 1, how "
+        "hard to push in each (the first does nothing), as in mpe2",
+    )
     horizon: int = Field(25, ge=1, le=1000, description="steps of an episode")
     local_ratio: float = Field(
         0.5, ge=0, le=1, description="weight of an agent's own collisions; distances weigh 1 - local_ratio"
@@ -73,6 +79,7 @@ class ParticleSpreadSettings(EnvSettings):
         words = [self.view, f"{self.agents}agents"]
         words += [f"{name.replace('_', '-')}{getattr(self, name) or 'all'}" for name in _OF_VIEWS.get(self.view, ())]
         words += ["rim"] if self.on_rim else []
+        words += ["continuous"] if self.actions == "continuous" else []
         words.append(f"horizon{self.horizon}")
         if self.local_ratio != 0.5:
             words.append(f"local{self.local_ratio}")

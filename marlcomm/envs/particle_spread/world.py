@@ -26,8 +26,9 @@ _FLOORS = {"full": "own_view", "nearest": "own_view", "radius": "own_view", "oth
 class ParticleSpread(TeamEnv):
     """B batched planes. Agents start anywhere in the square [-1, 1] x [-1, 1], at rest; landmarks stay where they are.
 
-    Actions: 0 stay, 1 left, 2 right, 3 down, 4 up push with a force of 5. A step moves everybody by a tenth of the
-    velocity, then takes a quarter off the velocities and adds a tenth of the forces: pushes, and those of agents that
+    Actions: 0 stay, 1 left, 2 right, 3 down, 4 up push with a force of 5; a continuous one holds a share of each push,
+    and opposite ones cancel. A step moves everybody by a tenth of the velocity, then takes a quarter off the
+    velocities and adds a tenth of the forces: pushes, and those of agents that
     touch. Then agent i earns (1 - local_ratio) * -(sum over landmarks of the distance to the nearest agent)
     + local_ratio * -(agents that it touches). In the view `other_landmark`, landmark k counts the distance to agent k.
     The horizon truncates.
@@ -40,11 +41,13 @@ class ParticleSpread(TeamEnv):
         self.settings = settings
         self._pairs = Pairs(settings.agents, self.device)
         self._pushes = PUSH * torch.tensor(MOVES, device=self.device)
+        continuous = settings.actions == "continuous"
         self.spec = TeamSpec(
             name="particle_spread",
             num_agents=settings.agents,
             observation_size=observation_size(settings),
             num_actions=len(MOVES),
+            action_bounds=(0.0, 1.0) if continuous else None,
             horizon=settings.horizon,
             setting=settings.setting,
             floor=_FLOORS[settings.view],
@@ -73,7 +76,9 @@ class ParticleSpread(TeamEnv):
         return self._now(positions.new_zeros(positions.shape[:2]))
 
     def _advance(self, actions: Tensor) -> TeamStep:
-        return self._push(self._pushes[actions])
+        if self.spec.action_bounds is None:
+            return self._push(self._pushes[actions])
+        return self._push(actions.to(self._forces.dtype) @ self._pushes.to(self._forces.dtype))
 
     def _push(self, forces: Tensor) -> TeamStep:
         """A step in which forces [B, N, 2] push the agents, whatever kind of action they come from."""
