@@ -1,15 +1,30 @@
-"""Worlds alone: env steps per second of Traffic Junction on one thread, keyed noise included, best of 5."""
+"""Worlds alone: env steps per second on one thread, keyed noise included, best of 5."""
+
+from typing import Any
 
 import torch
 from common import best_of, report
 
-from marlcomm.envs.traffic_junction.settings import TrafficJunctionSettings
-from marlcomm.envs.traffic_junction.world import TrafficJunction
+from marlcomm.registry import ENVS
+
+WORLDS = (1, 256, 1024)
+SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
+    **{
+        f"{difficulty}, vision {vision}": ("traffic_junction", {"difficulty": difficulty, "vision": vision})
+        for difficulty in ("easy", "medium", "hard")
+        for vision in (0, 1)
+    },
+    **{
+        f"predator_prey {difficulty}": ("predator_prey", {"difficulty": difficulty})
+        for difficulty in ("easy", "medium", "hard")
+    },
+    "predator_prey hard, dense": ("predator_prey", {"difficulty": "hard", "observations": "dense"}),
+}
 
 
-def measure(difficulty: str, vision: int, worlds: int) -> float:
-    """Env steps per second of whole episodes in which everybody gives GAS."""
-    env = TrafficJunction(TrafficJunctionSettings(difficulty=difficulty, vision=vision))
+def measure(name: str, settings: dict[str, Any], worlds: int) -> float:
+    """Env steps per second of whole episodes in which everybody chooses action 0."""
+    env = ENVS.row(name).load()(ENVS.check(name, settings))
     actions = torch.zeros(worlds, env.spec.num_agents, dtype=torch.int64)
     numbers, episode = torch.arange(worlds), torch.zeros(worlds, dtype=torch.int64)
 
@@ -19,7 +34,7 @@ def measure(difficulty: str, vision: int, worlds: int) -> float:
             env.step(actions)
 
     play()
-    return worlds * env.spec.horizon / best_of(5, play)
+    return worlds * float(env.spec.horizon) / best_of(5, play)
 
 
 if __name__ == "__main__":
@@ -27,9 +42,8 @@ if __name__ == "__main__":
     report(
         "worlds",
         env_steps_per_second={
-            f"{difficulty}, vision {vision}, {worlds} worlds": round(measure(difficulty, vision, worlds))
-            for difficulty in ("easy", "medium", "hard")
-            for vision in (0, 1)
-            for worlds in (1, 256, 1024)
+            f"{label}, {worlds} worlds": round(measure(*world, worlds))
+            for label, world in SETTINGS.items()
+            for worlds in WORLDS
         },
     )

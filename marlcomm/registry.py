@@ -228,6 +228,12 @@ ENVS = _table(
         "envs.communicating_goal.settings:CommunicatingGoalSettings",
         "a speaker sees the goal, a listener walks; some goals are drawn far more often than others",
     ),
+    (
+        "predator_prey",
+        "envs.predator_prey.world:PredatorPrey",
+        "envs.predator_prey.settings:PredatorPreySettings",
+        "predators that see a few cells gather on a prey: easy (3), medium (5), hard (10)",
+    ),
 )
 CHANNELS = _table(
     "channel",

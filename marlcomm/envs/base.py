@@ -16,6 +16,28 @@ from marlcomm import noise
 
 
 @dataclass(frozen=True)
+class Indexed:
+    """How an observation of indices stands for a long vector that is mostly zero.
+
+    Attributes:
+        width: W of the long vector.
+        ones: K; the first K numbers of an observation are the positions of ones.
+        columns: the positions that the other numbers take.
+    """
+
+    width: int
+    ones: int
+    columns: tuple[int, ...]
+
+    def dense(self, observations: Tensor) -> Tensor:
+        """The long vectors [..., W] that observations [..., K + columns] stand for."""
+        long = observations.new_zeros((*observations.shape[:-1], self.width))
+        long[..., list(self.columns)] = observations[..., self.ones :]
+        positions = observations[..., : self.ones].long()
+        return long.scatter_add_(-1, positions, torch.ones_like(positions, dtype=long.dtype))
+
+
+@dataclass(frozen=True)
 class TeamSpec:
     """What a policy and a trainer must know of a world before they see it.
 
@@ -27,6 +49,7 @@ class TeamSpec:
         horizon: T, after how many steps a world is truncated.
         setting: the settings that make scores comparable, in a few words (the key of the card).
         observation_bounds: lowest and highest value that an observation can hold.
+        indexed: what an observation stands for where it holds indices; None where it is a vector of features.
         keeps_memory: whether a slot's next occupant goes on with the memory that the last one left (a defect of
             published worlds, kept for comparison).
         speakers: which slots may speak; None: all. The others' messages are not on the wire.
@@ -43,6 +66,7 @@ class TeamSpec:
     horizon: int
     setting: str
     observation_bounds: tuple[float, float] = (-math.inf, math.inf)
+    indexed: Indexed | None = None
     keeps_memory: bool = False
     speakers: tuple[bool, ...] | None = None
     actors: tuple[bool, ...] | None = None
@@ -56,6 +80,11 @@ class TeamSpec:
                 raise ValueError(
                     f"{self.name}: {name} must say yes or no for each of {self.num_agents} slots, got {slots}"
                 )
+        if self.indexed is not None and self.indexed.ones + len(self.indexed.columns) != self.observation_size:
+            raise ValueError(
+                f"{self.name}: observations of {self.indexed.ones} indices and {len(self.indexed.columns)} other "
+                f"numbers cannot be {self.observation_size} wide"
+            )
 
     @property
     def agent_names(self) -> list[str]:
