@@ -46,7 +46,7 @@ def shared_map(env: TeamEnv) -> Tensor:
     if not world.settings.moving_prey:
         known = known | seen.gather(1, world.prey.unsqueeze(1)).squeeze(1)
     order = torch.as_tensor(_nearest_first(world.grid.size), device=world.device)
-    nearest = (order[world.cells] + len(order) * seen.unsqueeze(1)).argmin(-1)
+    nearest = order[world.cells].add_(seen.unsqueeze(1), alpha=len(order)).argmin(-1)  # all seen: where it is
     return _towards(world, torch.where(known.unsqueeze(1), world.prey.unsqueeze(1), nearest))
 
 
@@ -57,11 +57,11 @@ def oracle(env: TeamEnv) -> Tensor:
 
 
 @functools.cache
-def _nearest_first(size: int) -> NDArray[np.int32]:
+def _nearest_first(size: int) -> NDArray[np.float32]:
     """The rank of every cell among those nearest to a cell, of equally near ones the first: [C, C]."""
     row, column = np.divmod(np.arange(size**2), size)
     away = np.abs(row[:, None] - row) + np.abs(column[:, None] - column)
-    ranks: NDArray[np.int32] = away.argsort(1, kind="stable").argsort(1).astype(np.int32)
+    ranks: NDArray[np.float32] = away.argsort(1, kind="stable").argsort(1).astype(np.float32)
     return ranks
 
 
