@@ -60,7 +60,7 @@ def figures_table(figures: dict[str, glossary.Figure]) -> str:
 
 
 def card_table(env: str) -> str:
-    """A row for each setting of an environment's card: success and return of its references."""
+    """A row for each setting of an environment's card: success, return and (where stored) steps of its references."""
     stored = cards(env)
     names = list(next(card for card in stored.values() if "references" in card)["references"])
     lines = ["| setting | " + " | ".join(name.replace("_", " ") for name in names) + " |"]
@@ -70,7 +70,11 @@ def card_table(env: str) -> str:
     decimals = 3 if max(map(abs, returns)) <= 1 else 1
     for setting, references in measured.items():
         scores = (references[name] for name in names)
-        cells = (f"{score['success']:.3f} / {score['return']:.{decimals}f}" for score in scores)
+        cells = (
+            f"{score['success']:.3f} / {score['return']:.{decimals}f}"
+            + (f" / {score['length']:.1f}" if "length" in score else "")
+            for score in scores
+        )
         lines.append(f"| {setting} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

@@ -40,6 +40,11 @@ ENV_STATISTICS = {
             "distance / step", "sum over landmarks of the distance to the agent that scores them, mean over steps"
         ),
     },
+    "predator_prey": {
+        "on_prey": Figure("predators", "predators on the prey at the end"),
+        "steps_to_first": Figure("env steps", "steps until a predator stood on the prey; all steps where none did"),
+        "steps_to_all": Figure("env steps", "steps until all predators stood on it; all steps where they never did"),
+    },
 }
 BANDWIDTH = {
     "messages_per_agent_step": Figure("messages / agent step", "messages sent / living agents' rights to speak"),

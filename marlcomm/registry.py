@@ -234,6 +234,12 @@ ENVS = _table(
         "envs.particle_spread.settings:ParticleSpreadSettings",
         "discs with inertia cover landmarks (simple_spread), with full or partial views",
     ),
+    (
+        "predator_prey",
+        "envs.predator_prey.world:PredatorPrey",
+        "envs.predator_prey.settings:PredatorPreySettings",
+        "predators that see a few cells gather on a prey: easy (3), medium (5), hard (10)",
+    ),
 )
 CHANNELS = _table(
     "channel",

@@ -24,7 +24,7 @@ def card_file(env: str) -> Path:
 
 
 def measure_cards(env: str, episodes: int, watch: Callable[[str], None] = lambda what: None) -> dict[str, Any]:
-    """Cards of all the settings that the environment names: setting -> references -> success, return and errors.
+    """Cards of all the settings that the environment names: setting -> references -> success, return, errors, steps.
 
     What was learned in silence is kept from the stored cards.
     """
@@ -36,7 +36,7 @@ def measure_cards(env: str, episodes: int, watch: Callable[[str], None] = lambda
         for name, script in world.scripts().items():
             watch(f"{world.spec.setting}: {name}")
             figures = evaluate_script(world, script, _SEED, episodes, stream=_STREAM)
-            wanted = ("success", "success_standard_error", "return", "return_standard_error")
+            wanted = ("success", "success_standard_error", "return", "return_standard_error", "length")
             references[name] = {key: round(figures[key], 4) for key in wanted}
         stored = cards(env).get(world.spec.setting, {})
         measured[world.spec.setting] = {

@@ -18,6 +18,28 @@ from marlcomm.envs.actions import ActionSpace, BoxActions, DiscreteActions
 
 
 @dataclass(frozen=True)
+class Indexed:
+    """How an observation of indices stands for a long vector that is mostly zero.
+
+    Attributes:
+        width: W of the long vector.
+        ones: K; the first K numbers of an observation are the positions of ones.
+        columns: the positions that the other numbers take.
+    """
+
+    width: int
+    ones: int
+    columns: tuple[int, ...]
+
+    def dense(self, observations: Tensor) -> Tensor:
+        """The long vectors [..., W] that observations [..., K + columns] stand for."""
+        long = observations.new_zeros((*observations.shape[:-1], self.width))
+        long[..., list(self.columns)] = observations[..., self.ones :]
+        positions = observations[..., : self.ones].long()
+        return long.scatter_add_(-1, positions, torch.ones_like(positions, dtype=long.dtype))
+
+
+@dataclass(frozen=True)
 class TeamSpec:
     """What a policy and a trainer must know of a world before they see it.
 
@@ -31,6 +53,7 @@ class TeamSpec:
         observation_bounds: lowest and highest value that an observation can hold.
         action_bounds: lowest and highest action where actions are vectors [A]: a pair of numbers, or of tuples of A;
             None: actions are discrete.
+        indexed: what an observation stands for where it holds indices; None where it is a vector of features.
         keeps_memory: whether a slot's next occupant goes on with the memory that the last one left (a defect of
             published worlds, kept for comparison).
         speakers: which slots may speak; None: all. The others' messages are not on the wire.
@@ -48,6 +71,7 @@ class TeamSpec:
     setting: str
     observation_bounds: tuple[float, float] = (-math.inf, math.inf)
     action_bounds: tuple[float, float] | tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    indexed: Indexed | None = None
     keeps_memory: bool = False
     speakers: tuple[bool, ...] | None = None
     actors: tuple[bool, ...] | None = None
@@ -61,6 +85,11 @@ class TeamSpec:
                 raise ValueError(
                     f"{self.name}: {name} must say yes or no for each of {self.num_agents} slots, got {slots}"
                 )
+        if self.indexed is not None and self.indexed.ones + len(self.indexed.columns) != self.observation_size:
+            raise ValueError(
+                f"{self.name}: observations of {self.indexed.ones} indices and {len(self.indexed.columns)} other "
+                f"numbers cannot be {self.observation_size} wide"
+            )
         try:
             _ = self.actions
         except ValueError as error:

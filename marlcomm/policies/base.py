@@ -12,6 +12,7 @@ from marlcomm.channels.base import Channel, Search, Transmission
 from marlcomm.channels.readout import ReadoutChannel
 from marlcomm.envs.base import TeamSpec
 from marlcomm.policies.distributions import CATEGORICAL, ActionDistribution, distribution_over
+from marlcomm.policies.indexed import IndexedLinear
 from marlcomm.policies.memory import Memory
 from marlcomm.policies.settings import PolicySettings
 
@@ -140,15 +141,28 @@ class TeamPolicy(nn.Module, ABC):
         self.settings = settings
         self.channel = channel
         self.distribution = distribution_over(spec.actions)
-        self.input_size = spec.observation_size + (spec.num_agents if settings.agent_identity else 0)
+        self.input_size = spec.observation_size + self._identity_size
         self.register_buffer("_others", ~torch.eye(spec.num_agents, dtype=torch.bool), persistent=False)
         for name, slots in (("_speakers", spec.speakers), ("_actors", spec.actors)):
             allowed = torch.tensor(slots or (True,) * spec.num_agents)
             self.register_buffer(name, allowed, persistent=False)
 
+    @property
+    def _identity_size(self) -> int:
+        return self.spec.num_agents if self.settings.agent_identity else 0
+
+    def input_layer(self, size: int) -> nn.Linear:
+        """A linear layer [..., input_size] -> [..., size] for `see` to begin with; it knows indices from features."""
+        if self.spec.indexed is None:
+            return nn.Linear(self.input_size, size)
+        return IndexedLinear(self.spec.indexed, self._identity_size, size)
+
     @abstractmethod
     def see(self, observations: Tensor) -> Tensor:
-        """Features [..., N, F] of inputs [..., N, input_size]; knows no time, so a whole rollout passes at once."""
+        """Features [..., N, F] of inputs [..., N, input_size]; knows no time, so a whole rollout passes at once.
+
+        Where a world observes indices (`TeamSpec.indexed`), inputs are no features: `input_layer` knows what they mean.
+        """
 
     @abstractmethod
     def begin(self, worlds: int) -> Memory:

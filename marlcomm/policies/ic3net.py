@@ -30,7 +30,7 @@ class IC3Net(TeamPolicy):
         super().__init__(spec, settings, channel)
         hidden = settings.hidden_size
         self.gated = not settings.force_gate_open
-        self.encoder = nn.Linear(self.input_size, hidden)
+        self.encoder = self.input_layer(hidden)
         self.to_message = nn.Identity() if settings.message_size is None else nn.Linear(hidden, settings.message_size)
         self.from_message = nn.Linear(settings.message_width, hidden)
         self.core = AgentLSTM(hidden, hidden)

@@ -35,7 +35,7 @@ class Transformer(TeamPolicy):
         super().__init__(spec, settings, channel)
         hidden, width = settings.hidden_size, settings.width
         own = 2 * hidden if settings.recurrent else hidden
-        self.encoder = nn.Sequential(nn.Linear(self.input_size, hidden), nn.ReLU())
+        self.encoder = nn.Sequential(self.input_layer(hidden), nn.ReLU())
         self.to_message = nn.Linear(own, settings.message_width)
         # First messages should differ by about a quantiser's step: less says nothing, more costs bits for ever.
         nn.init.orthogonal_(self.to_message.weight, gain=_MESSAGE_GAIN)
