@@ -520,17 +520,19 @@ def bench_frequency(
         teams = frequency.compare(
             config_file, rate_weight, seeds, root, jobs, episodes, watch=lambda what: status.update(escape(what))
         )
-    table = Table(title=f"communicating goal under ddcl, {seeds} seeds each: frequency and Elias-gamma bits of goals")
-    table.caption = f"the paper's Pearson correlation, of bits that no code has: {frequency.PUBLISHED_PEARSON}"
-    table.add_column("rate weight")
-    for column in ("seed", "success", "way from silence to oracle", "Spearman", "Pearson", "bits/message"):
-        table.add_column(column, justify="right")
-    for column in ("H(goal)", "H(m)", "H(m | dither)"):
-        table.add_column(column, justify="right")
+    table = Table(
+        title=f"communicating goal under ddcl, {seeds} seeds: how often goals are drawn, and their Elias-gamma bits",
+        caption=f"the paper's Pearson correlation, of bits that no code has: {frequency.PUBLISHED_PEARSON}",
+        box=None,
+        padding=(0, 1, 0, 0),
+    )
+    columns = ("rate\nweight", "seed", "success", "way to\noracle", "Spearman", "Pearson", "bits per\nmessage")
+    for column in (*columns, "H(goal)", "H(m)", "H(m |\ndither)"):
+        table.add_column(column, justify="right", vertical="bottom")
     for team in teams:
         numbers = [team.success, team.normalized_return, team.spearman["code_bits"], team.pearson["code_bits"]]
         numbers += [team.code_bits, team.goal_entropy, team.entropy, team.entropy_given_dither]
-        cells = ["-" if number is None else f"{number:.3f}" for number in numbers]
+        cells = ["-" if number is None else f"{number:.2f}" for number in numbers]
         table.add_row(f"{team.rate_weight:g}", str(team.seed), *cells)
     out.print(table)
     if target is not None:

@@ -115,10 +115,10 @@ def test_a_deterministic_speaker_tells_no_more_than_its_goals(monkeypatch):
 
 def test_one_command_compares_and_goes_on(tmp_path):
     (tmp_path / "small.yaml").write_text(CONFIG)
-    command = ("bench", "frequency", "small.yaml", "--seeds", 1, "--episodes", 400, "--out", "results")
-    marlcomm(*command, cwd=tmp_path)
+    command = ("bench", "frequency", "small.yaml", "--rate-weight", 0.001, "--seeds", 1, "--episodes", 400)
+    marlcomm(*command, "--out", "results", cwd=tmp_path)
     found = json.loads((tmp_path / "results" / "frequency.json").read_text())
-    assert [team["rate_weight"] for team in found["teams"]] == [5e-4, 0]
+    assert [team["rate_weight"] for team in found["teams"]] == [0.001, 0]
     assert found["command"].startswith("marlcomm bench frequency small.yaml")
     for team in found["teams"]:
         assert f"channel.rate_weight={team['rate_weight']:g}" in team["command"]
@@ -129,6 +129,6 @@ def test_one_command_compares_and_goes_on(tmp_path):
     assert (tmp_path / "results" / "frequency.png").stat().st_size > 10_000
     runs = sorted((tmp_path / "runs").glob("*/*"))
     assert len(runs) == 2
-    marlcomm(*command, cwd=tmp_path)
+    marlcomm(*command, "--out", "results", cwd=tmp_path)
     assert sorted((tmp_path / "runs").glob("*/*")) == runs  # nothing was trained again
     assert json.loads((tmp_path / "results" / "frequency.json").read_text()) == found
