@@ -2,7 +2,8 @@
 
 A table stands between ``<!-- settings KIND NAME -->``, ``<!-- figures GROUP -->``, ``<!-- card ENV -->``,
 ``<!-- runs NAME -->`` (summaries in results/NAME/), ``<!-- distortion PART -->`` (results/rate_distortion/),
-``<!-- frequency -->`` (results/communicating_goal/) or ``<!-- speed -->`` (results/benchmarks/), and ``<!-- end -->``.
+``<!-- channels -->`` and ``<!-- frequency -->`` (results/communicating_goal/) or ``<!-- speed -->``
+(results/benchmarks/), and ``<!-- end -->``.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import json
 import re
 import statistics
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +164,26 @@ def distortion_table(part: str) -> str:
     return "\n".join(lines)
 
 
+def channels_table() -> str:
+    """What every channel reached on the proving ground and what it cost, means over seeds; each seed's return."""
+    file = RESULTS / "communicating_goal" / "teams.json"
+    if not file.is_file():
+        return "No runs yet."
+    found = _read(file)
+    columns = ["channel", "way to the oracle", "by seed", "success", "coded bits / agent step"]
+    columns += ["prefix bits / message", "paper bits / message"]
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    for label in dict.fromkeys(team["label"] for team in found["teams"]):
+        own = [team for team in found["teams"] if team["label"] == label]
+        ways = [team["normalized_return"] for team in own]
+        names = ("success", "coded_bits_per_agent_step", "prefix_bits_per_message", "paper_bits_per_message")
+        figures = [[team["figures"].get(name) for team in own] for name in names]
+        means = [None if None in values else statistics.fmean(values) for values in figures]
+        cells = [label, _figure(statistics.fmean(ways)), " ".join(map(_figure, ways)), *map(_figure, means)]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*lines, "", f"`{found['command']}`"])
+
+
 def frequency_table() -> str:
     """What every team of ``marlcomm bench frequency`` says of its goals, and the command that measured it."""
     file = RESULTS / "communicating_goal" / "frequency.json"
@@ -199,28 +221,28 @@ def _escape(text: str) -> str:
     return text.replace("|", "\\|")
 
 
-def _table(kind: str, name: str) -> str:
-    if kind == "figures":
-        return figures_table(GROUPS[name])
-    if kind == "card":
-        return card_table(name)
-    if kind == "runs":
-        return runs_table(name)
-    if kind == "distortion":
-        return distortion_table(name)
-    if kind == "frequency":
-        return frequency_table()
-    if kind == "speed":
-        return speed_table()
+def _of_settings(name: str) -> str:
     what, _, which = name.partition(" ")
     return settings_table(TABLES[what].row(which).settings_model() if which else SECTIONS[what])
+
+
+KINDS: dict[str, Callable[[str], str]] = {
+    "settings": _of_settings,
+    "figures": lambda name: figures_table(GROUPS[name]),
+    "card": card_table,
+    "runs": runs_table,
+    "distortion": distortion_table,
+    "channels": lambda name: channels_table(),
+    "frequency": lambda name: frequency_table(),
+    "speed": lambda name: speed_table(),
+}
 
 
 def rendered(text: str) -> str:
     """A page with all its tables written anew."""
     return re.sub(
-        r"<!-- (settings|figures|card|runs|distortion|frequency|speed)(?: ([\w. ]+))? -->\n.*?<!-- end -->",
-        lambda found: f"{found[0].splitlines()[0]}\n{_table(found[1], found[2] or '')}\n<!-- end -->",
+        rf"<!-- ({'|'.join(KINDS)})(?: ([\w. ]+))? -->\n.*?<!-- end -->",
+        lambda found: f"{found[0].splitlines()[0]}\n{KINDS[found[1]](found[2] or '')}\n<!-- end -->",
         text,
         flags=re.DOTALL,
     )

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from marlcomm.analysis.rate_distortion import Point
 
 _MOST_BITS = 48.0
-_MARKERS = "osD^v<>PX*hpd"
+_COLORS = [f"C{place}" for place in (0, 1, 2, 3, 4, 5, 6, 8, 9)]  # no grey
+_MARKERS = "osD^v<>PXhpd8"
 
 
 def draw_rate_distortion(points: Sequence[Point], file: Path) -> None:
@@ -60,43 +61,53 @@ def _entries(panel: Any) -> list[tuple[Any, str]]:
 
 
 def draw_proving_ground(teams: Sequence[Trained], curve: Sequence[tuple[float, float]], file: Path) -> None:
-    """A dot for each seed with its interval: return between silence and oracle over coded bits, and the lower curve."""
+    """Returns between silence and oracle over coded bits, and the lower curve: all teams, and those that do well.
+
+    A dot for each seed, with the interval of its bits.
+    """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11, 6), layout="constrained")
-    panel = figure.subplots()
-    panel.plot(*zip(*curve, strict=True), "k", linewidth=2, label="lower curve")
-    for place, label in enumerate(dict.fromkeys(team.label for team in teams)):
-        own = [team for team in teams if team.label == label]
-        bits = [team.figures["coded_bits_per_agent_step"] for team in own]
-        ends = [
-            [
-                abs(team.figures[f"coded_bits_per_agent_step_{end}"] - value)
-                for team, value in zip(own, bits, strict=True)
-            ]
-            for end in ("low", "high")
-        ]
-        panel.errorbar(
-            bits,
-            [team.normalized_return for team in own],
-            xerr=ends,
-            linestyle="",
-            color=f"C{place % 10}",
-            marker=_MARKERS[place % len(_MARKERS)],
-            label=label,
-            alpha=0.8,
-        )
-    panel.set_xscale("symlog", linthresh=1.0)
-    panel.set_xlim(left=-0.1)
-    panel.axhline(0, color="0.6", linewidth=0.8)
-    panel.axhline(1, color="0.6", linewidth=0.8)
-    panel.set_ylim(bottom=min(-0.25, *(team.normalized_return - 0.05 for team in teams)))
-    panel.set_xlabel("coded bits per agent step (packets under frozen codes)")
-    panel.set_ylabel("return: 0 the best silent listener, 1 the oracle")
-    panel.grid(alpha=0.3)
-    figure.legend(loc="outside right center", fontsize=9)
+    figure = Figure(figsize=(15, 6.5), layout="constrained")
+    whole, near = figure.subplots(1, 2, width_ratios=[1, 1.6])
+    for panel in (whole, near):
+        panel.plot(*zip(*curve, strict=True), "k", linewidth=2, label="lower curve (all namings of the goals)")
+        for place, label in enumerate(dict.fromkeys(team.label for team in teams)):
+            _draw_teams(panel, [team for team in teams if team.label == label], place)
+        for level in (0, 1):
+            panel.axhline(level, color="0.6", linewidth=0.8)
+        panel.set_xlabel("coded bits per agent step (packets under frozen codes)")
+        panel.grid(alpha=0.3)
+    whole.set_xscale("symlog", linthresh=1.0)
+    whole.set_xlim(left=-0.1)
+    whole.set_ylabel("return: 0 the best silent listener, 1 the oracle")
+    whole.set_title("all teams", fontsize=11)
+    near.set_xlim(0.7, 2.2 * curve[-1][0])  # more than twice what naming every goal costs is not close
+    near.set_ylim(0.5, 1.03)
+    near.set_title("those close to the curve", fontsize=11)
+    figure.legend(*near.get_legend_handles_labels(), loc="outside right center", fontsize=9)
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, dpi=110)
+
+
+def _draw_teams(panel: Any, teams: Sequence[Trained], place: int) -> None:
+    """The seeds of one channel."""
+    bits = [team.figures["coded_bits_per_agent_step"] for team in teams]
+    ends = [
+        [abs(team.figures[f"coded_bits_per_agent_step_{end}"] - value) for team, value in zip(teams, bits, strict=True)]
+        for end in ("low", "high")
+    ]
+    panel.errorbar(
+        bits,
+        [team.normalized_return for team in teams],
+        xerr=ends,
+        linestyle="",
+        color=_COLORS[place % len(_COLORS)],
+        marker=_MARKERS[place % len(_MARKERS)],
+        markersize=8,
+        markeredgecolor="white",
+        label=teams[0].label,
+        alpha=0.85,
+    )
 
 
 _BITS = {  # label, color, marker, place beside the goal
