@@ -177,6 +177,7 @@ def test_entropy_is_withheld_where_it_cannot_be_known():
 
 def test_nothing_is_invented_for_nothing():
     assert plug_in_entropy([]) == miller_madow_entropy([]) == sampling_error([]) == 0
+    assert str(plug_in_entropy([7])) == "0.0"  # nor a sign, where all say the same
     assert missing_mass([]) == missing_mass_error([]) == 1
     nothing = np.zeros((0, 2), np.int32)
     assert entropies(Alphabet.fixed([3, 3]), nothing) == {
