@@ -284,7 +284,7 @@ def evaluate(
         int | None, typer.Option(min=1, help="episodes; by default evaluation.episodes of the run")
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(min=0, help="seed of the evaluation's worlds; by default the run's")
+        int | None, typer.Option(min=0, max=2**31 - 1, help="seed of the evaluation's worlds; by default the run's")
     ] = None,
     wire: Annotated[bool, typer.Option("--wire", help="store every packet, for marlcomm decode RUN")] = False,
 ) -> None:

@@ -134,6 +134,15 @@ def test_conditional_entropy_of_a_chain():
     assert plug_in_entropy(histogram(symbols).values()) == pytest.approx(2, abs=0.01)
 
 
+def test_conditional_entropy_is_of_messages_that_have_one_before():
+    """A first message that is always the same lowers the joint figure alone: the conditional one may stand above it."""
+    sent = np.ones((200, 2, 1), bool)  # two messages of one sender: 0, then 0 or 1
+    symbols = np.stack([np.zeros(200), np.arange(200) % 2], axis=1).reshape(-1, 1).astype(np.int32)
+    figures = entropies(Alphabet.fixed([2]), symbols, before_each(sent))
+    assert figures["conditional_entropy_bits_per_message"] == pytest.approx(1)
+    assert figures["joint_entropy_bits_per_message"] == pytest.approx(-0.75 * math.log2(0.75) - 0.25 * math.log2(0.25))
+
+
 def test_factored_entropy_of_conditional_slots():
     """A selector of 1 bit, then nothing or 3 bits: 1 + 1/2 * 3 bits a message; the copy is not known to be one."""
     alphabet = Alphabet.choice([Alphabet.fixed([]), Alphabet.fixed([8, 8])])
@@ -168,6 +177,7 @@ def test_entropy_is_withheld_where_it_cannot_be_known():
 
 def test_nothing_is_invented_for_nothing():
     assert plug_in_entropy([]) == miller_madow_entropy([]) == sampling_error([]) == 0
+    assert str(plug_in_entropy([7])) == "0.0"  # nor a sign, where all say the same
     assert missing_mass([]) == missing_mass_error([]) == 1
     nothing = np.zeros((0, 2), np.int32)
     assert entropies(Alphabet.fixed([3, 3]), nothing) == {

@@ -67,7 +67,7 @@ def plug_in_entropy(counts: Iterable[int]) -> float:
     if not len(numbers):
         return 0.0
     shares = numbers / numbers.sum()
-    return float(-(shares * np.log2(shares)).sum())
+    return float(0.0 - (shares * np.log2(shares)).sum())  # of one value 0, not -0
 
 
 def sampling_error(counts: Iterable[int]) -> float:

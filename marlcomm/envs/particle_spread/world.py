@@ -28,10 +28,9 @@ class ParticleSpread(TeamEnv):
 
     Actions: 0 stay, 1 left, 2 right, 3 down, 4 up push with a force of 5; a continuous one holds a share of each push,
     and opposite ones cancel. A step moves everybody by a tenth of the velocity, then takes a quarter off the
-    velocities and adds a tenth of the forces: pushes, and those of agents that
-    touch. Then agent i earns (1 - local_ratio) * -(sum over landmarks of the distance to the nearest agent)
-    + local_ratio * -(agents that it touches). In the view `other_landmark`, landmark k counts the distance to agent k.
-    The horizon truncates.
+    velocities and adds a tenth of the forces: pushes, and those of agents that touch. Then agent i earns
+    (1 - local_ratio) * -(sum over landmarks of the distance to the nearest agent) + local_ratio * -(agents that it
+    touches). In the view `other_landmark`, landmark k counts the distance to agent k. The horizon truncates.
 
     An observation is [own velocity, own position, what the view adds]; `views` says what.
     """
@@ -61,7 +60,7 @@ class ParticleSpread(TeamEnv):
         return self.place(positions, _onto_rim(landmarks) if self.settings.on_rim else landmarks)
 
     def place(self, positions: Tensor, landmarks: Tensor, velocities: Tensor | None = None) -> TeamStep:
-        """Begin the episode again from positions, landmarks and velocities [B, N, 2] (null: at rest).
+        """Begin the episode again from positions, landmarks and velocities [B, N, 2] (None: at rest).
 
         Everything is then computed, and returned, in the precision of these.
         """
