@@ -24,7 +24,7 @@ class Finding:
     unchecked: str | None = None
 
 
-class Unchecked(Exception):
+class UncheckedError(Exception):
     """What a check raises where nothing broken was found, and not everything could be looked at."""
 
 
@@ -36,7 +36,7 @@ def examine(promises: Mapping[str, Callable[[C], str | None]], build: Callable[[
 def _examine(promise: str, check: Callable[[C], str | None], build: Callable[[], C]) -> Finding:
     try:
         return Finding(promise, check(build()))
-    except Unchecked as reason:
+    except UncheckedError as reason:
         return Finding(promise, unchecked=str(reason))
     except Exception as error:  # a third party's thing may raise anything, and that is the finding
         return Finding(promise, f"raised {type(error).__name__}: {error}")

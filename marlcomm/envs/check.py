@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import warnings
 from collections.abc import Callable, Iterator
@@ -13,12 +14,12 @@ import torch
 from torch import Tensor
 
 from marlcomm import noise
-from marlcomm.contract import Finding, Unchecked, examine
+from marlcomm.contract import Finding, UncheckedError, examine
 from marlcomm.envs.base import TeamEnv, TeamSpec, TeamStep
 from marlcomm.registry import ENVS
 
 _SEED, _STREAM = 5, "check"
-_WORLDS = 32
+_WORLDS = 16
 _BATCHES = (1, 2, 7)
 _STEPS = 100  # of an episode, for checks that play many
 _TOLERANCE = 1e-4  # sums may be rounded otherwise in a batch of another size
@@ -29,10 +30,15 @@ def check_env(build: Callable[[], TeamEnv]) -> list[Finding]:
 
     A world that cannot be built or stepped is not checked further.
     """
-    findings = examine(_FIRST, lambda: _Case(build))
+    watched = functools.cache(lambda: _Case(build, watched).play())
+
+    def case() -> _Case:
+        return _Case(build, watched)
+
+    findings = examine(_FIRST, case)
     if any(finding.problem for finding in findings):
         return findings + [Finding(promise, unchecked="the promises above come first") for promise in _CHECKS]
-    return findings + examine(_CHECKS, lambda: _Case(build))
+    return findings + examine(_CHECKS, case)
 
 
 Moment = dict[str, Tensor]  # a `TeamStep` by name, statistics as info[...]
@@ -63,11 +69,12 @@ Choose = Callable[[int, Moment, Tensor], Tensor]
 
 
 class _Case:
-    """A way to make the world anew, and one of it."""
+    """A way to make the world anew, one of it, and what another one played first (for all checks that only watch)."""
 
-    def __init__(self, build: Callable[[], TeamEnv]) -> None:
+    def __init__(self, build: Callable[[], TeamEnv], watched: Callable[[], _Played]) -> None:
         self.build = build
         self.env = build()
+        self.watched = watched
 
     @property
     def spec(self) -> TeamSpec:
@@ -171,7 +178,7 @@ def _when(time: int) -> str:
 
 def _observations_are_in_bounds(case: _Case) -> str | None:
     low, high = case.spec.observation_bounds
-    for time, now, running in case.play():
+    for time, now, running in case.watched():
         seen = now["observations"]
         outside = ~((seen >= low) & (seen <= high) & torch.isfinite(seen)) & running.view(-1, 1, 1)
         if outside.any():
@@ -184,7 +191,7 @@ def _observations_are_in_bounds(case: _Case) -> str | None:
 
 
 def _rewards_are_finite(case: _Case) -> str | None:
-    for time, now, running in case.play():
+    for time, now, running in case.watched():
         rewards = now["rewards"]
         wrong = running.unsqueeze(1) & (~torch.isfinite(rewards) if time else rewards != 0)
         if wrong.any():
@@ -200,12 +207,14 @@ def _place(world: int, slot: int, time: int) -> str:
 
 def _success_is_told(case: _Case) -> str | None:
     names: list[str] = []
-    for time, now, running in case.play():
+    for time, now, running in case.watched():
         told = [name for name in now if name.startswith("info")]
         if "info['success']" not in told:
             return f"'success' is not in info at {_when(time)}"
         if time and told != names:
-            return f"info holds {', '.join(told)} at {_when(time)}, and {', '.join(names)} before: wanted the same names"
+            return (
+                f"info holds {', '.join(told)} at {_when(time)}, and {', '.join(names)} before: wanted the same names"
+            )
         names = told
         for name in told:
             values = now[name][running]
@@ -218,7 +227,7 @@ def _success_is_told(case: _Case) -> str | None:
 
 def _empty_slots_are_zero(case: _Case) -> str | None:
     found = False
-    for time, now, running in case.play():
+    for time, now, running in case.watched():
         empty = ~now["alive"] & running.unsqueeze(1)
         found = found or bool(empty.any())
         for what, values in (("observes", now["observations"]), ("is paid", now["rewards"].unsqueeze(-1))):
@@ -228,14 +237,14 @@ def _empty_slots_are_zero(case: _Case) -> str | None:
                 value = float(values[world, slot, number])
                 return f"{_place(world, slot, time)} is empty (not alive) and {what} {value:g}, wanted zeros"
     if not found:
-        raise Unchecked("no slot was ever empty")
+        raise UncheckedError("no slot was ever empty")
     return None
 
 
 def _new_occupants_are_reported(case: _Case) -> str | None:
     before: Tensor | None = None
     found = False
-    for time, now, running in case.play():
+    for time, now, running in case.watched():
         alive, spawned, counts = now["alive"], now["spawned"], running.unsqueeze(1)
         empty = spawned & ~alive & counts
         if empty.any():
@@ -249,7 +258,7 @@ def _new_occupants_are_reported(case: _Case) -> str | None:
                 return f"{_place(world, slot, time)} was empty before and is alive, and is not in spawned"
         before = alive
     if not found:
-        raise Unchecked("no empty slot ever got an occupant")
+        raise UncheckedError("no empty slot ever got an occupant")
     return None
 
 
@@ -299,7 +308,9 @@ def _runs_again(played: _Played) -> str | None:
     for time, now, running in played:
         again = ~running & ~(now["terminated"] | now["truncated"])
         if again.any():
-            return f"world {int(again.nonzero()[0])} had ended before step {time} and runs again, wanted it to stay ended"
+            return (
+                f"world {int(again.nonzero()[0])} had ended before step {time} and runs again, wanted it to stay ended"
+            )
     return None
 
 
@@ -309,7 +320,7 @@ def _is_back(played: _Played, starts: list[Tensor]) -> str | None:
     for start in (start.flatten(1) for start in starts):
         moved = (before != start).any(1) & played.running[-1]
         if moved.sum() > 1 and torch.equal(last[moved], start[moved]):
-            return "at the horizon all worlds observe the start of an episode, wanted the end of the one that was played"
+            return "at the horizon all worlds observe the start of an episode, wanted the end of the one played"
     return None
 
 
@@ -326,9 +337,9 @@ def _wrong_actions_are_refused(case: _Case) -> str | None:
 
 def _wrong_actions(spec: TeamSpec, right: Tensor) -> dict[str, Tensor]:
     wrong = {
-        "actions of one agent too few": right[:, 1:],
-        "actions of one world too few": right[1:],
-        "actions of another type": right.to(torch.float64),
+        "an agent too few": right[:, 1:],
+        "a world too few": right[1:],
+        "an action of another type": right.to(torch.float64),
         "a negative action": torch.full_like(right, -1),
         "an action that is too large": torch.full_like(right, spec.num_actions),
     }
@@ -386,9 +397,9 @@ def _idle_actions_change_nothing(case: _Case) -> str | None:
         found[0] = found[0] or bool(ignored.any())
         return torch.where(ignored.view(*ignored.shape, *[1] * len(spec.actions.shape)), _other(spec, actions), actions)
 
-    problem = _difference(case.play(), case.play(choose=choose))
+    problem = _difference(case.watched(), case.play(choose=choose))
     if problem is None and not found[0]:
-        raise Unchecked("no slot was ever empty, and all are actors")
+        raise UncheckedError("no slot was ever empty, and all are actors")
     return problem and f"other actions in slots that are empty, or no actors, make a difference: {problem}"
 
 
@@ -402,8 +413,8 @@ def _other(spec: TeamSpec, actions: Tensor) -> Tensor:
 
 def _batches_do_not_matter(case: _Case) -> str | None:
     numbers = list(range(_WORLDS))
-    whole = case.play(numbers)
-    parts = {"alone": [[0], [3], [_WORLDS - 1]], "in another order": [numbers[::-1]], "among fewer": [[9, 2, 5]]}
+    whole = case.watched()
+    parts = {"alone": [[0], [_WORLDS - 1]], "in another order": [numbers[::-1]], "among fewer": [[9, 2, 5]]}
     for what, batches in parts.items():
         for worlds in batches:
             problem = _difference(whole, case.play(worlds, env=case.build()), _TOLERANCE)
@@ -413,21 +424,21 @@ def _batches_do_not_matter(case: _Case) -> str | None:
 
 
 def _the_past_does_not_matter(case: _Case) -> str | None:
-    first = case.play()
+    first = case.watched()
     case.play(list(range(50, 55)), episode=3)
     problem = _difference(first, case.play())
     return problem and f"played first, and again after other episodes, {problem}: _begin must reset all of the state"
 
 
 def _the_seed_is_all(case: _Case) -> str | None:
-    first = case.play()
+    first = case.watched()
     torch.rand(3)  # as anything else in the process may, between two plays
-    problem = _difference(first, case.play(env=case.build()))
+    problem = _difference(first, case.play())
     return problem and f"played twice from one seed, {problem}: draw from marlcomm.noise with self.keys only"
 
 
 def _everything_in_the_key_counts(case: _Case) -> str | None:
-    first = case.play()
+    first = case.watched()
     others = {
         "seed": case.play(seed=_SEED + 1),
         "stream": case.play(stream="another"),
@@ -436,7 +447,7 @@ def _everything_in_the_key_counts(case: _Case) -> str | None:
     }
     same = [name for name, other in others.items() if _difference(first, _renamed(other, first.worlds)) is None]
     if len(same) == len(others):
-        raise Unchecked("it draws nothing: all episodes are alike")
+        raise UncheckedError("it draws nothing: all episodes are alike")
     if same:
         return f"another {' or '.join(same)} plays the same episodes: draw from marlcomm.noise with self.keys only"
     return None
@@ -472,7 +483,7 @@ def _close(one: Tensor, other: Tensor, tolerance: float) -> Tensor:
 
 def _scripts_choose_actions(case: _Case) -> str | None:
     env = case.env
-    for name, script in env.scripts().items():
+    for name in env.scripts():
 
         def choose(time: int, now: Moment, actions: Tensor, name: str = name) -> Tensor:
             chosen = env.scripts()[name](env)
@@ -486,7 +497,7 @@ def _scripts_choose_actions(case: _Case) -> str | None:
         except ValueError as error:
             return str(error)
     if not env.scripts():
-        raise Unchecked("it has no scripts; a floor and a ceiling (TeamSpec) are what scores are told between")
+        raise UncheckedError("it has no scripts; a floor and a ceiling (TeamSpec) are what scores are told between")
     return None
 
 
@@ -497,14 +508,18 @@ def _tensors_are_on_its_device(case: _Case) -> str | None:
     # Without an accelerator, the CPU plays its part: what is made without device= is put elsewhere.
     try:
         with torch.device("meta"):
-            strays = _strays(_Case(case.build))
+            strays = _strays(_Case(case.build, case.watched))
     except NotImplementedError as error:
-        raise Unchecked(f"on the cpu only ({error}): make tensors with device=self.device, then more is seen") from None
+        raise UncheckedError(
+            f"on the cpu only ({error}): make tensors with device=self.device, then more is seen"
+        ) from None
     except (RuntimeError, ValueError, TypeError) as error:
         return f"a tensor is made without device=self.device: {str(error).partition(chr(10))[0]}"
     if strays is not None:
         return f"{strays}: it is made without device=self.device"
-    raise Unchecked("on the cpu only, where every tensor is made with a device; --device cuda plays on an accelerator")
+    raise UncheckedError(
+        "on the cpu only, where every tensor is made with a device; --device cuda plays on an accelerator"
+    )
 
 
 def _strays(case: _Case) -> str | None:
@@ -529,7 +544,7 @@ def _pettingzoo_accepts_it(case: _Case) -> str | None:
 
 def _pictures_are_pictures(case: _Case) -> str | None:
     if type(case.env).render is TeamEnv.render:
-        raise Unchecked("it draws no pictures")
+        raise UncheckedError("it draws no pictures")
     size = _BATCHES[-1]
     for steps in (0, min(3, case.spec.horizon)):
         case.play(size, steps=steps)
