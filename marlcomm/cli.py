@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -23,6 +23,7 @@ from marlcomm.registry import ConfigError
 
 if TYPE_CHECKING:
     from marlcomm.config import Experiment
+    from marlcomm.contract import Finding
     from marlcomm.envs.communicating_goal.settings import CommunicatingGoalSettings
     from marlcomm.rllib.algorithm import TeamAlgorithm
     from marlcomm.runs import Run
@@ -33,7 +34,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-check_app = typer.Typer(help="Check a channel of yours against the contract.", no_args_is_help=True)
+check_app = typer.Typer(help="Check a channel or a world of yours against its contract.", no_args_is_help=True)
 bench_app = typer.Typer(help="Measure what the tables compare with.", no_args_is_help=True)
 app.add_typer(check_app, name="check")
 app.add_typer(bench_app, name="bench")
@@ -389,25 +390,56 @@ def check_channel(
     imports: Imports = None,
 ) -> None:
     """Check every promise that a channel must keep."""
-    config.import_plugins(imports or [])
-    settings, _ = config.merge({}, [override.removeprefix("channel.") for override in overrides or []])
-    if "name" in settings:
-        raise ConfigError(f"name: got {settings['name']!r}, but the channel to check is {name!r} already")
+    settings = _checked_settings("channel", name, overrides, imports)
     registry.CHANNELS.check(name, settings).fit(message_size)  # type: ignore[attr-defined]
     with out.status("importing torch"):
         from marlcomm.channels.check import check_channel as check
         from marlcomm.policies.team import make_channel
-    findings = check(lambda: make_channel(name, settings, message_size))
+    _print_findings(f"channel {name}", check(lambda: make_channel(name, settings, message_size)))
+
+
+@check_app.command(name="env")
+def check_env(
+    name: Annotated[str, typer.Argument(help="name of a registered environment")],
+    overrides: Overrides = None,
+    device: Annotated[str, typer.Option(help="where its tensors are: cpu, cuda, ...")] = "cpu",
+    imports: Imports = None,
+) -> None:
+    """Check every promise that a batched world must keep."""
+    settings = registry.ENVS.check(name, _checked_settings("env", name, overrides, imports))
+    with out.status("importing torch"):
+        from marlcomm.envs.check import check_env as check
+
+        world = registry.ENVS.row(name).load()
+    _print_findings(f"env {name}", check(lambda: world(settings, device)))
+
+
+def _checked_settings(kind: str, name: str, overrides: list[str] | None, imports: list[str] | None) -> dict[str, Any]:
+    """The settings of the thing to check, whose name is given already."""
+    config.import_plugins(imports or [])
+    settings, _ = config.merge({}, [override.removeprefix(f"{kind}.") for override in overrides or []])
+    if "name" in settings:
+        raise ConfigError(f"name: got {settings['name']!r}, but the {kind} to check is {name!r} already")
+    return settings
+
+
+def _print_findings(what: str, findings: list[Finding]) -> None:
+    """What was found, promise by promise; exit code 1 if one is broken."""
     for finding in findings:
         mark = "[green]ok[/green]  " if finding.problem is None else "[red]fail[/red]"
+        if finding.unchecked is not None:
+            mark = "[yellow]?[/yellow]   "
         out.print(f"{mark} {finding.promise}", highlight=False)
-        if finding.problem is not None:
-            out.print(f"     {escape(finding.problem)}", highlight=False, soft_wrap=True)
+        sentence = finding.problem or finding.unchecked
+        if sentence is not None:
+            out.print(f"     {escape(sentence)}", highlight=False, soft_wrap=True)
     broken = sum(finding.problem is not None for finding in findings)
     if broken:
         out.print(f"{broken} of {len(findings)} promises are broken")
         raise typer.Exit(1)
-    out.print(f"channel {name} keeps all {len(findings)} promises")
+    unchecked = sum(finding.unchecked is not None for finding in findings)
+    rest = f"; {unchecked} could not be checked, or not wholly" if unchecked else ""
+    out.print(f"{what} keeps all {len(findings) - unchecked} promises{rest}", highlight=False, soft_wrap=True)
 
 
 @bench_app.command(name="card")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -12,31 +11,21 @@ from torch import Tensor
 
 from marlcomm.channels.base import Channel, Peers, Transmission
 from marlcomm.channels.readout import ReadoutChannel
+from marlcomm.contract import Finding, examine
 from marlcomm.wire.bits import WireError
 from marlcomm.wire.codes import Code
 
 _MESSAGES = (64, 3)
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One promise of the contract and, where it is broken, a sentence that says how."""
-
-    promise: str
-    problem: str | None
-
-
 def check_channel(build: Callable[[], Channel], seed: int = 0) -> list[Finding]:
     """Check every promise on a channel that `build` makes anew; nothing is raised."""
-    findings = []
-    for promise, check in _CHECKS.items():
+
+    def case() -> _Case:
         torch.manual_seed(seed)
-        try:
-            problem = check(_Case(build()))
-        except Exception as error:  # a third party's channel may raise anything, and that is the finding
-            problem = f"raised {type(error).__name__}: {error}"
-        findings.append(Finding(promise, problem))
-    return findings
+        return _Case(build())
+
+    return examine(_CHECKS, case)
 
 
 class _Case:

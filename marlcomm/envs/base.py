@@ -139,7 +139,7 @@ class TeamEnv(ABC):
 
     Every draw is keyed by (seed, stream, world, episode, step, slot), so the trajectory of a world under given
     actions depends neither on B, nor on the other worlds, the process or the device. `step` never resets: a world that
-    has ended goes on being stepped with the others, and what it returns then counts for nothing.
+    has ended stays ended and goes on being stepped with the others; what else it returns then counts for nothing.
 
     A subclass implements `_begin` and `_advance` and sets `spec` in its constructor.
     """
