@@ -414,7 +414,7 @@ def test_help_everywhere(here, verb):
             "64 env runners and 0 learners need 64 CPUs, here are 3; resources.num_cpus=64 lets them share",
         ),
         (["evaluate", "runs/none"], "no run in 'runs/none'"),
-        (["evaluate", "runs/none", "--seed", 2**63], "is not in the range 0<=x<=2147483647"),
+        (["evaluate", "runs/none", "--seed", 2**63], "less than or equal to 2147483647"),
         (["list", "chanels"], "did you mean 'channels'"),
         (["list", "channels", "vqq"], "unknown channel 'vqq'"),
         (["check", "channel", "vqq"], "did you mean 'vq'"),

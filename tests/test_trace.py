@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from marlcomm.analysis.trace import Trace, prove, record
+from marlcomm.analysis.trace import Trace, prove, prove_run, record
+from marlcomm.config import experiment
 from marlcomm.policies.coding import frozen_code
 from marlcomm.policies.team import TeamNames
+from marlcomm.registry import ConfigError
+from marlcomm.runs import Run
 from marlcomm.wire import WireError
 
 SMALL = {"hidden_size": 16, "message_size": 4}
@@ -94,3 +97,8 @@ def test_what_is_no_trace_is_refused(tmp_path):
             Trace.read(tmp_path / name)
     with pytest.raises(WireError, match="is no trace"):
         Trace.read(tmp_path / "missing.npz")
+
+
+def test_a_run_without_packets_says_how_to_get_them(tmp_path):
+    with pytest.raises(ConfigError, match=r"no packets yet in .*: marlcomm evaluate .* --wire stores them"):
+        prove_run(Run(tmp_path), experiment({}))

@@ -20,6 +20,7 @@ from marlcomm.envs.base import TeamEnv
 from marlcomm.policies.base import Talk, TeamPolicy
 from marlcomm.policies.coding import FrozenCode, frozen_code
 from marlcomm.policies.rollout import Player, Rollout, channel_noise
+from marlcomm.registry import ConfigError
 from marlcomm.runs import Run
 from marlcomm.wire.bits import Int, Packets, WireError
 from marlcomm.wire.packets import read_header, read_packets, write_packets
@@ -87,6 +88,8 @@ def record_run(run: Run, settings: Experiment, *, episodes: int | None = None, s
 
 def prove_run(run: Run, settings: Experiment) -> Trace:
     """Decode the packets stored with a run, and play its evaluation again from them alone (see `prove`)."""
+    if not (run.folder / FILE).is_file():
+        raise ConfigError(f"run: no packets yet in {run.folder}: marlcomm evaluate {run.folder} --wire stores them")
     trace = Trace.read(run.folder / FILE)
     prove(*load_team(settings, run.last_checkpoint()), trace)
     return trace
