@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -292,7 +291,7 @@ def evaluate(
     """Evaluate a run's last checkpoint between floor and ceiling, and write summary.json.
 
     With channel.name=post_training channel.bits=4 (say) the trained team talks through another channel, without
-    training, and the file is summary-CHANNEL.json.
+    training, and the file is named by what was changed, as in summary-vq-codebook_size-8.json.
     """
     from marlcomm.runs import Run
 
@@ -301,10 +300,9 @@ def evaluate(
     for change in changes:
         if not change.startswith("channel."):
             raise ConfigError(f"evaluate: got {change!r}, wanted channel.KEY=VALUE: all else is as it was trained")
-    variant = "-".join(re.sub(r"[^A-Za-z0-9._]+", "", change.partition("=")[2]) for change in changes)
     if wire and changes:
         raise ConfigError("--wire stores the packets of a run as it was trained: leave out " + ", ".join(changes))
-    _evaluate(run, run.experiment(changes), episodes, seed, variant)
+    _evaluate(run, run.experiment(changes), episodes, seed, changes)
     if wire:
         from marlcomm.analysis.trace import record_run
 
@@ -340,7 +338,9 @@ def decode(
     )
 
 
-def _evaluate(run: Run, settings: Experiment, episodes: int | None, seed: int | None, variant: str = "") -> None:
+def _evaluate(
+    run: Run, settings: Experiment, episodes: int | None, seed: int | None, changes: list[str] | None = None
+) -> None:
     run.last_checkpoint()
     with out.status("evaluating") as status:
         from marlcomm.analysis.evaluation import evaluate_run
@@ -349,7 +349,7 @@ def _evaluate(run: Run, settings: Experiment, episodes: int | None, seed: int | 
         summary = evaluate_run(
             run, settings, episodes=episodes, seed=seed, watch=lambda what: status.update(f"evaluating: {what}")
         )
-    file = run.write_summary(summary, variant)
+    file = run.write_summary(summary, changes or ())
     out.print()
     out.print(summary_table(summary))
     out.print(f"written to {escape(str(file))}", highlight=False, soft_wrap=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import platform
+import re
 import shlex
 import shutil
 import sys
@@ -96,16 +97,22 @@ class Run:
         for path in [*self.checkpoints()[:-_KEPT_CHECKPOINTS], *(self.folder / "checkpoints").glob(".*")]:
             shutil.rmtree(path, ignore_errors=True)
 
-    def write_summary(self, summary: dict[str, Any], variant: str = "") -> Path:
-        """Write summary.json, or that of a variant of the trained team (as it is with another channel)."""
-        file = self.folder / f"summary{variant and '-'}{variant}.json"
+    def summary_file(self, changes: Sequence[str] = ()) -> Path:
+        """Where the evaluation of the team is kept, or of the team under changes ``channel.KEY=VALUE``."""
+        words = (change.removeprefix("channel.").removeprefix("name=") for change in changes)
+        named = (re.sub(r"[^A-Za-z0-9._]+", "-", word).strip("-") for word in words)
+        return self.folder / f"{'-'.join(['summary', *named])}.json"
+
+    def write_summary(self, summary: dict[str, Any], changes: Sequence[str] = ()) -> Path:
+        """Write an evaluation to `summary_file`."""
+        file = self.summary_file(changes)
         partial = file.with_suffix(".partial")
         partial.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
         partial.rename(file)
         return file
 
     def summary(self) -> dict[str, Any]:
-        file = self.folder / "summary.json"
+        file = self.summary_file()
         if not file.is_file():
             raise ConfigError(f"run: no summary yet in {self.folder}: marlcomm evaluate {self.folder} writes one")
         return cast(dict[str, Any], json.loads(file.read_text(encoding="utf-8")))

@@ -147,7 +147,7 @@ def test_a_trained_team_is_evaluated_with_another_channel(copied, here):
     workplace, folder = copied
     before = (folder / "summary.json").read_text()
     here("evaluate", folder, "channel.name=post_training", "channel.bits=2", "--episodes", 40, cwd=workplace)
-    summary = json.loads((folder / "summary-post_training-2.json").read_text())
+    summary = json.loads((folder / "summary-post_training-bits-2.json").read_text())
     assert summary["channel_settings"]["bits"] == 2
     assert summary["evaluation/prefix_bits_per_message"] == 8.0
     assert (folder / "summary.json").read_text() == before

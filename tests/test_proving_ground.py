@@ -35,6 +35,7 @@ def test_one_command_compares_and_goes_on(tmp_path, here):
         ("continuous", 0),
         ("continuous, then 2 bits", 0),
         ("continuous, then 4 bits", 0),
+        ("continuous, then 8 bits", 0),
     ]
     bits = [team["figures"]["coded_bits_per_agent_step"] for team in first["teams"]]
     assert bits[0] == 128
@@ -47,6 +48,9 @@ def test_one_command_compares_and_goes_on(tmp_path, here):
     here(*command, "--channel", "continuous", cwd=tmp_path)
     assert sorted((tmp_path / "runs").glob("*/*")) == runs  # nothing was trained again
     assert json.loads((tmp_path / "results" / "teams.json").read_text())["teams"] == first["teams"]
+    (tmp_path / "small.yaml").write_text(CONFIG.replace("worlds: 32", "worlds: 16"))
+    done = here(*command, "--channel", "continuous", cwd=tmp_path, code=2)
+    assert "was trained with run.worlds = 32, wanted 16" in " ".join(done.stderr.split())
 
 
 def test_what_cannot_be_compared_is_named(tmp_path, pytestconfig, here):

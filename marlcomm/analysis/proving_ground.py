@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from marlcomm.analysis.lower_curve import lower_hull, points, references
+from marlcomm.config import experiment
+from marlcomm.config import read as config_data
 from marlcomm.envs.communicating_goal.settings import CommunicatingGoalSettings
 from marlcomm.registry import ConfigError
 from marlcomm.runs import Run
@@ -97,15 +99,21 @@ def train(
 ) -> dict[tuple[str, int], Path]:
     """Train a config under each channel's overrides, but nothing that has been trained below `root` before.
 
-    Returns the summary of each label and seed.
+    Returns the summary of each label and seed. Raises `ConfigError` where a team of that name was trained otherwise.
     """
     wanted = [(label, seed) for label in channels for seed in range(seeds)]
-    missing = [(label, seed) for label, seed in wanted if not _summaries(root, label, seed)]
+    missing = []
+    for label, seed in wanted:
+        found = _summaries(root, label, seed)
+        if found:
+            _check_same(Run(found[-1].parent), config, _overrides(channels[label], label, seed))
+        else:
+            missing.append((label, seed))
 
     def one(case: tuple[str, int]) -> None:
         label, seed = case
         watch(f"{label}, seed {seed}")
-        _run("train", str(config), *channels[label], f"seed={seed}", f"name={_name(label, seed)}", *_THREADS, root=root)
+        _run("train", str(config), *_overrides(channels[label], label, seed), root=root)
 
     with ThreadPoolExecutor(jobs) as pool:
         for _ in pool.map(one, missing):
@@ -113,16 +121,37 @@ def train(
     return {(label, seed): _summaries(root, label, seed)[-1] for label, seed in wanted}
 
 
+def _overrides(changes: Sequence[str], label: str, seed: int) -> list[str]:
+    return [*changes, f"seed={seed}", f"name={_name(label, seed)}", *_THREADS]
+
+
+def _check_same(run: Run, config: Path, overrides: Sequence[str]) -> None:
+    """Raise `ConfigError` where a run was not trained as it would be now."""
+    then, now = run.experiment().as_data(), experiment(config_data(config, overrides)[0]).as_data()
+    different = [key for key, value in now.items() if then[key] != value]
+    if different:
+        keys = [f"{key}.{name}" for key in different if isinstance(now[key], dict) for name in now[key]]
+        keys = [key for key in keys if _at(then, key) != _at(now, key)] or different
+        raise ConfigError(
+            f"{run.folder} was trained with {keys[0]} = {_at(then, keys[0])!r}, wanted {_at(now, keys[0])!r}: "
+            "give another --runs, or remove it"
+        )
+
+
+def _at(data: dict[str, Any], key: str) -> Any:
+    group, _, name = key.partition(".")
+    return data[group].get(name) if name else data[group]
+
+
 def _afterwards(root: Path, seeds: int) -> list[Trained]:
     """The continuous teams, quantised without training."""
     found = []
     for label, overrides in AFTERWARDS.items():
-        variant = "-".join(override.partition("=")[2] for override in overrides)
         for seed in range(seeds):
-            folder = _summaries(root, "continuous", seed)[-1].parent
-            file = folder / f"summary-{variant}.json"
+            run = Run(_summaries(root, "continuous", seed)[-1].parent)
+            file = run.summary_file(overrides)
             if not file.is_file():
-                _run("evaluate", str(folder), *overrides)
+                _run("evaluate", str(run.folder), *overrides)
             found.append(read(file, label, seed))
     return found
 
