@@ -188,7 +188,8 @@ def _explain(problem: Any, model: type[BaseModel], path: str) -> str:
         return f"{key}: a value is required"
     wanted = problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
     if not location:
-        return f"{key}: {wanted}"
+        name = wanted.partition(":")[0]  # a validator of the whole model names the field that it found wrong
+        return f"{key}.{wanted}" if key and name in model.model_fields else f"{key}: {wanted}"
     return f"{key}: got {problem['input']!r}, wanted {wanted}"
 
 
