@@ -429,7 +429,7 @@ def _print_findings(what: str, findings: list[Finding]) -> None:
         mark = "[green]ok[/green]  " if finding.problem is None else "[red]fail[/red]"
         if finding.unchecked is not None:
             mark = "[yellow]?[/yellow]   "
-        out.print(f"{mark} {finding.promise}", highlight=False)
+        out.print(f"{mark} {escape(finding.promise)}", highlight=False)
         sentence = finding.problem or finding.unchecked
         if sentence is not None:
             out.print(f"     {escape(sentence)}", highlight=False, soft_wrap=True)

@@ -337,6 +337,7 @@ def test_the_tutorials_world_keeps_it_and_a_broken_one_is_told(here, pytestconfi
     out = here(*command, cwd=tmp_path).stdout
     assert re.search(r"env neighbour keeps all \d+ promises; 5 could not be checked", out)
     assert "no slot was ever empty" in out
+    assert "pictures are uint8 [height, width, 3]" in out
     broken = code.replace('"neighbour"', '"ruled"').replace("terminated=nowhere", "terminated=~nowhere")
     (tmp_path / "my_ruled_worlds.py").write_text(broken, encoding="utf-8")
     out = here("check", "env", "ruled", "--import", "my_ruled_worlds", cwd=tmp_path, code=1).stdout

@@ -8,7 +8,6 @@ import io
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
@@ -119,7 +118,7 @@ class _Case:
         return played
 
 
-def _named(now: TeamStep) -> Moment:
+def _named(now: object) -> Moment:
     if not isinstance(now, TeamStep):
         raise TypeError(f"reset and step must return a TeamStep, got {type(now).__name__}")
     named = {name: value for name, value in vars(now).items() if name != "info"}
@@ -130,7 +129,7 @@ def _named(now: TeamStep) -> Moment:
 
 
 def _says_what_it_is(case: _Case) -> str | None:
-    env: Any = case.env
+    env: object = case.env
     if not isinstance(env, TeamEnv):
         return f"{type(env).__name__} is no subclass of marlcomm.envs.TeamEnv"
     if not isinstance(getattr(env, "spec", None), TeamSpec):
@@ -378,7 +377,7 @@ def _tensors_are_fresh(case: _Case) -> str | None:
     case.play(seed=_SEED + 1, steps=1)
     for time, (returned, copy) in enumerate(zip(played.returned, played.moments, strict=True)):
         for name, value in returned.items():
-            if not torch.equal(value, copy[name]) and not (value.isnan() & copy[name].isnan()).any():
+            if not _close(value, copy[name], 0.0).all():
                 return f"{name} of {_when(time)} is written over later: return a new tensor, as by clone()"
     for time, (actions, before) in enumerate(given, start=1):
         if not torch.equal(actions, before):
@@ -488,7 +487,7 @@ def _scripts_choose_actions(case: _Case) -> str | None:
 
         def choose(time: int, now: Moment, actions: Tensor, name: str = name) -> Tensor:
             chosen = env.scripts()[name](env)
-            env.spec.actions.check(f"script {name!r} at step {time}", chosen, (actions.shape[0], actions.shape[1]))
+            env.spec.actions.check(f"script {name!r} at step {time}", chosen, (len(actions), env.spec.num_agents))
             if not torch.equal(chosen, env.scripts()[name](env)):
                 raise ValueError(f"script {name!r} at step {time}: asked twice, it chooses other actions")
             return chosen
@@ -550,7 +549,7 @@ def _pictures_are_pictures(case: _Case) -> str | None:
     for steps in (0, min(3, case.spec.horizon)):
         case.play(size, steps=steps)
         for world in (0, size - 1):
-            picture: Any = case.env.render(world)
+            picture: object = case.env.render(world)
             if not isinstance(picture, np.ndarray):
                 return f"render returns {type(picture).__name__}, wanted a numpy array"
             if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
