@@ -357,14 +357,18 @@ class Game(DAPSChannel):
         return torch.softmax(self.prizes[self.every.unbind(-1)] / self.settings.beta, 0)
 
 
-@pytest.mark.parametrize("loss", ["daps", "ppo"])
+SEARCHES = [
+    (8, {"vocabulary": 8, "samples": 4, "sender": "factorised"}),
+    (9, {"vocabulary": 3, "tokens": 2, "samples": 4, "sender_size": 16}),
+    (7, {"vocabulary": 3, "tokens": 2, "samples": 4, "sender_size": 16, "end_token": True}),
+]
+
+
 @pytest.mark.parametrize(
-    ("messages", "settings"),
+    ("messages", "settings", "loss"),
     [
-        (8, {"vocabulary": 8, "samples": 4, "sender": "factorised"}),
-        (8, {"vocabulary": 8, "samples": 8, "sender": "factorised", "eta": 3.0}),
-        (9, {"vocabulary": 3, "tokens": 2, "samples": 4, "sender_size": 16}),
-        (7, {"vocabulary": 3, "tokens": 2, "samples": 4, "sender_size": 16, "end_token": True}),
+        *((*search, loss) for search in SEARCHES for loss in ("daps", "ppo")),
+        (8, {"vocabulary": 8, "samples": 8, "sender": "factorised", "eta": 3.0}, "daps"),  # ppo has no eta
     ],
     ids=str,
 )
