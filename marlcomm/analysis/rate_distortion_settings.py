@@ -76,8 +76,9 @@ def _ddcl(dither: str, target: int) -> Setting:
 
 
 def _tokens(name: str, target: int) -> dict[str, Any]:
-    falling = {"temperature_schedule": "exponential", "temperature_end": 0.1}
-    extra = {"gumbel": falling, "gr_mck": {**falling, "samples": 4}, "daps": {"sender": "factorised", "beta": 0.02}}
+    # All three draw their tokens, as in training.
+    drawn = {"temperature_schedule": "exponential", "temperature_end": 0.1, "eval_tokens": "sampled"}
+    extra = {"gumbel": drawn, "gr_mck": {**drawn, "samples": 4}, "daps": {"sender": "factorised", "beta": 0.02}}
     return {"vocabulary": 16, "tokens": target // 4, **extra[name]}
 
 
