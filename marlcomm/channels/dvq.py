@@ -24,33 +24,24 @@ _SMALLEST_SHARE = 1e-3
 
 
 @dataclass(frozen=True)
-class _Stage:
-    """What a quantiser of the pool makes of messages.
-
-    Attributes:
-        heard: [..., D], what it quantises, without gradient.
-        indices: [..., G] of the nearest codewords.
-        words: [..., D], these codewords side by side, with the codebook's gradient.
-    """
-
-    heard: Tensor
-    indices: Tensor
-    words: Tensor
-
-
-@dataclass(frozen=True)
 class _Reading:
-    """What a transmission of messages begins with.
+    """What a transmission of messages begins with: what every one of Q quantisers makes of them.
 
     Attributes:
         h: [..., D], the messages, normalised.
         logits: [..., N] of the learned choice; None for other selectors.
-        stages: of every quantiser, in the order of the pool.
+        heard: [..., Q, D], or [..., 1, D] where all are given the same: what they quantise, without gradient.
+        indices: [..., S] of the nearest codewords, quantiser after quantiser.
+        words: [..., Q, D], these codewords side by side, with the codebooks' gradient.
+        answers: [..., N, D], what a receiver would hear from each member of the pool, without gradient.
     """
 
     h: Tensor
     logits: Tensor | None
-    stages: list[_Stage]
+    heard: Tensor
+    indices: Tensor
+    words: Tensor
+    answers: Tensor
 
 
 class DVQChannel(Channel):
@@ -76,6 +67,7 @@ class DVQChannel(Channel):
     balancing: Tensor
     share: Tensor
     costs: Tensor
+    _columns: Tensor
 
     def __init__(self, message_size: int, settings: DVQSettings | None = None) -> None:
         settings = DVQSettings() if settings is None else settings
@@ -86,7 +78,7 @@ class DVQChannel(Channel):
         self.register_buffer("costs", torch.tensor(self._costs()), persistent=False)
         pool, rising = settings.pool, settings.penalty == "legacy_code"
         self._order = sorted(range(len(pool)), key=lambda place: pool[place], reverse=not rising)
-        self._columns = self.alphabet().columns
+        self.register_buffer("_columns", self._places(), persistent=False)
         self._now: _Reading | None = None
         self.noise_size = {"learned": settings.options, "random": 1, "constant": 0}[settings.selector]
         if settings.selector == "learned":
@@ -146,21 +138,36 @@ class DVQChannel(Channel):
             if self.settings.structure == "hierarchical":
                 h = self._quantise(place, h)[1].detach()
 
-    def _stages(self, h: Tensor) -> list[_Stage]:
-        """What every quantiser makes of h [..., D], in the order of the pool."""
-        stages = {}
-        h = h.detach()
-        for place in self._order:
-            stages[place] = _Stage(h, *self._quantise(place, h))
-            if self.settings.structure == "hierarchical":
-                h = stages[place].words.detach()
-        return [stages[place] for place in range(len(self.books))]
+    def _places(self) -> Tensor:
+        """[N, S]: for each member and symbol after the selector, one more than its place in `_Reading.indices`, or 0."""
+        places = torch.zeros(self.settings.options, self.alphabet().columns - 1, dtype=torch.int64)
+        first = 1
+        for member, (count, _) in enumerate(self.settings.pool):
+            places[member, :count] = torch.arange(first, first + count)
+            first += count
+        return places
 
     def _read(self, messages: Tensor) -> _Reading:
         if self._now is not None:
             return self._now
         h = self.normalize(messages)
-        return _Reading(h, self._logits(h) if self.settings.selector == "learned" else None, self._stages(h))
+        logits = self._logits(h) if self.settings.selector == "learned" else None
+        given, found = h.detach(), {}
+        for place in self._order:
+            found[place] = (given, *self._quantise(place, given))
+            if self.settings.structure == "hierarchical":
+                given = found[place][2].detach()
+        heard, indices, words = zip(*(found[place] for place in range(len(self.books))), strict=True)
+        stacked = torch.stack(words, -2)
+        continuous = [h.detach().unsqueeze(-2)] * self.settings.continuous
+        return _Reading(
+            h,
+            logits,
+            given.unsqueeze(-2) if self.settings.structure == "flat" else torch.stack(heard, -2),
+            torch.cat(indices, -1),
+            stacked,
+            torch.cat([stacked.detach(), *continuous], -2),
+        )
 
     # --- the choice ---
 
@@ -196,11 +203,8 @@ class DVQChannel(Channel):
     def encode(self, messages: Tensor, noise: Tensor | None = None) -> Tensor:
         reading = self._read(messages)
         chosen = self._choose(reading, noise)
-        symbols = torch.zeros((*chosen.shape, self._columns), dtype=torch.int32, device=messages.device)
-        symbols[..., 0] = chosen
-        for place, stage in enumerate(reading.stages):
-            indices = stage.indices.to(torch.int32)
-            symbols[..., 1 : 1 + indices.shape[-1]] += indices * (chosen == place).unsqueeze(-1)
+        indices = nn.functional.pad(reading.indices, (1, 0)).gather(-1, self._columns[chosen])
+        symbols = torch.cat([chosen.unsqueeze(-1), indices], -1).to(torch.int32)
         if self.settings.continuous:
             bits = reading.h.detach().contiguous().view(torch.int32)
             raw = (chosen == len(self.books)).unsqueeze(-1)
@@ -208,6 +212,8 @@ class DVQChannel(Channel):
         return symbols
 
     def decode(self, symbols: Tensor, noise: Tensor | None = None) -> Tensor:
+        if self._now is not None:  # what was just encoded: its codewords are looked up already
+            return _picked(self._now.answers, symbols[..., 0].long())
         rows = symbols.reshape(-1, symbols.shape[-1])
         received = torch.full((len(rows), self.message_size), math.nan, device=symbols.device)
         for place, book in enumerate(self.books):
@@ -223,9 +229,8 @@ class DVQChannel(Channel):
         if reading.logits is None:
             return reading.h
         # Of sum_t w_t o_t, where o_t = h + (words_t - h).detach() and w is the straight-through choice.
-        answers = [stage.words for stage in reading.stages] + [reading.h] * self.settings.continuous
         relaxed = self._relaxed(reading.logits, noise)
-        return reading.h + torch.einsum("...n,...nd->...d", relaxed, torch.stack(answers, -2).detach())
+        return reading.h + torch.einsum("...n,...nd->...d", relaxed, reading.answers)
 
     def losses(self, messages: Tensor, symbols: Tensor, noise: Tensor | None = None) -> dict[str, Tensor]:
         reading, chosen = self._read(messages), symbols[..., 0].long()
@@ -278,16 +283,19 @@ class DVQChannel(Channel):
 
 def _distances(reading: _Reading, chosen: Tensor, train_unselected: float) -> dict[str, Tensor]:
     """Squared distances per element [...], of codewords to what they quantise and the other way round."""
-    h = reading.h
-    codebook, miss = h.new_zeros(chosen.shape), torch.zeros_like(h)
-    for place, stage in enumerate(reading.stages):
-        own = chosen == place
-        error = stage.heard - stage.words
-        codebook = codebook + torch.where(own, 1.0, train_unselected) * error.square().mean(-1)
-        miss = torch.where(own.unsqueeze(-1), error.detach(), miss)
+    h, error = reading.h, reading.heard - reading.words
+    own = chosen.unsqueeze(-1) == torch.arange(error.shape[-2], device=h.device)
+    codebook = (torch.where(own, 1.0, train_unselected) * error.square().mean(-1)).sum(-1)
+    miss = torch.where(own.unsqueeze(-1), error.detach(), 0.0).sum(-2)
     # What came before in a hierarchy is passed straight through, so that h moves as if it was quantised itself.
     commitment = (h + (miss - h).detach()).square().mean(-1)
     return {"codebook": codebook, "commitment": commitment}
+
+
+def _picked(answers: Tensor, chosen: Tensor) -> Tensor:
+    """The chosen ones [...] of answers [..., N, D]."""
+    place = chosen[..., None, None].expand(*chosen.shape, 1, answers.shape[-1])
+    return answers.gather(-2, place).squeeze(-2)
 
 
 def _perturbed(logits: Tensor, noise: Tensor | None) -> Tensor:
