@@ -58,8 +58,8 @@ class Normalizer(nn.Module):
 def nearest(segments: Tensor, books: Tensor) -> Tensor:
     """The index [..., G] of the codeword in books [G, L, w] that is nearest to each of segments [..., G, w]."""
     # Largest s e - |e|^2 / 2: the distance without |s|^2, which is the same for every codeword.
-    rows = segments.flatten(0, -3).transpose(0, 1)
-    closeness = torch.bmm(rows, books.transpose(1, 2)).sub_(books.square().sum(-1).unsqueeze(1) / 2)
+    rows = segments.reshape(-1, *books.shape[::2]).transpose(0, 1)
+    closeness = torch.baddbmm(books.square().sum(-1).unsqueeze(1), rows, books.transpose(1, 2), beta=-0.5)
     return closeness.max(-1).indices.transpose(0, 1).reshape(segments.shape[:-1])
 
 

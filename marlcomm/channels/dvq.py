@@ -8,7 +8,7 @@ first and the third, ``evaluate: sampled`` the second.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -25,23 +25,62 @@ _SMALLEST_SHARE = 1e-3
 
 @dataclass(frozen=True)
 class _Reading:
-    """What a transmission of messages begins with: what every one of Q quantisers makes of them.
+    """What a transmission of messages begins with: what every one of N members of the pool makes of them.
 
     Attributes:
         h: [..., D], the messages, normalised.
+        table: of codewords, in pieces (`_Pieces`).
         logits: [..., N] of the learned choice; None for other selectors.
-        heard: [..., Q, D], or [..., 1, D] where all are given the same: what they quantise, without gradient.
-        indices: [..., S] of the nearest codewords, quantiser after quantiser.
-        words: [..., Q, D], these codewords side by side, with the codebooks' gradient.
-        answers: [..., N, D], what a receiver would hear from each member of the pool, without gradient.
+        heard: [..., N, D], or [..., 1, D] where all are given the same: what they quantise, without gradient.
+        indices: [..., I] of the nearest codewords, quantiser after quantiser.
+        answers: [..., N, D], what a receiver would hear from each: its codewords, with the codebooks' gradient.
     """
 
     h: Tensor
+    table: Tensor
     logits: Tensor | None
     heard: Tensor
     indices: Tensor
-    words: Tensor
     answers: Tensor
+
+
+class _Pieces(nn.Module):
+    """Looks up codewords of a whole pool at once: all codebooks are cut into pieces of one width, rows of one table.
+
+    Each of Q quantisers says P pieces. Piece p belongs to its segment ``segment[q, p]``, and stands in row
+    ``first[q, p] + stride[q, p] * index``, where index is the one that it chose for that segment.
+    """
+
+    segment: Tensor
+    first: Tensor
+    stride: Tensor
+    column: Tensor
+
+    def __init__(self, pool: list[tuple[int, int]], message_size: int) -> None:
+        super().__init__()
+        self.width = math.gcd(*(message_size // segments for segments, _ in pool))
+        segments, sizes = torch.tensor(pool).T.unsqueeze(-1)
+        pieces = torch.arange(message_size // self.width)
+        stride = len(pieces) // segments
+        segment, base = pieces // stride, (segments * sizes * stride).cumsum(0) - segments * sizes * stride
+        self.register_buffer("segment", segment, persistent=False)
+        self.register_buffer("first", base + segment * sizes * stride + pieces % stride, persistent=False)
+        self.register_buffer("stride", stride.expand_as(segment).contiguous(), persistent=False)
+        self.register_buffer("column", segment + segments.cumsum(0) - segments, persistent=False)
+
+    def table(self, books: Iterable[Tensor]) -> Tensor:
+        """All codewords of Q codebooks [G, L, D / G]."""
+        return torch.cat([book.reshape(-1, self.width) for book in books])
+
+    def all(self, table: Tensor, indices: Tensor) -> Tensor:
+        """What every quantiser says, [..., Q, D], by the indices [..., I] that they chose one after another."""
+        rows = torch.addcmul(self.first, indices[..., self.column], self.stride)
+        return nn.functional.embedding(rows, table).flatten(-2)
+
+    def one(self, table: Tensor, place: Tensor, indices: Tensor) -> Tensor:
+        """What the quantisers at places [...] say, [..., D], by their indices [..., I or less]."""
+        rows = torch.addcmul(self.first[place], indices.gather(-1, self.segment[place]), self.stride[place])
+        return nn.functional.embedding(rows, table).flatten(-2)
 
 
 class DVQChannel(Channel):
@@ -78,6 +117,7 @@ class DVQChannel(Channel):
         self.register_buffer("costs", torch.tensor(self._costs()), persistent=False)
         pool, rising = settings.pool, settings.penalty == "legacy_code"
         self._order = sorted(range(len(pool)), key=lambda place: pool[place], reverse=not rising)
+        self.pieces = _Pieces(pool, message_size)
         self.register_buffer("_columns", self._places(), persistent=False)
         self._now: _Reading | None = None
         self.noise_size = {"learned": settings.options, "random": 1, "constant": 0}[settings.selector]
@@ -116,30 +156,30 @@ class DVQChannel(Channel):
         if not len(messages):
             return
         self.normalize.absorb(messages, 0, Peers())
-        for place, heard in self._chain(self.normalize(messages)):
+        heard = self.normalize(messages)
+        for place in self._order:
             book = self.books[place]
             segments = heard.unflatten(-1, (len(book), -1)).transpose(0, 1)
             book.copy_(torch.stack([words_among(own, book.shape[1]) for own in segments]))
+            heard = self._handed_on(place, heard, self._nearest(place, heard))
         if self._balances:
             self._take_shares(messages, Peers())
 
     # --- the pool ---
 
-    def _quantise(self, place: int, heard: Tensor) -> tuple[Tensor, Tensor]:
-        """Indices [..., G] and codewords [..., D] that one quantiser gives to its input [..., D]."""
+    def _nearest(self, place: int, heard: Tensor) -> Tensor:
+        """The indices [..., G] that one quantiser gives to its input [..., D]."""
         book = self.books[place]
-        indices = nearest(heard.unflatten(-1, (len(book), -1)), book)
-        return indices, look_up(book, indices).flatten(-2)
+        return nearest(heard.unflatten(-1, (len(book), -1)), book)
 
-    def _chain(self, h: Tensor) -> Iterator[tuple[int, Tensor]]:
-        """Each quantiser's place in the pool and its input [..., D], in order, made only when it is asked for."""
-        for place in self._order:
-            yield place, h
-            if self.settings.structure == "hierarchical":
-                h = self._quantise(place, h)[1].detach()
+    def _handed_on(self, place: int, heard: Tensor, indices: Tensor) -> Tensor:
+        """What the next quantiser is given, [..., D], after one that heard [..., D] and chose indices [..., G]."""
+        if self.settings.structure == "flat":
+            return heard
+        return look_up(self.books[place].detach(), indices).flatten(-2)
 
     def _places(self) -> Tensor:
-        """[N, S]: for each member and symbol after the selector, one more than its place in `_Reading.indices`, or 0."""
+        """[N, S]: one more than the place of each member's symbol in `_Reading.indices`, or 0 for none."""
         places = torch.zeros(self.settings.options, self.alphabet().columns - 1, dtype=torch.int64)
         first = 1
         for member, (count, _) in enumerate(self.settings.pool):
@@ -152,22 +192,21 @@ class DVQChannel(Channel):
             return self._now
         h = self.normalize(messages)
         logits = self._logits(h) if self.settings.selector == "learned" else None
-        given, found = h.detach(), {}
+        heard, indices = self._search(h.detach())
+        table = self.pieces.table(self.books)
+        answers = self.pieces.all(table, indices)
+        if self.settings.continuous:
+            answers = torch.cat([answers, h.detach().unsqueeze(-2)], -2)
+        return _Reading(h, table, logits, heard, indices, answers)
+
+    def _search(self, h: Tensor) -> tuple[Tensor, Tensor]:
+        """What the members are given, [..., N or 1, D], and the indices [..., I] of the codewords nearest to it."""
+        heard, indices = [h] * self.settings.options, [h] * len(self.books)
         for place in self._order:
-            found[place] = (given, *self._quantise(place, given))
-            if self.settings.structure == "hierarchical":
-                given = found[place][2].detach()
-        heard, indices, words = zip(*(found[place] for place in range(len(self.books))), strict=True)
-        stacked = torch.stack(words, -2)
-        continuous = [h.detach().unsqueeze(-2)] * self.settings.continuous
-        return _Reading(
-            h,
-            logits,
-            given.unsqueeze(-2) if self.settings.structure == "flat" else torch.stack(heard, -2),
-            torch.cat(indices, -1),
-            stacked,
-            torch.cat([stacked.detach(), *continuous], -2),
-        )
+            heard[place], indices[place] = h, self._nearest(place, h)
+            h = self._handed_on(place, h, indices[place])
+        flat = self.settings.structure == "flat"
+        return torch.stack(heard[:1] if flat else heard, -2), torch.cat(indices, -1)
 
     # --- the choice ---
 
@@ -211,26 +250,24 @@ class DVQChannel(Channel):
             symbols[..., 1:] = torch.where(raw, bits, symbols[..., 1:])
         return symbols
 
+    @torch.no_grad()
     def decode(self, symbols: Tensor, noise: Tensor | None = None) -> Tensor:
-        if self._now is not None:  # what was just encoded: its codewords are looked up already
-            return _picked(self._now.answers, symbols[..., 0].long())
-        rows = symbols.reshape(-1, symbols.shape[-1])
-        received = torch.full((len(rows), self.message_size), math.nan, device=symbols.device)
-        for place, book in enumerate(self.books):
-            chose = (rows[:, 0] == place).nonzero().squeeze(-1)
-            received[chose] = look_up(book.detach(), rows[chose, 1 : 1 + len(book)]).flatten(-2)
-        if self.settings.continuous:
-            chose = (rows[:, 0] == len(self.books)).nonzero().squeeze(-1)
-            received[chose] = rows[chose, 1:].contiguous().view(torch.float32)
-        return received.view(*symbols.shape[:-1], self.message_size)
+        table = self.pieces.table(self.books) if self._now is None else self._now.table
+        chosen, symbols = symbols[..., 0].long(), symbols[..., 1:]
+        if not self.settings.continuous:
+            return self.pieces.one(table, chosen, symbols.long())
+        raw = chosen == len(self.books)
+        indices = symbols.masked_fill(raw.unsqueeze(-1), 0).long()
+        words = self.pieces.one(table, chosen.masked_fill(raw, 0), indices)
+        return torch.where(raw.unsqueeze(-1), symbols.contiguous().view(torch.float32), words)
 
     def surrogate(self, messages: Tensor, noise: Tensor | None = None) -> Tensor:
         reading = self._read(messages)
         if reading.logits is None:
             return reading.h
         # Of sum_t w_t o_t, where o_t = h + (words_t - h).detach() and w is the straight-through choice.
-        relaxed = self._relaxed(reading.logits, noise)
-        return reading.h + torch.einsum("...n,...nd->...d", relaxed, reading.answers)
+        weights = self._relaxed(reading.logits, noise).unsqueeze(-1)
+        return reading.h + (weights * reading.answers.detach()).sum(-2)
 
     def losses(self, messages: Tensor, symbols: Tensor, noise: Tensor | None = None) -> dict[str, Tensor]:
         reading, chosen = self._read(messages), symbols[..., 0].long()
@@ -283,12 +320,11 @@ class DVQChannel(Channel):
 
 def _distances(reading: _Reading, chosen: Tensor, train_unselected: float) -> dict[str, Tensor]:
     """Squared distances per element [...], of codewords to what they quantise and the other way round."""
-    h, error = reading.h, reading.heard - reading.words
+    h, error = reading.h, reading.heard - reading.answers
     own = chosen.unsqueeze(-1) == torch.arange(error.shape[-2], device=h.device)
     codebook = (torch.where(own, 1.0, train_unselected) * error.square().mean(-1)).sum(-1)
-    miss = torch.where(own.unsqueeze(-1), error.detach(), 0.0).sum(-2)
     # What came before in a hierarchy is passed straight through, so that h moves as if it was quantised itself.
-    commitment = (h + (miss - h).detach()).square().mean(-1)
+    commitment = (h + (_picked(error.detach(), chosen) - h).detach()).square().mean(-1)
     return {"codebook": codebook, "commitment": commitment}
 
 
