@@ -411,7 +411,7 @@ def test_a_hierarchy_quantises_what_the_stage_before_made(penalty, order):
             else:  # its choice is never certain
                 symbols = torch.zeros(64, 5, dtype=torch.int32)
                 symbols[:, 0] = place
-                symbols[:, 1 : 1 + g] = channel._read(messages).stages[place].indices
+                symbols[:, 1 : 1 + g] = channel._read(messages).indices[:, sum(g for g, _ in pool[:place]) :][:, :g]
         assert torch.equal(symbols[:, 1 : 1 + g].long(), indices.T)
         assert not symbols[:, 1 + g :].any()
         assert torch.equal(channel.decode(symbols), heard)  # no other stage's indices are needed
@@ -430,7 +430,7 @@ def test_the_gradient_is_that_of_the_straight_through_choice(structure):
     outputs = []
     for place in [1, 0] if structure == "hierarchical" else [0, 1]:
         heard = outputs[-1] if outputs and structure == "hierarchical" else h
-        outputs.append(heard + (channel._read(messages).stages[place].words - heard).detach())
+        outputs.append(heard + (channel._read(messages).answers[:, place] - heard).detach())
     outputs = torch.stack([*(outputs[::-1] if structure == "hierarchical" else outputs), h], 1)
     relaxed = torch.softmax((channel._logits(h) + noise.gumbel(uniforms)) / 0.7, -1)
     choice = torch.nn.functional.one_hot(sent.symbols[:, 0].long(), 3) + (relaxed - relaxed.detach())
@@ -521,9 +521,8 @@ def test_calibration_lets_every_member_tell_messages_apart():
     channel = DVQChannel(8, DVQSettings(structure="hierarchical"))
     messages = 5 + 0.01 * torch.randn(4000, 8)
     channel.calibrate(messages)
-    for stage in channel._read(messages).stages:
-        for indices in stage.indices.T:
-            assert Categorical(indices.bincount(minlength=16).float()).entropy() > math.log(2)
+    for indices in channel._read(messages).indices.T:
+        assert Categorical(indices.bincount(minlength=16).float()).entropy() > math.log(2)
     logits = channel._logits(channel.normalize(messages))
     assert torch.allclose(channel.share, torch.softmax(logits, -1).mean(0), atol=1e-5)
 
