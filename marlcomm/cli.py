@@ -471,6 +471,8 @@ def data_lewis_game(
         raise ConfigError(f"--validation: got {held_out}, wanted fewer than --rounds, {rounds} (nearest: {rounds - 1})")
     if not target.parent.is_dir():
         raise ConfigError(f"--out: no folder {str(target.parent)!r}")
+    if target.is_dir():
+        raise ConfigError(f"--out: {str(target)!r} is a folder, wanted a file")
     chosen = {"min_symbols": min_symbols, "distractors": distractors, "attributes": attributes, "values": values}
     counts = {"rounds_seed": seed, "training_rounds": rounds - held_out, "validation_rounds": held_out}
     settings = registry.ENVS.check("lewis_game", chosen | counts)

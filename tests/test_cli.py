@@ -390,7 +390,10 @@ def test_bench_card(workplace, pytestconfig, here):
     assert card["easy-vision0-rate0.3"]["references"]["scheduler"]["success"] > 0.9
 
 
-@pytest.mark.parametrize("verb", ["", "train", "evaluate", "list", "check", "check channel", "data", "data lewis_game", "bench", "bench card"])
+@pytest.mark.parametrize(
+    "verb",
+    ["", "train", "evaluate", "list", "check", "check channel", "data", "data lewis_game", "bench", "bench card"],
+)
 def test_help_everywhere(here, verb):
     assert "Usage" in here(*verb.split(), "--help").stdout
 
