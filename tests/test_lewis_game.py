@@ -510,12 +510,14 @@ def test_one_team_sees_indices_and_the_dense_vector_alike(policy_name):
 
 
 def test_logits_by_hand():
-    head = CandidateHead(Candidates(2), 3)
-    queries, candidates = torch.randn(5, 3), torch.randn(5, 8)
+    spec = TeamSpec("x", 3, 8, 4, 1, "s", candidates=Candidates(2), actors=(True, False, True))
+    head = CandidateHead(spec, 3)
+    queries, candidates = torch.randn(5, 3, 3), torch.randn(5, 3, 8)
     logits = head(queries, candidates)
-    for row, place in itertools.product(range(5), range(4)):
-        key = torch.tanh(head.embed(candidates[row, 2 * place : 2 * place + 2]))
-        assert torch.allclose(logits[row, place], key @ queries[row], atol=1e-6)
+    for row, slot, place in itertools.product(range(5), (0, 2), range(4)):
+        key = torch.tanh(head.embed(candidates[row, slot, 2 * place : 2 * place + 2]))
+        assert torch.allclose(logits[row, slot, place], key @ queries[row, slot], atol=1e-6)
+    assert not logits[:, 1].any()
 
 
 def test_candidates_must_fit_what_is_observed():

@@ -146,9 +146,7 @@ class TeamPolicy(nn.Module, ABC):
         self.channel = channel
         self.distribution = distribution_over(spec.actions)
         self.input_size = spec.own_size + self._identity_size
-        self.candidate_head = (
-            None if spec.candidates is None else CandidateHead(spec.candidates, settings.candidate_size)
-        )
+        self.candidate_head = None if spec.candidates is None else CandidateHead(spec, settings.candidate_size)
         self.register_buffer("_others", ~torch.eye(spec.num_agents, dtype=torch.bool), persistent=False)
         for name, slots in (("_speakers", spec.speakers), ("_actors", spec.actors)):
             allowed = torch.tensor(slots or (True,) * spec.num_agents)
