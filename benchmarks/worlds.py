@@ -23,6 +23,7 @@ SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
         for view in ("full", "nearest", "radius", "other_landmark")
         for agents in (3, 10)
     },
+    **{f"lewis_game, {steps} steps": ("lewis_game", {"steps": steps}) for steps in (1, 5)},
     "predator_prey hard, dense": ("predator_prey", {"difficulty": "hard", "observations": "dense"}),
 }
 

@@ -45,6 +45,9 @@ ENV_STATISTICS = {
         "steps_to_first": Figure("env steps", "steps until a predator stood on the prey; all steps where none did"),
         "steps_to_all": Figure("env steps", "steps until all predators stood on it; all steps where they never did"),
     },
+    "lewis_game": {
+        "shared_attributes": Figure("attributes", "attributes of the chosen object that are those of the target"),
+    },
 }
 BANDWIDTH = {
     "messages_per_agent_step": Figure("messages / agent step", "messages sent / living agents' rights to speak"),

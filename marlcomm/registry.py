@@ -241,6 +241,12 @@ ENVS = _table(
         "envs.predator_prey.settings:PredatorPreySettings",
         "predators that see a few cells gather on a prey: easy (3), medium (5), hard (10)",
     ),
+    (
+        "lewis_game",
+        "envs.lewis_game.world:LewisGame",
+        "envs.lewis_game.settings:LewisGameSettings",
+        "a sender sees an object, a receiver finds it among 64; rounds need a known number of symbols",
+    ),
 )
 CHANNELS = _table(
     "channel",

@@ -336,7 +336,7 @@ def test_a_module_beside_the_config_is_found_by_the_program_and_its_workers(work
 
 def test_lists(here):
     expected = {
-        "envs": ["traffic_junction", "communicating_goal", "particle_spread", "predator_prey"],
+        "envs": ["traffic_junction", "communicating_goal", "particle_spread", "predator_prey", "lewis_game"],
         "channels": [
             "continuous",
             "silent",
@@ -390,7 +390,10 @@ def test_bench_card(workplace, pytestconfig, here):
     assert card["easy-vision0-rate0.3"]["references"]["scheduler"]["success"] > 0.9
 
 
-@pytest.mark.parametrize("verb", ["", "train", "evaluate", "list", "check", "check channel", "bench", "bench card"])
+@pytest.mark.parametrize(
+    "verb",
+    ["", "train", "evaluate", "list", "check", "check channel", "data", "data lewis_game", "bench", "bench card"],
+)
 def test_help_everywhere(here, verb):
     assert "Usage" in here(*verb.split(), "--help").stdout
 

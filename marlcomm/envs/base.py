@@ -40,6 +40,21 @@ class Indexed:
 
 
 @dataclass(frozen=True)
+class Candidates:
+    """What an agent chooses among, where its actions are things that it sees: the last K F numbers it observes.
+
+    Action k is the k-th of K = `TeamSpec.num_actions` candidates, in whatever order they are shown.
+
+    Attributes:
+        size: F, the numbers of one candidate.
+        indexed: what they stand for where they are indices; None where they are features.
+    """
+
+    size: int
+    indexed: Indexed | None = None
+
+
+@dataclass(frozen=True)
 class TeamSpec:
     """What a policy and a trainer must know of a world before they see it.
 
@@ -54,6 +69,8 @@ class TeamSpec:
         action_bounds: lowest and highest action where actions are vectors [A]: a pair of numbers, or of tuples of A;
             None: actions are discrete.
         indexed: what an observation stands for where it holds indices; None where it is a vector of features.
+        candidates: what the end of an observation holds where actions are things that are seen; `indexed` is then of
+            what comes before. None: actions are the same at every step.
         keeps_memory: whether a slot's next occupant goes on with the memory that the last one left (a defect of
             published worlds, kept for comparison).
         speakers: which slots may speak; None: all. The others' messages are not on the wire.
@@ -72,6 +89,7 @@ class TeamSpec:
     observation_bounds: tuple[float, float] = (-math.inf, math.inf)
     action_bounds: tuple[float, float] | tuple[tuple[float, ...], tuple[float, ...]] | None = None
     indexed: Indexed | None = None
+    candidates: Candidates | None = None
     keeps_memory: bool = False
     speakers: tuple[bool, ...] | None = None
     actors: tuple[bool, ...] | None = None
@@ -85,15 +103,25 @@ class TeamSpec:
                 raise ValueError(
                     f"{self.name}: {name} must say yes or no for each of {self.num_agents} slots, got {slots}"
                 )
-        if self.indexed is not None and self.indexed.ones + len(self.indexed.columns) != self.observation_size:
+        if self.own_size < 0 or (self.candidates is not None and self.action_bounds is not None):
+            raise ValueError(
+                f"{self.name}: candidates are numbered actions, {self.num_actions} here, and observations end with "
+                f"them: these are only {self.observation_size} wide, or actions are of a box"
+            )
+        if self.indexed is not None and self.indexed.ones + len(self.indexed.columns) != self.own_size:
             raise ValueError(
                 f"{self.name}: observations of {self.indexed.ones} indices and {len(self.indexed.columns)} other "
-                f"numbers cannot be {self.observation_size} wide"
+                f"numbers cannot be {self.own_size} wide"
             )
         try:
             _ = self.actions
         except ValueError as error:
             raise ValueError(f"{self.name}: action_bounds: {error}") from None
+
+    @property
+    def own_size(self) -> int:
+        """The width of what an agent observes besides candidates."""
+        return self.observation_size - (0 if self.candidates is None else self.num_actions * self.candidates.size)
 
     @functools.cached_property
     def actions(self) -> ActionSpace:

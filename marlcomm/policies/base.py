@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from marlcomm.channels.base import Channel, Search, Transmission
 from marlcomm.channels.readout import ReadoutChannel
 from marlcomm.envs.base import TeamSpec
+from marlcomm.policies.candidates import CandidateHead
 from marlcomm.policies.distributions import CATEGORICAL, ActionDistribution, distribution_over
 from marlcomm.policies.indexed import IndexedLinear
 from marlcomm.policies.memory import Memory
@@ -23,6 +24,7 @@ class Hearing:
 
     Attributes:
         features, memory, received, audible, alive: as there.
+        candidates: [..., N, K F], what there is to choose among; nothing where actions are no candidates.
     """
 
     features: Tensor
@@ -30,11 +32,13 @@ class Hearing:
     received: Tensor
     audible: Tensor
     alive: Tensor
+    candidates: Tensor
 
     def at(self, rows: Tensor) -> Hearing:
         """The moments [M] of a whole rollout where rows [B, T] is True."""
         memory = {name: value[rows] for name, value in self.memory.items()}
-        return Hearing(self.features[rows], memory, self.received[rows], self.audible[rows], self.alive[rows])
+        others = {name: value[rows] for name, value in vars(self).items() if name != "memory"}
+        return Hearing(memory=memory, **others)
 
 
 @dataclass(frozen=True)
@@ -141,7 +145,8 @@ class TeamPolicy(nn.Module, ABC):
         self.settings = settings
         self.channel = channel
         self.distribution = distribution_over(spec.actions)
-        self.input_size = spec.observation_size + self._identity_size
+        self.input_size = spec.own_size + self._identity_size
+        self.candidate_head = None if spec.candidates is None else CandidateHead(spec, settings.candidate_size)
         self.register_buffer("_others", ~torch.eye(spec.num_agents, dtype=torch.bool), persistent=False)
         for name, slots in (("_speakers", spec.speakers), ("_actors", spec.actors)):
             allowed = torch.tensor(slots or (True,) * spec.num_agents)
@@ -156,6 +161,12 @@ class TeamPolicy(nn.Module, ABC):
         if self.spec.indexed is None:
             return nn.Linear(self.input_size, size)
         return IndexedLinear(self.spec.indexed, self._identity_size, size)
+
+    def action_layer(self, size: int) -> nn.Module:
+        """A layer for `decide`, [..., size] -> what it gives of actions."""
+        if self.candidate_head is None:
+            return self.distribution.head(size, self.spec.num_actions)
+        return nn.Linear(size, self.settings.candidate_size)
 
     @abstractmethod
     def see(self, observations: Tensor) -> Tensor:
@@ -202,7 +213,10 @@ class TeamPolicy(nn.Module, ABC):
 
     @abstractmethod
     def decide(self, states: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
-        """Parameters [..., N, P] of actions, gate logits [..., N, 2] or None, values [..., N] of states [..., N, H]."""
+        """Parameters [..., N, P] of actions, gate logits [..., N, 2] or None, values [..., N] of states [..., N, H].
+
+        Where actions are candidates, in place of the parameters queries [..., N, E], which they are compared with.
+        """
 
     @property
     def bottleneck(self) -> Channel | None:
@@ -222,7 +236,7 @@ class TeamPolicy(nn.Module, ABC):
         """One step of B worlds: all tensors [B, N, ...]."""
         features = self.see(self._inputs(moment.observations))
         states, memory, talk = self._live(features, moment, memory, overheard)
-        return Decision(*self._decide(states), talk, self.distribution), memory
+        return Decision(*self._decide(states, self._candidates(moment.observations)), talk, self.distribution), memory
 
     def audible(self, spoke: Tensor) -> Tensor:
         """Whether receiver (next to last axis) hears sender (last axis), [..., N, N], where senders [..., N] spoke."""
@@ -235,15 +249,17 @@ class TeamPolicy(nn.Module, ABC):
         The talk, [B, N, ...], is one whose hearing was kept; the decision still refers to it.
         """
         assert talk.hearing is not None
-        heard = talk.hearing.received.clone()
+        then = talk.hearing
+        heard = then.received.clone()
         heard[:, sender] = received
-        states, _ = self.hear(**(vars(talk.hearing) | {"received": heard}))
-        return Decision(*self._decide(states), talk, self.distribution)
+        states, _ = self.hear(then.features, then.memory, heard, then.audible, then.alive)
+        return Decision(*self._decide(states, then.candidates), talk, self.distribution)
 
     def _over_time(self, moment: Moment) -> Decision:
         # Time goes first inside, so that the slice of a step is contiguous.
         steps = [None if x is None else x.transpose(0, 1) for x in _fields(moment)]
-        features = self.see(self._inputs(steps[0].contiguous())).unbind(0)  # type: ignore[union-attr]
+        observations = steps[0].contiguous()  # type: ignore[union-attr]
+        features = self.see(self._inputs(observations)).unbind(0)
         memory = self.begin(moment.alive.shape[0])
         states, talks = [], []
         for time, seen in enumerate(features):
@@ -253,7 +269,7 @@ class TeamPolicy(nn.Module, ABC):
             state, memory, talk = self._live(seen, now, memory)
             states.append(state)
             talks.append(talk)
-        logits, gate_logits, values = self._decide(torch.stack(states))
+        logits, gate_logits, values = self._decide(torch.stack(states), self._candidates(observations))
         return Decision(
             logits.transpose(0, 1),
             None if gate_logits is None else gate_logits.transpose(0, 1),
@@ -262,9 +278,11 @@ class TeamPolicy(nn.Module, ABC):
             self.distribution,
         )
 
-    def _decide(self, states: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
+    def _decide(self, states: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
         """`decide`, where the world leaves a choice: elsewhere the idle action, and a shut gate, are certain."""
         logits, gate_logits, values = self.decide(states)
+        if self.candidate_head is not None:
+            logits = self.candidate_head(logits, candidates)
         if self.spec.actors is not None:
             logits = self.distribution.idle(logits, ~self._actors)
         if self.spec.speakers is not None and gate_logits is not None:
@@ -291,7 +309,7 @@ class TeamPolicy(nn.Module, ABC):
             spoke = torch.zeros_like(spoke)
         audible = self.audible(spoke)
         if self.bottleneck is None:
-            hearing = self._hearing(sent, features, memory, audible, moment.alive)
+            hearing = self._hearing(sent, features, memory, audible, moment)
             talk = Talk(symbols, spoke, sent.losses, self._kept(messages), search=sent.search, hearing=hearing)
             states, memory = self.hear(features, memory, received, audible, moment.alive)
             return states, memory, talk
@@ -307,15 +325,21 @@ class TeamPolicy(nn.Module, ABC):
         return vectors.detach() if self.quantiser.absorbs and torch.is_grad_enabled() else None
 
     def _hearing(
-        self, sent: Transmission, features: Tensor, memory: Memory, audible: Tensor, alive: Tensor
+        self, sent: Transmission, features: Tensor, memory: Memory, audible: Tensor, moment: Moment
     ) -> Hearing | None:
         """What is kept of a hearing, where other messages of it are to be judged."""
         if sent.search is None:
             return None
         remembered = {name: value.detach() for name, value in memory.items()}
-        return Hearing(features.detach(), remembered, sent.received.detach(), audible, alive)
+        candidates = self._candidates(moment.observations)
+        return Hearing(features.detach(), remembered, sent.received.detach(), audible, moment.alive, candidates)
+
+    def _candidates(self, observations: Tensor) -> Tensor:
+        """What there is to choose among, [..., N, K F]; no numbers at all where actions are no candidates."""
+        return observations[..., self.spec.own_size :]
 
     def _inputs(self, observations: Tensor) -> Tensor:
+        observations = observations[..., : self.spec.own_size]
         if not self.settings.agent_identity:
             return observations
         identity = torch.eye(self.spec.num_agents, device=observations.device)

@@ -34,7 +34,7 @@ class IC3Net(TeamPolicy):
         self.to_message = nn.Identity() if settings.message_size is None else nn.Linear(hidden, settings.message_size)
         self.from_message = nn.Linear(settings.message_width, hidden)
         self.core = AgentLSTM(hidden, hidden)
-        self.action_head = self.distribution.head(hidden, spec.num_actions)
+        self.action_head = self.action_layer(hidden)
         self.gate_head = nn.Linear(hidden, 2) if self.gated else None
         self.value_head = nn.Linear(hidden, 1)
 

@@ -16,6 +16,10 @@ class PolicySettings(Settings):
         None, ge=1, description="cut the gradient through memory every so many steps; null: never"
     )
 
+    candidate_size: int = Field(
+        64, ge=1, description="E, width in which candidates are compared with what is looked for, where there are any"
+    )
+
     @property
     def message_width(self) -> int:
         """D, also where `message_size` is null."""

@@ -47,7 +47,7 @@ class Transformer(TeamPolicy):
         joined = hidden + width
         self.core = AgentLSTM(joined, hidden) if settings.recurrent else None
         self.feed_forward = None if settings.recurrent else nn.Sequential(nn.Linear(joined, hidden), nn.ReLU())
-        self.action_head = self.distribution.head(hidden, spec.num_actions)
+        self.action_head = self.action_layer(hidden)
         self.value_head = nn.Linear(hidden, 1)
 
     def see(self, observations: Tensor) -> Tensor:
