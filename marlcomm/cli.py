@@ -111,7 +111,7 @@ def train(
     from marlcomm.rllib.cluster import check_cpus
     from marlcomm.runs import Run
 
-    if config_file is not None and init_from is not None and "=" in config_file.name and not config_file.exists():
+    if config_file is not None and "=" in config_file.name and not config_file.exists():
         config_file, overrides = None, [str(config_file), *(overrides or [])]
     if resume is not None:
         if config_file is not None or overrides or imports or init_from is not None:
@@ -119,8 +119,11 @@ def train(
         run = Run.open(resume)
         settings = run.experiment()
         run.last_checkpoint()
-    elif config_file is None and init_from is None:
-        raise ConfigError("train: wanted a config file, as in marlcomm train configs/demo.yaml, or --resume RUN")
+    elif config_file is None and init_from is None and not overrides:
+        raise ConfigError(
+            "train: wanted a config file or settings, as in marlcomm train configs/demo.yaml or "
+            "marlcomm train env.name=particle_spread, or --resume RUN"
+        )
     else:
         settings = _settings(config_file, overrides or [], imports or [], init_from)
         check_cpus(settings)
@@ -165,6 +168,14 @@ def _resume(run: Run) -> str:
     return f"{_program('marlcomm')} train --resume {run.folder}"
 
 
+def _command() -> str:
+    return " ".join(["marlcomm", *sys.argv[1:]])
+
+
+def _tell_where(target: Path) -> None:
+    out.print(f"written to {escape(str(target))}", highlight=False, soft_wrap=True)
+
+
 def _settings(file: Path | None, overrides: list[str], imports: list[str], init_from: Path | None) -> Experiment:
     from marlcomm.runs import Run
 
@@ -172,8 +183,7 @@ def _settings(file: Path | None, overrides: list[str], imports: list[str], init_
         parent = Run.open(init_from)
         file = parent.folder / "config.yaml" if file is None else file
         overrides = [*overrides, f"init_from={parent.last_checkpoint()}"]
-    assert file is not None
-    data, notes = config.read(file, overrides)
+    data, notes = config.merge({}, overrides) if file is None else config.read(file, overrides)
     if imports:
         listed = data.get("imports") or []
         data["imports"] = [*listed, *imports] if isinstance(listed, list) else listed
@@ -354,7 +364,7 @@ def _evaluate(
     file = run.write_summary(summary, changes or ())
     out.print()
     out.print(summary_table(summary))
-    out.print(f"written to {escape(str(file))}", highlight=False, soft_wrap=True)
+    _tell_where(file)
 
 
 @app.command(name="list")
@@ -502,7 +512,7 @@ def data_lewis_game(
         out.print("stopped; nothing was written")
         raise typer.Exit(130) from None
     for file in files:
-        out.print(f"written to {escape(str(file))}", highlight=False, soft_wrap=True)
+        _tell_where(file)
 
 
 @bench_app.command(name="card")
@@ -543,7 +553,7 @@ def bench_card(
     out.print(table)
     for target in [*([file] if file else []), *([card_file(name)] if write else [])]:
         write_cards(measured, target)
-        out.print(f"written to {escape(str(target))}", highlight=False, soft_wrap=True)
+        _tell_where(target)
 
 
 @bench_app.command(name="channels")
@@ -587,9 +597,9 @@ def bench_channels(
     if target is not None:
         from marlcomm.analysis.pictures import draw_proving_ground
 
-        ground.write(teams, settings, target / "teams.json", command=" ".join(["marlcomm", *sys.argv[1:]]))
+        ground.write(teams, settings, target / "teams.json", command=_command())
         draw_proving_ground(teams, ground.curve(settings), target / "teams.png")
-        out.print(f"written to {escape(str(target))}", highlight=False)
+        _tell_where(target)
 
 
 @bench_app.command(name="frequency")
@@ -633,9 +643,9 @@ def bench_frequency(
     if target is not None:
         from marlcomm.analysis.pictures import draw_frequency
 
-        frequency.write(teams, target / "frequency.json", " ".join(["marlcomm", *sys.argv[1:]]), episodes)
+        frequency.write(teams, target / "frequency.json", _command(), episodes)
         draw_frequency(teams, target / "frequency.png")
-        out.print(f"written to {escape(str(target))}", highlight=False)
+        _tell_where(target)
 
 
 def _goal_world(config_file: Path) -> CommunicatingGoalSettings:
@@ -679,13 +689,13 @@ def bench_rate_distortion(
         table.add_row(point.part, point.source, point.label, *figures)
     out.print(table)
     if file is not None:
-        rate_distortion.write(points, file, command=" ".join(["marlcomm", *sys.argv[1:]]))
+        rate_distortion.write(points, file, command=_command())
     if image is not None:
         from marlcomm.analysis.pictures import draw_rate_distortion
 
         draw_rate_distortion(points, image)
     for target in filter(None, (file, image)):
-        out.print(f"written to {escape(str(target))}", highlight=False, soft_wrap=True)
+        _tell_where(target)
     below = [point for point in points if point.impossible]
     for point in below:
         err.print(f"below Shannon's bound: {point.part} {point.source} {escape(point.label)}, {point.bits:.2f} bits")

@@ -405,7 +405,7 @@ def test_help_everywhere(here, verb):
         (["train", "configs/dem.yaml"], "did you mean 'demo.yaml'"),
         (["train", "configs/demo.yaml", "channel.delt=1"], "channel.delt: unknown key (value 1); did you mean 'delta'"),
         (["train", "configs/demo.yaml", "channel.name=vq", "channel.segments=3"], "channel.segments: got 3"),
-        (["train", "channel.name=vq"], "wanted a config file first, as in configs/demo.yaml channel.name=vq"),
+        (["train", "channel.name=vq", "channel.segments=3"], "channel.segments: got 3"),  # no file: all defaults
         (["train", "configs/demo.yaml", "--runs", "configs/demo.yaml"], "--runs: cannot make 'configs/demo.yaml/demo/"),
         (["check", "channel", "vq", "name=ddcl"], "name: got 'ddcl', but the channel to check is 'vq' already"),
         (["train", "configs/demo.yaml", "channel"], "wanted KEY=VALUE"),
