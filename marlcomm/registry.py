@@ -241,6 +241,12 @@ ENVS = _table(
         "envs.predator_prey.settings:PredatorPreySettings",
         "predators that see a few cells gather on a prey: easy (3), medium (5), hard (10)",
     ),
+    (
+        "pettingzoo",
+        "envs.foreign.world:PettingZooWorld",
+        "envs.foreign.settings:PettingZooSettings",
+        "any PettingZoo environment, by the function that makes it",
+    ),
 )
 CHANNELS = _table(
     "channel",
