@@ -147,7 +147,7 @@ def test_a_shorter_horizon_cuts(world):
 
 def test_agents_may_be_away_for_a_while_and_come_back_with_nothing_remembered(world):
     moments = play(world(ours("Returners")))
-    assert column(moments, "alive")[0, :, 0].int().tolist() == [1, 1, 0, 0, 1, 1, 1]
+    assert column(moments, "alive")[0, :, 0].int().tolist() == [1, 1, 0, 0, 1, 1, 0]
     assert column(moments, "spawned")[0].nonzero().tolist() == [[4, 0]]
 
 

@@ -54,7 +54,7 @@ def _check_widths(now: TeamSpec, trained: TeamSpec, settings: Experiment) -> Non
     widths = {
         "an observation is {} numbers wide": (_dense_size(trained), _dense_size(now)),
         "an agent has {} actions": (trained.num_actions, now.num_actions),
-        "actions lie in {}": (trained.action_bounds, now.action_bounds),
+        "actions are {}": (_kind_of_actions(trained), _kind_of_actions(now)),
     }
     if getattr(settings.policy.settings, "agent_identity", False):
         widths["policy.agent_identity adds {} numbers to an observation, one for each agent"] = (
@@ -64,6 +64,10 @@ def _check_widths(now: TeamSpec, trained: TeamSpec, settings: Experiment) -> Non
     changed = [f"{what.format(new)}, not {old} as in training" for what, (old, new) in widths.items() if old != new]
     if changed:
         raise ConfigError(f"env: this team cannot play {now.name} {now.setting}: {'; '.join(changed)}")
+
+
+def _kind_of_actions(spec: TeamSpec) -> str:
+    return "discrete" if spec.action_bounds is None else "points between {} and {}".format(*spec.action_bounds)
 
 
 def _dense_size(spec: TeamSpec) -> int:
