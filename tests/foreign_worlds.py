@@ -151,6 +151,40 @@ class Telling(Leavers):
         return {agent: np.array([self.time / 10, self.word if agent == "b" else 0], np.float32) for agent in agents}
 
 
+class Secrets(ParallelEnv):
+    """A guide sees a bit, which its guest must name in every step but the first; the guest alone has a step to lose.
+
+    The guide has one action only, so it can say nothing by it.
+    """
+
+    metadata: ClassVar = {"name": "secrets_v0"}
+    possible_agents: ClassVar = ["guide", "guest"]
+    max_cycles = 3
+
+    def observation_space(self, agent):
+        return spaces.Discrete(2) if agent == "guide" else spaces.Box(0, 1, (1,))
+
+    def action_space(self, agent):
+        return spaces.Discrete(1 if agent == "guide" else 2)
+
+    def reset(self, seed=None, options=None):
+        self.bit = int(np.random.default_rng(seed).integers(2))
+        self.time, self.right, self.agents = 0, True, list(self.possible_agents)
+        return self._seen(), {agent: {} for agent in self.agents}
+
+    def step(self, actions):
+        self.time += 1
+        reward = float(actions["guest"] == self.bit) if self.time > 1 else 0.0
+        self.right = self.right and (reward > 0 or self.time == 1)
+        over = dict.fromkeys(self.agents, self.time >= self.max_cycles)
+        infos = {agent: {"success": self.right} for agent in self.agents}
+        self.agents = [] if self.time >= self.max_cycles else self.agents
+        return self._seen(), dict.fromkeys(over, reward), over, dict.fromkeys(over, False), infos
+
+    def _seen(self):
+        return {"guide": self.bit, "guest": np.zeros(1, np.float32)}
+
+
 class Nested(Leavers):
     def observation_space(self, agent):
         return spaces.Dict({"x": spaces.Discrete(2)})

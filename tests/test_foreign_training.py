@@ -26,12 +26,14 @@ def build(cluster, tmp_path):
     """Builds algorithms on a third-party environment, and stops them after the test."""
     built = []
 
-    def start(kind=MAPPOConfig, *, channel="ddcl", policy="transformer", runners=0, **env):
+    def start(kind=MAPPOConfig, *, channel="ddcl", policy="transformer", runners=0, worlds=8, training=None, **env):
         config = (
             kind()
             .environment("pettingzoo", env_config=env)
             .communication(policy=policy, policy_config=SMALL, channel=channel)
-            .env_runners(num_env_runners=runners, num_envs_per_env_runner=8 // max(runners, 1))
+            .env_runners(num_env_runners=runners, num_envs_per_env_runner=worlds // max(runners, 1))
+            .training(**training or {})
+            .evaluation(evaluation_duration=100)
             .logging(log_dir=tmp_path / str(len(built)))
             .debugging(seed=3)
         )
@@ -77,6 +79,16 @@ def test_third_party_environments_are_trained_on(build, kind, policy, channel, e
         assert figures["train/survivors"] < 4
         assert figures["train/length"] <= 20
     assert np.isfinite(algorithm.evaluate()["env_runners"]["return"])
+
+
+@pytest.mark.parametrize("channel", ["continuous", "silent"])
+def test_a_team_learns_to_tell_in_a_third_partys_environment(build, channel):
+    training = {"entropy_coeff": 0.01, "reward_scale": 1.0, "lr": 3e-3}
+    algorithm = build(channel=channel, worlds=128, training=training, maker="foreign_worlds:Secrets", copies=128)
+    for _ in range(20):
+        algorithm.train()
+    success = algorithm.evaluate()["env_runners"]["success"]
+    assert success > 0.9 if channel == "continuous" else success < 0.65  # a coin flip: 0.5
 
 
 def test_remote_runners_and_workers_play_the_same_episodes(build):

@@ -18,6 +18,7 @@ def team(tmp_path):
         data = {
             "env": env,
             "policy": {"hidden_size": 16, "message_size": 4},
+            "channel": {"name": "fsq"},
             "evaluation": {"episodes": 20, "code_episodes": 20},
         }
         settings = config.experiment(config.merge(data, overrides)[0])
