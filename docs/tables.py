@@ -38,6 +38,7 @@ GROUPS = {
     **glossary.ENV_STATISTICS,
     "bandwidth": glossary.BANDWIDTH,
     "bottleneck": glossary.BOTTLENECK,
+    "env messages": glossary.ENV_MESSAGES,
     "wire": glossary.WIRE,
     "coded": glossary.CODED,
     "diagnostics": glossary.DIAGNOSTICS,
@@ -213,7 +214,9 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def _default(field: FieldInfo) -> str:
-    value = field.default
+    if field.is_required():
+        return "required"
+    value = field.get_default(call_default_factory=True)
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 

@@ -289,7 +289,9 @@ def evaluate(
     overrides: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[channel.KEY=VALUE]...", help="another channel for the trained team", show_default=False
+            metavar="[channel.KEY=VALUE | env.KEY=VALUE]...",
+            help="another channel, team size, density or map for the trained team",
+            show_default=False,
         ),
     ] = None,
     episodes: Annotated[
@@ -303,15 +305,18 @@ def evaluate(
     """Evaluate a run's last checkpoint between floor and ceiling, and write summary.json.
 
     With channel.name=post_training channel.bits=4 (say) the trained team talks through another channel, without
-    training, and the file is named by what was changed, as in summary-vq-codebook_size-8.json.
+    training, and with env.add_rate=0.5 it plays in another density (or size, or map) of its world, where the policy's
+    widths allow. The file is named by what was changed, as in summary-vq-codebook_size-8.json.
     """
     from marlcomm.runs import Run
 
     run = Run.open(run_folder)
     changes = overrides or []
     for change in changes:
-        if not change.startswith("channel."):
-            raise ConfigError(f"evaluate: got {change!r}, wanted channel.KEY=VALUE: all else is as it was trained")
+        if not change.startswith(("channel.", "env.")) or change.startswith("env.name="):
+            raise ConfigError(
+                f"evaluate: got {change!r}, wanted channel.KEY=VALUE or env.KEY=VALUE: all else is as it was trained"
+            )
     if wire and changes:
         raise ConfigError("--wire stores the packets of a run as it was trained: leave out " + ", ".join(changes))
     _evaluate(run, run.experiment(changes), episodes, seed, changes)
@@ -518,6 +523,12 @@ def data_lewis_game(
 @bench_app.command(name="card")
 def bench_card(
     name: Annotated[str, typer.Argument(help="name of a registered environment")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[KEY=VALUE]...", help="one setting of it, in place of all that it names", show_default=False
+        ),
+    ] = None,
     episodes: Annotated[int, typer.Option(min=1, help="episodes of each reference")] = 4000,
     silent: Annotated[
         list[Path] | None, typer.Option(metavar="RUN", help="a run trained in silence, once a seed", show_default=False)
@@ -532,13 +543,21 @@ def bench_card(
     from marlcomm.runs import Run
 
     config.import_plugins(imports or [])
-    registry.ENVS.row(name)
+    known = registry.ENVS.row(name).settings_model().card_settings  # type: ignore[attr-defined]
+    chosen = [_checked_settings("env", name, overrides, None)] if overrides else list(known)
+    if not chosen:
+        raise ConfigError(
+            f"bench card: {name} is whatever env.maker makes, and has no card of its own: say which, as in marlcomm "
+            f"bench card {name} env.maker=package.module:function"
+        )
+    if write and chosen != list(known):
+        raise ConfigError("--write: the package holds the cards of the settings that a world names; use --out FILE")
     runs = [Run.open(path) for path in silent or []]
     with out.status("measuring") as status:
         from marlcomm.analysis.cards import card_file, measure_cards, silent_entry, write_cards
 
         learned = [silent_entry(runs)] if runs else []
-        measured = measure_cards(name, episodes, watch=lambda what: status.update(f"measuring {what}"))
+        measured = measure_cards(name, episodes, chosen, watch=lambda what: status.update(f"measuring {escape(what)}"))
     for setting, entry in learned:
         measured.setdefault(setting, {})["silent"] = entry
     table = Table(title=f"{name}: {episodes} episodes each")

@@ -48,6 +48,9 @@ ENV_STATISTICS = {
     "lewis_game": {
         "shared_attributes": Figure("attributes", "attributes of the chosen object that are those of the target"),
     },
+    "pettingzoo": {
+        "survivors": Figure("agents", "agents that had not left for good at the end"),
+    },
 }
 BANDWIDTH = {
     "messages_per_agent_step": Figure("messages / agent step", "messages sent / living agents' rights to speak"),
@@ -92,6 +95,16 @@ BOTTLENECK = {
     tag: Figure(figure.unit, f"at the read-out: {figure.formula}")
     for name, figure in BANDWIDTH.items()
     if (tag := bottleneck_figure(name)) is not None
+}
+# With actions of the world's own that say something, beside what the channel carries.
+ENV_MESSAGES = {
+    "env_message_bits_per_agent_step": Figure(
+        "bits / agent step",
+        "log2(words that the action of the world's own could have said; 32 bits a number of a box), summed over living "
+        "agents and steps, over rights to speak on the channel",
+    ),
+    "env_message_bits_per_env_step": Figure("bits / env step", "the same bits over env steps"),
+    "env_message_bits_per_episode": Figure("bits / episode", "the same bits over episodes"),
 }
 WIRE = {
     "wire_bytes_per_message": Figure("bytes / message", "length of the packets: 4 header bytes and the padded payload"),
@@ -199,7 +212,7 @@ LEARNING = {
 def glossary(env: str) -> dict[str, Figure]:
     """All tags that a run on this environment may log, with their meaning."""
     episode = EPISODE | ENV_STATISTICS.get(env, {})
-    bandwidth = BANDWIDTH | BOTTLENECK
+    bandwidth = BANDWIDTH | BOTTLENECK | ENV_MESSAGES
     evaluated = episode | bandwidth | WIRE | ERRORS
     return (
         {f"train/{name}": figure for name, figure in episode.items()}

@@ -96,8 +96,8 @@ def normal(uniforms: Tensor) -> Tensor:
     return variates
 
 
-def choice(uniforms: Tensor, options: int) -> Tensor:
-    """Uniform integers in [0, options) from uniforms in (0, 1)."""
+def choice(uniforms: Tensor, options: int | Tensor) -> Tensor:
+    """Uniform integers in [0, options) from uniforms in (0, 1); shapes broadcast."""
     return (uniforms * options).to(torch.int64).clamp_(max=options - 1)
 
 

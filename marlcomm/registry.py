@@ -247,6 +247,12 @@ ENVS = _table(
         "envs.lewis_game.settings:LewisGameSettings",
         "a sender sees an object, a receiver finds it among 64; rounds need a known number of symbols",
     ),
+    (
+        "pettingzoo",
+        "envs.foreign.world:PettingZooWorld",
+        "envs.foreign.settings:PettingZooSettings",
+        "any PettingZoo environment, by the function that makes it",
+    ),
 )
 CHANNELS = _table(
     "channel",

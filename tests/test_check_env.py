@@ -310,6 +310,7 @@ def test_box_actions_are_checked_too():
 
 
 WORLDS = {
+    "pettingzoo": [{"maker": "foreign_worlds:Leavers"}],
     "traffic_junction": [{}, {"vision": 1, "legacy": True}],
     "communicating_goal": [{}],
     "particle_spread": [{}, {"view": "other_landmark", "agents": 2}, {"actions": "continuous", "view": "radius"}],

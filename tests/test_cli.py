@@ -152,7 +152,7 @@ def test_a_trained_team_is_evaluated_with_another_channel(copied, here):
     assert summary["evaluation/prefix_bits_per_message"] == 8.0
     assert (folder / "summary.json").read_text() == before
     done = here("evaluate", folder, "policy.message_size=3", cwd=workplace, code=2)
-    assert "wanted channel.KEY=VALUE" in done.stderr
+    assert "wanted channel.KEY=VALUE or env.KEY=VALUE" in done.stderr
 
 
 def wait_for(condition, process, seconds=120):
@@ -336,7 +336,14 @@ def test_a_module_beside_the_config_is_found_by_the_program_and_its_workers(work
 
 def test_lists(here):
     expected = {
-        "envs": ["traffic_junction", "communicating_goal", "particle_spread", "predator_prey", "lewis_game"],
+        "envs": [
+            "traffic_junction",
+            "communicating_goal",
+            "particle_spread",
+            "predator_prey",
+            "lewis_game",
+            "pettingzoo",
+        ],
         "channels": [
             "continuous",
             "silent",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, cast
@@ -23,14 +23,20 @@ def card_file(env: str) -> Path:
     return Path(str(resources.files("marlcomm.envs") / "cards_data" / f"{env}.json"))
 
 
-def measure_cards(env: str, episodes: int, watch: Callable[[str], None] = lambda what: None) -> dict[str, Any]:
-    """Cards of all the settings that the environment names: setting -> references -> success, return, errors, steps.
+def measure_cards(
+    env: str,
+    episodes: int,
+    chosen: Sequence[Mapping[str, Any]] | None = None,
+    watch: Callable[[str], None] = lambda what: None,
+) -> dict[str, Any]:
+    """Cards of chosen settings, or of all that the environment names: setting -> references -> success, return, ...
 
-    What was learned in silence is kept from the stored cards.
+    Cards of other settings, and what was learned in silence, are kept from the stored ones.
     """
     row = ENVS.row(env)
     measured = dict(cards(env))
-    for settings in cast(type[EnvSettings], row.settings_model()).card_settings:
+    named = cast(type[EnvSettings], row.settings_model()).card_settings
+    for settings in named if chosen is None else chosen:
         world = row.load()(ENVS.check(env, settings))
         references = {}
         for name, script in world.scripts().items():
@@ -40,7 +46,7 @@ def measure_cards(env: str, episodes: int, watch: Callable[[str], None] = lambda
             references[name] = {key: round(figures[key], 4) for key in wanted}
         stored = cards(env).get(world.spec.setting, {})
         measured[world.spec.setting] = {
-            "settings": settings,
+            "settings": dict(settings),
             "floor": world.spec.floor,
             "ceiling": world.spec.ceiling,
             "episodes": episodes,

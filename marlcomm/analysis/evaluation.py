@@ -9,7 +9,7 @@ from typing import Any
 
 from marlcomm import checkpoint
 from marlcomm.config import Experiment
-from marlcomm.envs.base import TeamEnv
+from marlcomm.envs.base import TeamEnv, TeamSpec
 from marlcomm.policies.base import TeamPolicy
 from marlcomm.policies.coding import frozen_code
 from marlcomm.policies.evaluation import evaluate, evaluate_script
@@ -30,20 +30,48 @@ def team_names(settings: Experiment) -> TeamNames:
     )
 
 
-def load_team(settings: Experiment, folder: Path) -> tuple[TeamEnv, TeamPolicy]:
+def load_team(settings: Experiment, folder: Path, trained: Experiment | None = None) -> tuple[TeamEnv, TeamPolicy]:
     """The world and the trained policy of a checkpoint, ready to play.
 
     Where the settings name another channel than the one it was trained with, that channel is new (and calibrated on
-    what the trained team says, if it can be); everything else must be in the checkpoint.
+    what the trained team says, if it can be); everything else must be in the checkpoint. The world may be another one
+    than in the settings it was `trained` with, as far as the policy's widths allow.
     """
     names = team_names(settings)
     env = names.make_env(final=True)
+    if trained is not None and trained.env != settings.env:
+        _check_widths(env.spec, team_names(trained).make_env(final=True).spec, settings)
     weights = checkpoint.read_policy(folder)
     policy = names.make_policy(env, settings.seed, weights)
     missing = policy.state_dict().keys() - what_fits(policy, weights)
     if any(not name.startswith("channel.") for name in missing):
         raise ConfigError(f"checkpoint: {folder} is of another policy: it lacks {', '.join(sorted(missing))}")
     return env, policy.eval()
+
+
+def _check_widths(now: TeamSpec, trained: TeamSpec, settings: Experiment) -> None:
+    """Raise `ConfigError` where a team cannot play in another world: what the policy sees or does has another width."""
+    widths = {
+        "an observation is {} numbers wide": (_dense_size(trained), _dense_size(now)),
+        "an agent has {} actions": (trained.num_actions, now.num_actions),
+        "actions are {}": (_kind_of_actions(trained), _kind_of_actions(now)),
+    }
+    if getattr(settings.policy.settings, "agent_identity", False):
+        widths["policy.agent_identity adds {} numbers to an observation, one for each agent"] = (
+            trained.num_agents,
+            now.num_agents,
+        )
+    changed = [f"{what.format(new)}, not {old} as in training" for what, (old, new) in widths.items() if old != new]
+    if changed:
+        raise ConfigError(f"env: this team cannot play {now.name} {now.setting}: {'; '.join(changed)}")
+
+
+def _kind_of_actions(spec: TeamSpec) -> str:
+    return "discrete" if spec.action_bounds is None else "points between {} and {}".format(*spec.action_bounds)
+
+
+def _dense_size(spec: TeamSpec) -> int:
+    return spec.observation_size if spec.indexed is None else spec.indexed.width
 
 
 def evaluate_run(
@@ -59,7 +87,7 @@ def evaluate_run(
     Sampled actions are the headline, the likeliest ones stand beside. All play the same worlds.
     """
     folder = run.last_checkpoint()
-    env, policy = load_team(settings, folder)
+    env, policy = load_team(settings, folder, trained=run.experiment())
     counters = checkpoint.read_counters(folder)
     episodes = settings.evaluation.episodes if episodes is None else episodes
     seed = settings.seed if seed is None else seed
@@ -97,6 +125,7 @@ def evaluate_run(
             watch(f"the {group}, {script}")
             summary[group] = script
             groups[group] = evaluate_script(env, env.scripts()[script], seed, episodes)
+    env.close()
     summary["evaluation_seconds"] = round(time.perf_counter() - clock, 1)
     for group, figures in groups.items():
         summary |= {f"{group}/{name}": value for name, value in figures.items()}

@@ -48,6 +48,9 @@ def summary_table(summary: dict[str, Any]) -> Table:
     notes = [f"trained on {summary['env_steps']:,} env steps in {_minutes(summary['training_seconds'])}"]
     notes.append(f"evaluated in {_minutes(summary['evaluation_seconds'])}")
     notes += _diagnostics(summary)
+    own = summary.get("evaluation/env_message_bits_per_agent_step")
+    if own is not None:
+        notes.append(f"said beside the channel, by actions of the world's own: {own:.2f} bits/agent step")
     ways = [f"{way:.0%} in {name}" for name in ("success", "return") if (way := _way(summary, name)) is not None]
     if ways:
         notes.append(f"of the way from floor to ceiling: {', '.join(ways)}")

@@ -97,7 +97,7 @@ class BoxActions(ActionSpace):
     dtype = torch.float32
 
     def __post_init__(self) -> None:
-        low, high = (torch.tensor(bound, dtype=self.dtype) for bound in (self.low, self.high))
+        low, high = (torch.tensor(bound, dtype=self.dtype, device="cpu") for bound in (self.low, self.high))
         if low.shape != high.shape or not (low.isfinite() & high.isfinite() & (low < high)).all():
             raise ValueError(
                 f"a box of actions goes from finite numbers to higher ones, got {self.low} and {self.high}"

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import torch
 from torch import Tensor
@@ -76,6 +77,9 @@ class TeamSpec:
         speakers: which slots may speak; None: all. The others' messages are not on the wire.
         actors: which slots the world obeys; None: all. The others always choose action 0 (of a box: the point nearest
             to it), and nothing is learned from that.
+        choices: how many of the A discrete actions each slot has, the first ones; None: all. Policies choose no others.
+        message_bits: what each slot says by an action of the world's own, in bits (`env_message_bits` of the meter);
+            None: nothing.
         floor, ceiling: the scripts (see `TeamEnv.scripts`) that scores lie between; None where there is none.
         card: measured references of this setting (``None`` where none is stored): policy name -> metric -> value.
     """
@@ -93,6 +97,8 @@ class TeamSpec:
     keeps_memory: bool = False
     speakers: tuple[bool, ...] | None = None
     actors: tuple[bool, ...] | None = None
+    choices: tuple[int, ...] | None = None
+    message_bits: tuple[float, ...] | None = None
     floor: str | None = None
     ceiling: str | None = None
     card: dict[str, Any] | None = field(default=None, compare=False, repr=False)
@@ -103,6 +109,15 @@ class TeamSpec:
                 raise ValueError(
                     f"{self.name}: {name} must say yes or no for each of {self.num_agents} slots, got {slots}"
                 )
+        for name, numbers in (("choices", self.choices), ("message_bits", self.message_bits)):
+            if numbers is not None and len(numbers) != self.num_agents:
+                raise ValueError(
+                    f"{self.name}: {name} must be a number for each of {self.num_agents} slots, got {numbers}"
+                )
+        if self.choices is not None and not all(1 <= count <= self.num_actions for count in self.choices):
+            raise ValueError(f"{self.name}: choices must be 1 to {self.num_actions} (num_actions), got {self.choices}")
+        if self.choices is not None and self.action_bounds is not None:
+            raise ValueError(f"{self.name}: choices are of discrete actions, and these are a box")
         if self.own_size < 0 or (self.candidates is not None and self.action_bounds is not None):
             raise ValueError(
                 f"{self.name}: candidates are numbered actions, {self.num_actions} here, and observations end with "
@@ -130,6 +145,10 @@ class TeamSpec:
             return DiscreteActions(self.num_actions)
         return BoxActions.of(self.num_actions, *self.action_bounds)
 
+    def space_of(self, slot: int) -> gym.spaces.Space[Any]:
+        """The action space of one slot, as Gymnasium has it."""
+        return self.actions.space() if self.choices is None else gym.spaces.Discrete(self.choices[slot])
+
     @property
     def agent_names(self) -> list[str]:
         return [f"agent_{index}" for index in range(self.num_agents)]
@@ -141,7 +160,8 @@ class TeamStep:
 
     Attributes:
         observations: [B, N, O] float32; zero for empty slots.
-        rewards: [B, N] float32, of the slot's occupant *after* the step; zero at a reset.
+        rewards: [B, N] float32, of the slot's occupant *after* the step, or of who left it empty in this step; zero at
+            a reset.
         alive: [B, N] bool, who sees, speaks and acts next.
         spawned: [B, N] bool, which slots got a new occupant in this step: its memory must be wiped, and what the last
             one did ends here.
@@ -170,9 +190,13 @@ class TeamEnv(ABC):
     has ended stays ended and goes on being stepped with the others; what else it returns then counts for nothing.
 
     A subclass implements `_begin` and `_advance` and sets `spec` in its constructor.
+
+    Attributes:
+        worlds_at_once: the largest B that it can play; None: any. Players play more worlds in turns.
     """
 
     spec: TeamSpec
+    worlds_at_once: int | None = None
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
         self.device = torch.device(device)
@@ -226,6 +250,9 @@ class TeamEnv(ABC):
     def render(self, world: int = 0) -> np.ndarray:
         """A picture of one world: [height, width, 3] uint8."""
         raise NotImplementedError(f"{self.spec.name} draws no pictures")
+
+    def close(self) -> None:  # noqa: B027 (most worlds have nothing to end)
+        """End what a world has started outside of this object; the next reset starts it anew."""
 
     def _at_horizon(self) -> Tensor:
         return torch.full((self.num_worlds,), self.time >= self.spec.horizon, device=self.device)

@@ -226,12 +226,16 @@ def _success_is_told(case: _Case) -> str | None:
 
 
 def _empty_slots_are_zero(case: _Case) -> str | None:
-    found = False
+    found, before = False, torch.tensor(False, device=case.env.device)
     for time, now, running in case.watched():
         empty = ~now["alive"] & running.unsqueeze(1)
         found = found or bool(empty.any())
-        for what, values in (("observes", now["observations"]), ("is paid", now["rewards"].unsqueeze(-1))):
-            wrong = empty.unsqueeze(-1) & (values != 0)
+        unpaid, before = empty & ~before, now["alive"]  # who leaves may be paid for its last action
+        for what, slots, values in (
+            ("observes", empty, now["observations"]),
+            ("is paid", unpaid, now["rewards"].unsqueeze(-1)),
+        ):
+            wrong = slots.unsqueeze(-1) & (values != 0)
             if wrong.any():
                 world, slot, number = wrong.nonzero()[0].tolist()
                 value = float(values[world, slot, number])
@@ -549,7 +553,10 @@ def _pictures_are_pictures(case: _Case) -> str | None:
     for steps in (0, min(3, case.spec.horizon)):
         case.play(size, steps=steps)
         for world in (0, size - 1):
-            picture: object = case.env.render(world)
+            try:
+                picture: object = case.env.render(world)
+            except NotImplementedError as reason:
+                raise UncheckedError(f"it draws no pictures: {reason}") from None
             if not isinstance(picture, np.ndarray):
                 return f"render returns {type(picture).__name__}, wanted a numpy array"
             if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
@@ -565,7 +572,7 @@ _CHECKS: dict[str, Callable[[_Case], str | None]] = {
     "observations are finite and within their bounds": _observations_are_in_bounds,
     "rewards are finite, and zero at a reset": _rewards_are_finite,
     "success is among the statistics, which are always the same": _success_is_told,
-    "empty slots see zeros and are paid nothing": _empty_slots_are_zero,
+    "empty slots see zeros, and are paid for nothing but the last action of who left": _empty_slots_are_zero,
     "new occupants of a slot are reported in spawned": _new_occupants_are_reported,
     "the actions of empty slots, and of those that are no actors, are ignored": _idle_actions_change_nothing,
     "worlds end at the horizon, and are not truncated before": _worlds_end_in_time,

@@ -42,7 +42,7 @@ class TeamParallelEnv(ParallelEnv[str, np.ndarray, Any]):
         observation = gym.spaces.Box(*world.spec.observation_bounds, (world.spec.observation_size,), np.float32)
         self.observation_spaces = dict.fromkeys(self.possible_agents, observation)
         self.action_spaces: dict[str, gym.spaces.Space[Any]] = {
-            name: world.spec.actions.space() for name in self.possible_agents
+            name: world.spec.space_of(slot) for slot, name in enumerate(self.possible_agents)
         }
         self._seed = int(np.random.SeedSequence().generate_state(1)[0])
         self._episode = -1

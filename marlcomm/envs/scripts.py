@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from marlcomm import noise
@@ -9,7 +10,10 @@ from marlcomm.envs.base import TeamEnv
 
 
 def random_actions(env: TeamEnv) -> Tensor:
-    """All actions with equal chances, drawn by world, step, slot and number of the action: [B, N, ...]."""
+    """All actions of a slot with equal chances, drawn by world, step, slot and number of the action: [B, N, ...]."""
     keys = noise.absorb(env.keys, noise.stream_number("random actions"))
     shape = (env.spec.num_agents, *env.spec.actions.shape)
-    return env.spec.actions.random(noise.uniform(keys, 1, *shape, first=env.time)[:, 0])
+    uniforms = noise.uniform(keys, 1, *shape, first=env.time)[:, 0]
+    if env.spec.choices is None:
+        return env.spec.actions.random(uniforms)
+    return noise.choice(uniforms, torch.tensor(env.spec.choices, device=uniforms.device))

@@ -19,3 +19,7 @@ class EnvSettings(Settings):
     def final(self) -> Self:
         """The same world at the end of any curriculum: evaluations are played there, whenever they are."""
         return self
+
+    def silenced(self) -> Self:
+        """The same world without words of its own, for a team that may not say anything."""
+        return self

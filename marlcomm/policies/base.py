@@ -144,7 +144,7 @@ class TeamPolicy(nn.Module, ABC):
         self.spec = spec
         self.settings = settings
         self.channel = channel
-        self.distribution = distribution_over(spec.actions)
+        self.distribution = distribution_over(spec.actions, spec.choices)
         self.input_size = spec.own_size + self._identity_size
         self.candidate_head = None if spec.candidates is None else CandidateHead(spec, settings.candidate_size)
         self.register_buffer("_others", ~torch.eye(spec.num_agents, dtype=torch.bool), persistent=False)
@@ -283,6 +283,7 @@ class TeamPolicy(nn.Module, ABC):
         logits, gate_logits, values = self.decide(states)
         if self.candidate_head is not None:
             logits = self.candidate_head(logits, candidates)
+        logits = self.distribution.possible(logits)
         if self.spec.actors is not None:
             logits = self.distribution.idle(logits, ~self._actors)
         if self.spec.speakers is not None and gate_logits is not None:
@@ -376,6 +377,17 @@ def stack_talks(talks: list[Talk]) -> Talk:
         readout=stack_talks(readouts) if readouts else None,
         search=_stack_searches(searches) if searches else None,
         hearing=_stack_hearings(hearings) if hearings else None,
+    )
+
+
+def join_talks(talks: list[Talk]) -> Talk:
+    """The talks of some worlds [B, ...] after others, as played: without what only a learner's replay keeps."""
+    readouts = [talk.readout for talk in talks if talk.readout is not None]
+    return Talk(
+        symbols=torch.cat([talk.symbols for talk in talks]),
+        spoke=torch.cat([talk.spoke for talk in talks]),
+        losses={name: torch.cat([talk.losses[name] for talk in talks]) for name in talks[0].losses},
+        readout=join_talks(readouts) if readouts else None,
     )
 
 

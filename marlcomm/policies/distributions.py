@@ -57,6 +57,10 @@ class ActionDistribution(ABC):
     def idle(self, parameters: Tensor, slots: Tensor) -> Tensor:
         """Parameters [..., N, P] that leave some slots [N] one action only: certain, and without a gradient."""
 
+    def possible(self, parameters: Tensor) -> Tensor:
+        """Parameters [..., N, P] that leave every slot what it can do."""
+        return parameters
+
     def to_world(self, actions: Tensor) -> Tensor:
         """What the world is given for drawn actions."""
         return actions
@@ -90,6 +94,24 @@ class Categorical(ActionDistribution):
 
 
 CATEGORICAL = Categorical()
+
+
+@dataclass(frozen=True)
+class SlotCategorical(Categorical):
+    """Options by logits [..., N, A], of which slot n has the first counts[n]; the others are never drawn."""
+
+    counts: tuple[int, ...]
+
+    def possible(self, parameters: Tensor) -> Tensor:
+        options = torch.arange(parameters.shape[-1], device=parameters.device)
+        return parameters.masked_fill(options >= self._counts(parameters).unsqueeze(-1), _NEVER)
+
+    def sample(self, parameters: Tensor, uniforms: Tensor) -> Tensor:
+        # A sum of probabilities may be rounded to less than a draw, and what follows it would be taken.
+        return torch.minimum(super().sample(parameters, uniforms), self._counts(parameters) - 1)
+
+    def _counts(self, like: Tensor) -> Tensor:
+        return torch.tensor(self.counts, device=like.device)
 
 
 @dataclass(frozen=True)
@@ -170,6 +192,8 @@ class GaussianHead(nn.Module):
         return torch.cat([mean, log_std.expand_as(mean)], dim=-1)
 
 
-def distribution_over(actions: ActionSpace) -> ActionDistribution:
-    """The family that policies draw from these actions."""
-    return DiagonalGaussian(actions) if isinstance(actions, BoxActions) else CATEGORICAL
+def distribution_over(actions: ActionSpace, choices: tuple[int, ...] | None = None) -> ActionDistribution:
+    """The family that policies draw from these actions, of which slots may have the first `choices` only."""
+    if isinstance(actions, BoxActions):
+        return DiagonalGaussian(actions)
+    return CATEGORICAL if choices is None else SlotCategorical(choices)

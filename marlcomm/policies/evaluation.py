@@ -117,8 +117,8 @@ def evaluate_script(
 
 def _chunks(env: TeamEnv, episodes: int, numbers_per_agent: int) -> tuple[Tensor, ...]:
     """The worlds of an evaluation, few enough at a time for the memory."""
-    worlds = _NUMBERS_AT_ONCE // (env.spec.num_agents * numbers_per_agent)
-    return torch.split(torch.arange(episodes, device=env.device), min(max(worlds, 1), _WORLDS_AT_ONCE))
+    worlds = min(max(_NUMBERS_AT_ONCE // (env.spec.num_agents * numbers_per_agent), 1), _WORLDS_AT_ONCE)
+    return torch.split(torch.arange(episodes, device=env.device), min(worlds, env.worlds_at_once or worlds))
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from marlcomm.glossary import bottleneck_figure
@@ -13,13 +14,19 @@ from marlcomm.wire.meter import BandwidthMeter, BitCounts
 
 @dataclass(frozen=True)
 class TalkCounts:
-    """Counts of what was sent, and of what was read through a bottleneck (nothing where there is none)."""
+    """Counts of what was sent, and of what was read through a bottleneck (nothing where there is none).
+
+    Attributes:
+        env_message_bits: what agents could have said by actions of the world's own (see `TeamSpec.message_bits`).
+    """
 
     sent: BitCounts = field(default_factory=BitCounts)
     read: BitCounts = field(default_factory=BitCounts)
+    env_message_bits: float = 0.0
 
     def __add__(self, other: TalkCounts) -> TalkCounts:
-        return TalkCounts(self.sent + other.sent, self.read + other.read)
+        bits = self.env_message_bits + other.env_message_bits
+        return TalkCounts(self.sent + other.sent, self.read + other.read, bits)
 
 
 class TalkMeter:
@@ -33,12 +40,19 @@ class TalkMeter:
     def __init__(self, policy: TeamPolicy) -> None:
         self.link = make_meter(policy)
         self.bottleneck = make_bottleneck_meter(policy)
+        self._message_bits = policy.spec.message_bits
 
     def count(self, rollout: Rollout) -> TalkCounts:
-        sent = count(self.link, rollout)
-        if self.bottleneck is None:
-            return TalkCounts(sent)
-        return TalkCounts(sent, count(self.bottleneck, rollout, rollout.talk.readout))
+        sent, read = count(self.link, rollout), BitCounts()
+        if self.bottleneck is not None:
+            read = count(self.bottleneck, rollout, rollout.talk.readout)
+        return TalkCounts(sent, read, self._said_by_actions(rollout))
+
+    def _said_by_actions(self, rollout: Rollout) -> float:
+        if self._message_bits is None:
+            return 0.0
+        steps = rollout.acts.sum((0, 1)).tolist()
+        return math.fsum(bits * count for bits, count in zip(self._message_bits, steps, strict=True))
 
     def report(self, counts: TalkCounts) -> dict[str, float]:
         """Figures in bits by the tags of the glossary."""
@@ -46,6 +60,12 @@ class TalkMeter:
         if self.bottleneck is not None:
             read = self.bottleneck.report(counts.read)
             figures |= {tag: value for name, value in read.items() if (tag := bottleneck_figure(name)) is not None}
+        if self._message_bits is not None:
+            figures |= {
+                "env_message_bits_per_agent_step": counts.env_message_bits / max(counts.sent.agent_steps, 1),
+                "env_message_bits_per_env_step": counts.env_message_bits / max(counts.sent.env_steps, 1),
+                "env_message_bits_per_episode": counts.env_message_bits / max(counts.sent.episodes, 1),
+            }
         return figures
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from time import perf_counter
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,7 +13,7 @@ from torch import Tensor
 from marlcomm import noise
 from marlcomm.channels.base import Channel
 from marlcomm.envs.base import TeamEnv, TeamStep
-from marlcomm.policies.base import Decision, Moment, Overheard, Talk, TeamPolicy, stack_talks
+from marlcomm.policies.base import Decision, Moment, Overheard, Talk, TeamPolicy, join_talks, stack_talks
 from marlcomm.policies.distributions import CATEGORICAL
 
 
@@ -112,9 +114,23 @@ class Player:
     def __init__(self, env: TeamEnv, policy: TeamPolicy, seed: int, stream: str = "train") -> None:
         self.env, self.policy, self.seed, self.stream = env, policy, seed, stream
 
+    def turns(self, worlds: Tensor) -> tuple[Tensor, ...]:
+        """Worlds [B] in as many parts as the environment needs to play them."""
+        parts: tuple[Tensor, ...] = torch.split(worlds, self.env.worlds_at_once or max(len(worlds), 1))
+        return parts
+
     @torch.no_grad()
     def play(self, worlds: Tensor, episodes: Tensor, greedy: bool = False, heard: Talk | None = None) -> Rollout:
         """One episode of every world; what agents say is replaced by what is `heard`, [B, T, N, ...], if given."""
+        rollouts, start = [], 0
+        for some in self.turns(worlds):
+            part = slice(start, start + len(some))
+            words = None if heard is None else Talk(heard.symbols[part], heard.spoke[part])
+            rollouts.append(self._play(some, episodes[part], greedy, words))
+            start += len(some)
+        return join_rollouts(rollouts)
+
+    def _play(self, worlds: Tensor, episodes: Tensor, greedy: bool, heard: Talk | None) -> Rollout:
         env, spec = self.env, self.env.spec
         draws = self._draws(worlds, episodes)
         seconds = {"world": 0.0, "policy": 0.0}
@@ -200,6 +216,24 @@ class Player:
         noise_now = None if draws.channel is None else draws.channel[:, -1]
         decision, _ = self.policy.step(Moment(now.observations, now.alive, now.spawned, gates, noise_now), memory)
         return decision.values
+
+
+def join_rollouts(rollouts: Sequence[Rollout]) -> Rollout:
+    """The rollouts of some worlds after others, as one."""
+    if len(rollouts) == 1:
+        return rollouts[0]
+    columns: dict[str, Any] = {}
+    for name, first in vars(rollouts[0]).items():
+        values = [getattr(rollout, name) for rollout in rollouts]
+        if isinstance(first, Tensor):
+            columns[name] = torch.cat(values)
+        elif name == "info":
+            columns[name] = {key: torch.cat([value[key] for value in values]) for key in first}
+        elif name == "seconds":
+            columns[name] = {key: sum(value[key] for value in values) for key in first}
+        else:
+            columns[name] = None if first is None else join_talks(values)
+    return Rollout(**columns)
 
 
 @dataclass(frozen=True)

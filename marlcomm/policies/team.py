@@ -16,7 +16,7 @@ from marlcomm.channels.settings import ChannelSettings
 from marlcomm.envs.base import TeamEnv, TeamSpec
 from marlcomm.envs.settings import EnvSettings
 from marlcomm.policies.base import TeamPolicy
-from marlcomm.policies.rollout import Player, Rollout
+from marlcomm.policies.rollout import Player, Rollout, join_rollouts
 from marlcomm.policies.settings import PolicySettings
 from marlcomm.registry import CHANNELS, ENVS, POLICIES, ConfigError
 from marlcomm.wire.meter import BandwidthMeter
@@ -44,8 +44,13 @@ class TeamNames:
         channel.fit(policy.channel_width(channel.placement))
 
     def make_env(self, device: torch.device | str = "cpu", *, final: bool = False) -> TeamEnv:
-        """The world; `final` for its last difficulty, which evaluations are played at."""
+        """The world; `final` for its last difficulty, which evaluations are played at.
+
+        Under a channel that carries nothing, its agents may not talk by its own actions either.
+        """
         settings = cast(EnvSettings, ENVS.check(self.env, self.env_config))
+        if not getattr(CHANNELS.row(self.channel).load(), "carries", True):
+            settings = settings.silenced()
         return cast(TeamEnv, ENVS.row(self.env).load()(settings.final() if final else settings, device))
 
     def make_channel(self, policy: PolicySettings) -> Channel:
@@ -94,6 +99,11 @@ def _first_words(env: TeamEnv, policy: TeamPolicy, seed: int) -> Tensor:
 
 def overhear(player: Player, worlds: Tensor) -> tuple[Rollout, Tensor]:
     """One episode of every world, and the vectors [B, T, N, D] that were given to the channel, wherever it is."""
+    rollouts, messages = zip(*(_overhear(player, some) for some in player.turns(worlds)), strict=True)
+    return join_rollouts(rollouts), torch.cat(messages)
+
+
+def _overhear(player: Player, worlds: Tensor) -> tuple[Rollout, Tensor]:
     policy, said = player.policy, list[Tensor]()
     channel, transmit = policy.quantiser, policy.quantiser.transmit
 

@@ -110,6 +110,10 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
         # The local runner has index 0 and plays alone; remote ones count from 1.
         return max((self.worker_index or 0) - 1, 0) * cast(int, self.config.num_envs_per_env_runner)
 
+    def stop(self) -> None:
+        for env in (self.env, self.evaluation_env):
+            env.close()
+
     def get_state(self, components: Any = None, *, not_components: Any = None, **kwargs: Any) -> dict[str, Any]:
         if not self._check_component(COMPONENT_RL_MODULE, components, not_components):
             return {}

@@ -1,0 +1,124 @@
+"""A third-party PettingZoo environment as a batched world."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from marlcomm.envs.base import Script, TeamEnv, TeamSpec, TeamStep
+from marlcomm.envs.foreign.copies import Copy, Facts
+from marlcomm.envs.foreign.settings import PettingZooSettings
+from marlcomm.envs.foreign.workers import Local, Workers
+from marlcomm.envs.scripts import random_actions
+
+_SEED_BITS = 31  # what every generator takes as a seed
+
+
+class PettingZooWorld(TeamEnv):
+    """B copies of a third-party environment, each begun with a seed of 31 bits made of its world's key.
+
+    An episode is the same in any batch and process where the environment is the same after `reset(seed)`.
+    """
+
+    def __init__(self, settings: PettingZooSettings, device: torch.device | str = "cpu") -> None:
+        super().__init__(device)
+        self.settings = settings
+        self._first = Copy(settings)
+        self._facts = self._first.facts
+        self._players: Local | Workers | None = None
+        self.worlds_at_once = settings.copies
+        self.spec = _spec(settings, self._facts)
+
+    def _begin(self, episodes: Tensor) -> TeamStep:
+        if self.num_worlds > self.settings.copies:
+            raise ValueError(
+                f"pettingzoo.reset: {self.num_worlds} worlds, but env.copies is {self.settings.copies}: play them in "
+                "turns, or set it higher"
+            )
+        players = self._started()
+        seeds: list[int] = (self.keys & (2**_SEED_BITS - 1)).tolist()
+        self._attempt(lambda: players.reset(seeds))
+        self._returns = torch.zeros(self.num_worlds, device=self.device)
+        return self._now(players)
+
+    def _advance(self, actions: Tensor) -> TeamStep:
+        players = self._started()
+        players.block.actions[: self.num_worlds] = actions.cpu().numpy()
+        self._attempt(players.step)
+        return self._now(players)
+
+    def _started(self) -> Local | Workers:
+        if self._players is None:
+            self._players = (
+                Workers(self.settings, self._facts) if self.settings.processes else Local(self.settings, self._first)
+            )
+        return self._players
+
+    def _attempt(self, play: Callable[[], None]) -> None:
+        """After a failure, or Ctrl-C in the middle, nothing is known of the copies: the next episode has new ones."""
+        try:
+            play()
+        except BaseException:
+            self.close()
+            raise
+
+    def _now(self, players: Local | Workers) -> TeamStep:
+        block = players.block
+
+        def column(values: NDArray[Any]) -> Tensor:
+            return torch.tensor(values[: self.num_worlds], device=self.device)  # a copy
+
+        rewards, alive, terminated = column(block.rewards), column(block.alive), column(block.terminated)
+        self._returns = self._returns + rewards.sum(-1)
+        success, least = column(block.success), self.settings.success_return
+        return TeamStep(
+            observations=column(block.observations),
+            rewards=rewards,
+            alive=alive,
+            spawned=column(block.spawned),
+            terminated=terminated,
+            truncated=column(block.truncated) | (self._at_horizon() & ~terminated),
+            info={
+                "success": success if least is None else (self._returns >= least).to(torch.float32),
+                "survivors": alive.sum(-1).to(torch.float32),
+            },
+        )
+
+    def scripts(self) -> Mapping[str, Script]:
+        return {"random": random_actions}
+
+    def render(self, world: int = 0) -> np.ndarray:
+        """The environment's own picture; ``render_mode: rgb_array`` must be among env.kwargs."""
+        if self.settings.kwargs.get("render_mode") != "rgb_array":
+            raise NotImplementedError("pettingzoo draws a picture where env.kwargs.render_mode is rgb_array")
+        return np.asarray(self._started().render(world))
+
+    def close(self) -> None:
+        if self._players is not None:
+            self._players.close()
+        self._players, self.time = None, -1
+
+
+def _spec(settings: PettingZooSettings, facts: Facts) -> TeamSpec:
+    given = ",".join(f"{name}={value}" for name, value in settings.kwargs.items() if name != "render_mode")
+    words = [settings.maker, *([given] if given else []), f"horizon{facts.horizon}"]
+    return TeamSpec(
+        "pettingzoo",
+        num_agents=len(facts.agents),
+        observation_size=facts.observation_size,
+        num_actions=facts.num_actions,
+        horizon=facts.horizon,
+        setting="-".join([*words, *["stripped"] * facts.stripped]),
+        observation_bounds=facts.observation_bounds,
+        action_bounds=facts.action_bounds,
+        choices=facts.choices,
+        speakers=facts.speakers,
+        actors=facts.actors,
+        message_bits=facts.message_bits,
+        floor="random",
+    )
