@@ -64,22 +64,24 @@ def figures_table(figures: dict[str, glossary.Figure]) -> str:
 
 def card_table(env: str) -> str:
     """A row for each setting of an environment's card: success, return and (where stored) steps of its references."""
-    stored = cards(env)
-    names = list(next(card for card in stored.values() if "references" in card)["references"])
-    lines = ["| setting | " + " | ".join(name.replace("_", " ") for name in names) + " |"]
-    lines.append("|---|" + "---|" * len(names))
-    measured = {setting: card["references"] for setting, card in stored.items() if "references" in card}
-    returns = [scores["return"] for references in measured.values() for scores in references.values()]
+    measured = {setting: card for setting, card in cards(env).items() if "references" in card}
+    columns = list(dict.fromkeys(name for card in measured.values() for name in card["references"]))
+    trained = ["trained in silence"] if any("silent" in card for card in measured.values()) else []
+    returns = [score["return"] for card in measured.values() for score in card["references"].values()]
     decimals = 3 if max(map(abs, returns)) <= 1 else 1
-    for setting, references in measured.items():
-        scores = (references[name] for name in names)
-        cells = (
-            f"{score['success']:.3f} / {score['return']:.{decimals}f}"
-            + (f" / {score['length']:.1f}" if "length" in score else "")
-            for score in scores
-        )
-        lines.append(f"| {setting} | " + " | ".join(cells) + " |")
+    headings = ["setting", *(name.replace("_", " ") for name in columns), *trained]
+    lines = [f"| {' | '.join(headings)} |", "|---" * len(headings) + "|"]
+    for setting, card in measured.items():
+        scores = [*(card["references"].get(name) for name in columns), *(card.get("silent") for _ in trained)]
+        lines.append(f"| {setting} | " + " | ".join(_score(score, decimals) for score in scores) + " |")
     return "\n".join(lines)
+
+
+def _score(score: dict[str, Any] | None, decimals: int) -> str:
+    if score is None:
+        return "-"
+    length = f" / {score['length']:.1f}" if "length" in score else ""
+    return f"{score['success']:.3f} / {score['return']:.{decimals}f}{length}"
 
 
 def runs_table(name: str) -> str:

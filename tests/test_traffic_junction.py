@@ -10,6 +10,7 @@ from marlcomm.envs import traffic_junction_v0
 from marlcomm.envs.traffic_junction.roads import road_map
 from marlcomm.envs.traffic_junction.scripts import SCRIPTS
 from marlcomm.envs.traffic_junction.settings import CARS, HORIZONS, Curriculum, TrafficJunctionSettings
+from marlcomm.envs.traffic_junction.timetables import Time, actions, play, search
 from marlcomm.envs.traffic_junction.world import BRAKE, GAS, TrafficJunction
 from marlcomm.policies.evaluation import evaluate_script
 from marlcomm.registry import ConfigError
@@ -372,6 +373,52 @@ def test_scripts_score_as_in_the_published_environment(difficulty, rate, script,
     deviation = figures["return_standard_error"] * episodes**0.5
     # Both means vary; the published returns are rounded to the last digit given.
     assert abs(figures["return"] - returns) <= 3 * deviation * both**0.5 + max(0.5, 0.01 * abs(returns))
+
+
+@pytest.mark.parametrize("difficulty", DIFFICULTIES)
+def test_a_timetable_beats_driving_on(difficulty):
+    """Whoever knows the time does better in silence; the floor is the best silent script of the information set."""
+    env = world(difficulty=difficulty)
+    scripts = env.scripts()
+    reached = {name: evaluate_script(env, scripts[name], 1, 1000)["success"] for name in ("always_gas", "timetable")}
+    assert reached["timetable"] > reached["always_gas"] + 0.05
+    assert env.spec.floor == "always_gas"
+    for knows_time in ({"clock": True}, {"legacy": True}):
+        assert world(difficulty=difficulty, **knows_time).spec.floor == "timetable"
+
+
+def test_a_search_finds_a_better_timetable():
+    env = world(difficulty="easy")
+    still = torch.zeros(2, 7, 20, dtype=torch.bool)
+    found = search(env, Time.clock, tries=100, worlds=64, seed=0)
+    assert found.shape == still.shape
+    assert play(env, found, Time.clock, 0, 64) > play(env, still, Time.clock, 0, 64)
+
+
+def test_timetables_go_by_their_time():
+    """By the clock all brake in step 3 after 2 cells; by a car's own time, in the step before it has waited 3."""
+    env = world(difficulty="easy", add_rate=1.0)
+    table = torch.zeros(2, 7, 20, dtype=torch.bool)
+    table[:, 2, 3] = True
+    start(env, 4)
+    for step in range(6):
+        alive, _, _ = env.positions()
+        _, driven = env.driven
+        braked = {time: actions(env, table, time) == BRAKE for time in Time}
+        assert torch.equal(braked[Time.clock], (driven == 2) & (step == 3))
+        assert torch.equal(braked[Time.own], alive & (driven == 2) & (env.waited == 3))
+        env.step(torch.full((4, 5), GAS if step != 2 else BRAKE))
+
+
+def test_a_clock_is_seen_by_the_living():
+    with_clock, without = world(add_rate=0.3, clock=True), world(add_rate=0.3)
+    assert with_clock.spec.observation_size == without.spec.observation_size + 1
+    for env in (with_clock, without):
+        start(env, 8)
+    for step in range(1, 6):
+        now, then = (env.step(torch.zeros(8, 5, dtype=torch.int64)) for env in (with_clock, without))
+        assert torch.equal(now.observations[..., :-1], then.observations)
+        assert torch.equal(now.observations[..., -1], now.alive * (step / 20))
 
 
 # --- faces -----------------------------------------------------------------------------------------------------------

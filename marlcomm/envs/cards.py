@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+from collections.abc import Sequence
 from importlib import resources
 from typing import Any
 
@@ -21,3 +22,9 @@ def cards(env: str) -> dict[str, dict[str, Any]]:
 def card(env: str, setting: str) -> dict[str, Any] | None:
     """The card of one setting, or None where none was measured."""
     return cards(env).get(setting)
+
+
+def best_of(scripts: Sequence[str], measured: dict[str, Any] | None) -> str:
+    """The script with the greatest success on a card; the first one where nothing was measured."""
+    references = (measured or {}).get("references", {})
+    return max(scripts, key=lambda name: float(references.get(name, {}).get("success", -1)))

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from marlcomm.envs.base import TeamEnv
 from marlcomm.envs.scripts import random_actions
+from marlcomm.envs.traffic_junction import timetables
 from marlcomm.envs.traffic_junction.world import BRAKE, GAS, TrafficJunction
 
 
@@ -18,6 +19,16 @@ def always_gas(env: TeamEnv) -> Tensor:
 def always_brake(env: TeamEnv) -> Tensor:
     """Everybody stands still."""
     return torch.full((env.num_worlds, env.spec.num_agents), BRAKE, device=env.device)
+
+
+def timetable(env: TeamEnv) -> Tensor:
+    """Nothing is seen or said, but everybody knows the time: the best timetable that a search found.
+
+    It drives on until most slots are probably taken, and then parks: nobody else can come in.
+    """
+    assert isinstance(env, TrafficJunction)
+    table = timetables.stored(env.settings.difficulty).to(env.device)
+    return timetables.actions(env, table, timetables.Time.clock)
 
 
 def scheduler(env: TeamEnv) -> Tensor:
@@ -43,4 +54,10 @@ def scheduler(env: TeamEnv) -> Tensor:
         brakes = brakes | must
 
 
-SCRIPTS = {"always_gas": always_gas, "always_brake": always_brake, "random": random_actions, "scheduler": scheduler}
+SCRIPTS = {
+    "always_gas": always_gas,
+    "always_brake": always_brake,
+    "random": random_actions,
+    "timetable": timetable,
+    "scheduler": scheduler,
+}

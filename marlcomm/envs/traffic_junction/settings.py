@@ -37,9 +37,13 @@ class TrafficJunctionSettings(EnvSettings):
     """Cars cross junctions without crashing; each sees its own cell (vision 0) or the cells around it."""
 
     card_settings = tuple(
-        {"difficulty": difficulty, "add_rate": rate}
+        {"difficulty": difficulty, **setting}
         for difficulty in CARS
-        for rate in (FIRST_RATES[difficulty], FINAL_RATES[difficulty])
+        for setting in (
+            {"add_rate": FIRST_RATES[difficulty]},
+            {"add_rate": FINAL_RATES[difficulty]},
+            {"add_rate": FINAL_RATES[difficulty], "clock": True},
+        )
     )
 
     difficulty: Literal["easy", "medium", "hard"] = Field(
@@ -50,6 +54,7 @@ class TrafficJunctionSettings(EnvSettings):
         None, ge=0, le=1, description="chance of a new car per entry and step; null: 0.3, 0.2 and 0.05 by difficulty"
     )
     curriculum: Curriculum | None = Field(None, description="raise the arrival rate over training; null: constant")
+    clock: bool = Field(False, description="cars also see how much of the episode is over, t / horizon")
     legacy: bool = Field(
         False, description="as published: slots keep the memory of the last car, and easy's curriculum ends at 0.29"
     )

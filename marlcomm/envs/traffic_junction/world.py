@@ -17,7 +17,7 @@ from torch import Tensor
 
 from marlcomm import noise
 from marlcomm.envs.base import Script, TeamEnv, TeamSpec, TeamStep
-from marlcomm.envs.cards import card
+from marlcomm.envs.cards import best_of, card
 from marlcomm.envs.traffic_junction.roads import Difficulty, RoadMap, road_map
 from marlcomm.envs.traffic_junction.settings import CARS, HORIZONS, TrafficJunctionSettings
 
@@ -36,6 +36,7 @@ class _Tables:
     first_pose: Tensor  # [R] pose of each route's first cell
     length: Tensor  # [P] length of the pose's route
     progress: Tensor  # [P] cells driven so far
+    entry: Tensor  # [P] where the pose's route begins
     cell: Tensor  # [P] cell in the padded grid; off the road: W, a cell nobody sees
     patch: Tensor  # [P, K] padded-grid cells in view
     features: Tensor  # [P, O] observation without last action and cars
@@ -55,7 +56,7 @@ class TrafficJunction(TeamEnv):
     truncates.
 
     An observation is [last action, route / (R - 1), patch]: the patch holds, for each cell in view, a one-hot
-    road-cell number and the count of cars there (own car included).
+    road-cell number and the count of cars there (own car included). With `clock`, t / horizon follows.
     """
 
     def __init__(self, settings: TrafficJunctionSettings, device: torch.device | str = "cpu") -> None:
@@ -68,18 +69,21 @@ class TrafficJunction(TeamEnv):
             2 + self.roads.num_ids + 2 + torch.arange(cells, device=self.device) * _vocabulary(self.roads)
         )
         setting = f"{settings.difficulty}-vision{settings.vision}-rate{settings.final_rate:g}"
+        setting += "-clock" if settings.clock else ""
+        measured = card("traffic_junction", setting)
+        knows_time = settings.clock or settings.legacy  # a memory that runs on from car to car can count the steps
         self.spec = TeamSpec(
             name="traffic_junction",
             num_agents=CARS[settings.difficulty],
-            observation_size=self._tables.features.shape[1],
+            observation_size=self._tables.features.shape[1] + settings.clock,
             num_actions=2,
             horizon=HORIZONS[settings.difficulty],
             setting=setting,
             observation_bounds=(0, CARS[settings.difficulty]),
             keeps_memory=settings.legacy,
-            floor="always_gas",
+            floor=best_of(["always_gas", "timetable"], measured) if knows_time else "always_gas",
             ceiling="scheduler",
-            card=card("traffic_junction", setting),
+            card=measured,
         )
 
     def _begin(self, episodes: Tensor) -> TeamStep:
@@ -149,6 +153,8 @@ class TrafficJunction(TeamEnv):
         observations[..., 0] = self._last_action * alive
         in_view = counts.gather(1, tables.patch[self._pose].flatten(1)).view(*self._pose.shape, -1)
         observations[..., self._car_channel] = in_view * alive.unsqueeze(-1)
+        if self.settings.clock:
+            observations = torch.cat([observations, alive.unsqueeze(-1) * (self.time / self.spec.horizon)], -1)
         ongoing = torch.zeros(self.num_worlds, dtype=torch.bool, device=self.device)
         return TeamStep(
             observations=observations,
@@ -179,6 +185,11 @@ class TrafficJunction(TeamEnv):
         here = torch.where(self._alive, tables.cell[self._pose], -1)
         ahead = torch.where(leaves, -1, tables.cell[(self._pose + 1).clamp(max=tables.off_road)])
         return self._alive, here, torch.where(self._alive, ahead, -1)
+
+    @property
+    def driven(self) -> tuple[Tensor, Tensor]:
+        """[B, N] each: the entry by which a car came in, and how many cells it has driven; 0, 0 in empty slots."""
+        return self._tables.entry[self._pose], self._tables.progress[self._pose]
 
     def scripts(self) -> Mapping[str, Script]:
         from marlcomm.envs.traffic_junction.scripts import SCRIPTS
@@ -237,11 +248,13 @@ def _lookup_tables(difficulty: Difficulty, vision: int, device: torch.device) ->
     def as_tensor(values: object) -> Tensor:
         return torch.as_tensor(np.asarray(values), device=device)
 
+    entry_of = [entry for entry, of_entry in enumerate(roads.entries) for _ in of_entry]
     starts = [pose for pose, driven in enumerate(progress) if driven == 0]
     return _Tables(
         first_pose=as_tensor(starts),
         length=as_tensor([*length, 0]),
         progress=as_tensor([*progress, 0]),
+        entry=as_tensor([*(entry_of[route] for route in routes), 0]),
         cell=as_tensor([*cells, outside_grid]),
         patch=as_tensor(patch),
         features=as_tensor(features),
