@@ -241,6 +241,12 @@ ENVS = _table(
         "envs.predator_prey.settings:PredatorPreySettings",
         "predators that see a few cells gather on a prey: easy (3), medium (5), hard (10)",
     ),
+    (
+        "ghost_run",
+        "envs.ghost_run.world:GhostRun",
+        "envs.ghost_run.settings:GhostRunSettings",
+        "drones flee from ghosts, each pilot with another one's picture; legacy: the published drones",
+    ),
 )
 CHANNELS = _table(
     "channel",

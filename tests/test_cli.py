@@ -336,7 +336,7 @@ def test_a_module_beside_the_config_is_found_by_the_program_and_its_workers(work
 
 def test_lists(here):
     expected = {
-        "envs": ["traffic_junction", "communicating_goal", "particle_spread", "predator_prey"],
+        "envs": ["traffic_junction", "communicating_goal", "particle_spread", "predator_prey", "ghost_run"],
         "channels": [
             "continuous",
             "silent",
