@@ -21,7 +21,7 @@ class IndexedLinear(nn.Linear):
         super().__init__(indexed.width + identity, size)
         self.ones = indexed.ones
         columns = [*indexed.columns, *range(indexed.width, indexed.width + identity)]
-        self.register_buffer("_columns", torch.tensor(columns), persistent=False)
+        self.register_buffer("_columns", torch.tensor(columns, dtype=torch.int64), persistent=False)
 
     def forward(self, inputs: Tensor) -> Tensor:
         indices, numbers = inputs[..., : self.ones].long(), inputs[..., self.ones :]

@@ -160,7 +160,8 @@ class _Canvas:
 
     def beam(self, place: Place, view: int, colour: Colour) -> None:
         """The rim of what a drone sees, as far as it is in the field."""
-        rim = [self._at(place, view * math.sin(a), view * math.cos(a)) for a in _angles(0.0, math.tau, 90)]
+        radius = view - 0.4
+        rim = [self._at(place, radius * math.sin(a), radius * math.cos(a)) for a in _angles(0.0, math.tau, 90)]
         right, bottom = self.left + self.size * self.cell, self.top + self.size * self.cell
         inside = [(min(max(x, self.left), right), min(max(y, self.top), bottom)) for x, y in rim]
         self.pen.line(inside, fill=(*colour, 150), width=self._thin(0.09))

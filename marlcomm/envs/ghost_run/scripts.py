@@ -10,7 +10,7 @@ from marlcomm.envs.ghost_run.cells import FREE, MOVES
 from marlcomm.envs.ghost_run.world import GhostRun
 from marlcomm.envs.scripts import random_actions
 
-_FORESEEN = 8  # steps over which ghosts are expected to spread
+_FORESEEN = 4  # steps over which ghosts are expected to spread
 _PLANNED = 16  # steps of a plan; those beyond the foreseen ones are judged by the last of these
 
 
@@ -35,8 +35,9 @@ def own_view(env: TeamEnv) -> Tensor:
     world = _checked(env)
     ghosts, free = _ghosts(world).unsqueeze(1), _free(world).unsqueeze(1)
     if world.settings.legacy:
-        return _plan(world, ghosts, free, world.in_view())
-    return _plan(world, _shown(world, ghosts), _shown(world, free), torch.ones_like(free))
+        return _plan(world, ghosts, free, world.in_view(), _meeting(world, first=True))
+    everywhere = torch.ones_like(free)
+    return _plan(world, _shown(world, ghosts), _shown(world, free), everywhere, _meeting(world, first=True))
 
 
 def all_screens(env: TeamEnv) -> Tensor:
@@ -54,7 +55,8 @@ def oracle(env: TeamEnv) -> Tensor:
 def _informed(world: GhostRun, known: Tensor | None) -> Tensor:
     """Moves [B, N] of a team that knows what there is where it is known [M, 1, S, S]; None: everywhere."""
     ghosts, free = _ghosts(world).unsqueeze(1), _free(world).unsqueeze(1)
-    return _plan(world, ghosts, free, torch.ones_like(free) if known is None else known)
+    known = torch.ones_like(free) if known is None else known
+    return _plan(world, ghosts, free, known, _meeting(world, first=False))
 
 
 def _checked(env: TeamEnv) -> GhostRun:
@@ -85,44 +87,58 @@ def _shown(world: GhostRun, boards: Tensor) -> Tensor:
 
 def _towards(world: GhostRun, row: Tensor, column: Tensor) -> Tensor:
     """Moves [B, N] as near to rows and columns [M, n] as steps go, along the column first."""
-    edge, step = world.cells.edge, world.preset.drone_step
-    down = row.clamp(edge, world.preset.size - 1 - edge) - world.cells.row(world.drones)
-    right = column.clamp(edge, world.preset.size - 1 - edge) - world.cells.column(world.drones)
+    step, moves = world.preset.drone_step, world.cells.moves[:, 0]
+
+    def nearer(away: Tensor, back: int, onward: int) -> tuple[Tensor, Tensor]:
+        """A move by which one comes nearer to what is `away`, and who can make it."""
+        move = torch.where(away < 0, back, onward)
+        return move, (away.abs() * 2 > step) & world.cells.hover[world.drones + moves[move]]
+
+    along_column, up_or_down = nearer(row - world.cells.row(world.drones), 0, 1)
+    along_row, left_or_right = nearer(column - world.cells.column(world.drones), 2, 3)
     there = 0 if world.settings.legacy else 4  # who is in the first corner cannot go up
-    across = torch.where(right.abs() * 2 <= step, there, torch.where(right > 0, 3, 2))
-    chosen = torch.where(down.abs() * 2 <= step, across, torch.where(down > 0, 1, 0))
-    return chosen.view(world.num_worlds, -1)
+    across = torch.where(left_or_right, along_row, there)
+    return torch.where(up_or_down, along_column, across).view(world.num_worlds, -1)
 
 
-def _plan(world: GhostRun, ghosts: Tensor, free: Tensor, known: Tensor) -> Tensor:
+def _plan(world: GhostRun, ghosts: Tensor, free: Tensor, known: Tensor, weights: Tensor) -> Tensor:
     """Moves [B, N] of who expects these ghosts where it knows, and as many as elsewhere on average where it does not.
 
-    Ghosts and free are [M, 1, S, S], known is [M, k, S, S], one for all drones of a field (k = 1) or for each. Where
-    drones share a map, all plan to meet in one corner: what several see counts once there.
+    Ghosts and free are [M, 1, S, S], known is [M, k, S, S], one for all drones of a field (k = 1) or for each; weights
+    [M, S, S] say how much what a drone sees counts, by where it is.
     """
     unknown = world.preset.ghosts / world.preset.size**2
     expected = torch.where(known, ghosts, unknown).flatten(0, 1)
-    free = (free | ~known).flatten(0, 1)
+    free, weights = (free | ~known).flatten(0, 1), weights.repeat_interleave(known.shape[1], dim=0)
     costs = []
     for _ in range(min(_FORESEEN, world.spec.horizon - world.time)):
         expected = _walked(expected, free, world.preset.ghost_step)
-        costs.append(_in_view(world, expected) * _weights(world))
+        costs.append(_in_view(world, expected) * weights)
     best = torch.zeros_like(costs[0])
     for step in reversed(range(min(_PLANNED, world.spec.horizon - world.time))):
         ahead = costs[min(step, len(costs) - 1)] + best
-        onward = torch.stack([_after(world, ahead, move) for move in range(world.spec.num_actions)], dim=-1)
-        best = onward.amin(-1).view_as(ahead)
-    onward = onward.view(*known.shape[:2], -1, world.spec.num_actions).expand(-1, world.drones.shape[1], -1, -1)
+        onward = torch.stack([_after(world, ahead, move) for move in range(world.spec.num_actions)])
+        best = onward.amin(0)
+    onward = onward.flatten(2).view(world.spec.num_actions, *known.shape[:2], -1)
+    onward = onward.expand(-1, -1, world.drones.shape[1], -1)
     place = world.cells.row(world.drones) * world.preset.size + world.cells.column(world.drones)
-    worth = onward.gather(2, place.view(*place.shape, 1, 1).expand(-1, -1, 1, world.spec.num_actions))
-    return worth.argmin(-1).view(world.num_worlds, -1)
+    worth = onward.gather(3, place.expand(world.spec.num_actions, -1, -1).unsqueeze(3))
+    return worth.squeeze(3).argmin(0).view(world.num_worlds, -1)
 
 
-def _weights(world: GhostRun) -> Tensor:
-    """[S, S] how much what a drone sees counts, by where it is: in the corner where drones meet, others see it too."""
-    weights = torch.ones(world.preset.size, world.preset.size, device=world.device)
-    weights[: world.preset.drone_step, : world.preset.drone_step] = 1 / world.drones.shape[1]
-    return weights
+def _meeting(world: GhostRun, first: bool) -> Tensor:
+    """[M, S, S] weights where drones share a map and all meet in one corner: what several see there counts once.
+
+    It is the first corner, or the one that was nearest to all at the start.
+    """
+    size, step, start = world.preset.size, world.preset.drone_step, world.trail[0]
+    lines = torch.stack([world.cells.row(start), world.cells.column(start)])
+    nearer_end = (2 * lines - (size - 1)).sum(2) > 0
+    at_end = torch.zeros_like(nearer_end) if first else nearer_end
+    along = torch.arange(size, device=world.device)
+    row, column = torch.where(at_end.unsqueeze(2), along >= size - step, along < step)
+    there = row.unsqueeze(2) & column.unsqueeze(1)
+    return torch.where(there, 1 / start.shape[1], 1.0)
 
 
 def _walked(expected: Tensor, free: Tensor, step: int) -> Tensor:
@@ -157,12 +173,11 @@ def _in_view(world: GhostRun, expected: Tensor) -> Tensor:
 
 
 def _after(world: GhostRun, worth: Tensor, move: int) -> Tensor:
-    """[P, S * S] of what is worth [P, S, S] to be on a cell: of making a move on each cell."""
+    """[P, S, S] of what it is worth [P, S, S] to be on a cell: of making a move on each cell where drones may be."""
+    down, right = (world.preset.drone_step * along for along in MOVES[move])
     field = world.cells.field
-    moved = field + world.cells.moves[move, 0]
-    there = torch.where(world.cells.hover[moved], moved, field)
-    place = world.cells.row(there) * world.preset.size + world.cells.column(there)
-    return worth.flatten(1).index_select(1, place)
+    can = world.cells.hover[field + world.cells.moves[move, 0]].view(worth.shape[1:])
+    return torch.where(can, _shifted(worth, -down, -right), worth)
 
 
 SCRIPTS = {

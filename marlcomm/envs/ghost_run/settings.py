@@ -77,7 +77,7 @@ class GhostRunSettings(EnvSettings):
         "indices", description="indices: what is in each cell of the picture; dense: its colours, as published"
     )
     drones: int | None = Field(None, ge=1, le=100, description="agents (N); null: 5")
-    size: int | None = Field(None, ge=2, le=60, description="cells along a side of a field; null: 15, legacy 50")
+    size: int | None = Field(None, ge=5, le=60, description="cells along a side of a field; null: 15, legacy 50")
     view: int | None = Field(None, ge=1, le=20, description="radius of what a drone sees; null: 4, legacy 10")
     trees: int | None = Field(None, ge=0, description="trees on a field; null: 6, legacy 20")
     ghosts: int | None = Field(None, ge=1, le=1000, description="ghosts on a field; null: 4, legacy 100")
@@ -94,6 +94,11 @@ class GhostRunSettings(EnvSettings):
             raise ValueError(
                 f"view: got {preset.view}, but what a drone sees is 2 view - 1 = {preset.window} cells wide and lies "
                 f"in the field, which has {preset.size} (nearest: {(preset.size + 1) // 2})"
+            )
+        if self.layout and self.on_map != "train":
+            raise ValueError(
+                f"layout: got {self.layout}, but map {self.on_map!r} does not read it: set map to 'train', or leave "
+                "layout at 0"
             )
         if self.shows_next and preset.drones < 2:
             raise ValueError(
@@ -127,6 +132,11 @@ class GhostRunSettings(EnvSettings):
         return (self.screen or _SCREENS[self.mode]) == "next"
 
     @property
+    def solved_alone(self) -> bool:
+        """Whether each pilot sees all that it needs."""
+        return not self.legacy and not self.shows_next
+
+    @property
     def fields(self) -> int:
         """F, how many fields a world has."""
         return 1 if self.legacy else self.preset.drones
@@ -147,7 +157,7 @@ class GhostRunSettings(EnvSettings):
         words = [self.mode, f"{preset.drones}drones", f"{preset.trees}trees", f"{preset.ghosts}ghosts", self.on_map]
         if self.on_map == "train" and self.layout:
             words[-1] += str(self.layout)
-        words += ["own-screen"] if not self.legacy and not self.shows_next else []
+        words += ["own-screen"] if self.solved_alone else []
         for name in ("size", "view", "horizon", "drone_step", "ghost_step"):
             if getattr(preset, name) != getattr(default, name):
                 words.append(f"{name.replace('_', '-')}{getattr(preset, name)}")

@@ -59,7 +59,7 @@ class GhostRun(TeamEnv):
             setting=settings.setting,
             observation_bounds=(0, 1 if dense else self.indexed.width - 1),
             indexed=None if dense else self.indexed,
-            floor="own_view",
+            floor="own_view" if settings.solved_alone else "corner",
             ceiling="oracle",
             card=card("ghost_run", settings.setting),
         )
@@ -208,6 +208,11 @@ class GhostRun(TeamEnv):
     def drones(self) -> Tensor:
         """[M, n] cells of the drones of each field; fields of a world, and drones by slots, follow each other."""
         return self._drones
+
+    @property
+    def trail(self) -> list[Tensor]:
+        """Cells of the drones [M, n] at every step so far."""
+        return self._trail
 
     @property
     def ghosts(self) -> Tensor:
