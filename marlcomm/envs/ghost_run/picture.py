@@ -60,7 +60,7 @@ def draw(settings: GhostRunSettings, shot: Shot) -> np.ndarray:
         canvas.enter(field)
         if len(shot.ghosts) > 1:
             pilot = (field - settings.shows_next) % len(shot.ghosts)
-            canvas.label(f"drone {field}, shown to pilot {pilot}", _paint(field))
+            canvas.label(f"field {field}, seen by pilot {pilot}", _paint(field))
         lit = shot.lit[field]
         canvas.garden(shot.grounds[field], lit)
         for place in sorted(set(ghosts)):
@@ -111,7 +111,7 @@ class _Canvas:
         return max(round(cells * self.cell), 1)
 
     def label(self, words: str, colour: Colour) -> None:
-        font = ImageFont.load_default(size=13 * _OVERSAMPLE)
+        font = ImageFont.load_default(size=min(13 * _OVERSAMPLE, 0.072 * self.cell * self.size))
         self.pen.text((self.left, self.top - 5 * _OVERSAMPLE), words, fill=colour, font=font, anchor="lb")
 
     def garden(self, ground: np.ndarray, lit: np.ndarray) -> None:
