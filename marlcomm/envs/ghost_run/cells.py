@@ -77,14 +77,13 @@ class Cells:
     @functools.cached_property
     def rows_in_view(self) -> Tensor:
         """[C, S] int64, what a drone on a cell sees of each row of the field, a bit for each column."""
-        seen = torch.zeros(self.count, self.preset.size, dtype=torch.int64)
-        disc = self.disc.cpu()
-        for cell in self.field.tolist():
-            there = disc + cell
-            there = there[self.blank.cpu()[there] == FREE]
-            bits = torch.ones_like(there) << self.column(there)
-            seen[cell].scatter_add_(0, self.row(there), bits)
-        return seen.to(self.device)
+        there = self.field.unsqueeze(1) + self.disc
+        inside = self.blank[there] == FREE
+        bits = torch.where(inside, torch.ones_like(there) << self.column(there).clamp(min=0), 0)
+        rows = torch.zeros(len(there), self.preset.size, dtype=torch.int64, device=self.device)
+        rows.scatter_add_(1, torch.where(inside, self.row(there), 0), bits)
+        seen = torch.zeros(self.count, self.preset.size, dtype=torch.int64, device=self.device)
+        return seen.index_copy_(0, self.field, rows)
 
 
 def bits_set(words: Tensor) -> Tensor:
