@@ -23,6 +23,14 @@ SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
         for view in ("full", "nearest", "radius", "other_landmark")
         for agents in (3, 10)
     },
+    **{
+        f"ghost_run {mode}{', dense' * (observations == 'dense')}": (
+            "ghost_run",
+            {"mode": mode, "observations": observations},
+        )
+        for mode in ("crossed", "legacy")
+        for observations in ("indices", "dense")
+    },
     **{f"lewis_game, {steps} steps": ("lewis_game", {"steps": steps}) for steps in (1, 5)},
     "predator_prey hard, dense": ("predator_prey", {"difficulty": "hard", "observations": "dense"}),
 }

@@ -45,6 +45,11 @@ ENV_STATISTICS = {
         "steps_to_first": Figure("env steps", "steps until a predator stood on the prey; all steps where none did"),
         "steps_to_all": Figure("env steps", "steps until all predators stood on it; all steps where they never did"),
     },
+    "ghost_run": {
+        "red_pixels": Figure("cell steps / episode", "cells with a ghost that a drone sees, summed over steps"),
+        "ghosts_met": Figure("share of ghosts", "ghosts that were in view at least once"),
+        "coverage": Figure("share of cells", "cells that were in view at least once"),
+    },
     "lewis_game": {
         "shared_attributes": Figure("attributes", "attributes of the chosen object that are those of the target"),
     },

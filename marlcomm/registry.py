@@ -242,6 +242,12 @@ ENVS = _table(
         "predators that see a few cells gather on a prey: easy (3), medium (5), hard (10)",
     ),
     (
+        "ghost_run",
+        "envs.ghost_run.world:GhostRun",
+        "envs.ghost_run.settings:GhostRunSettings",
+        "drones flee from ghosts, each pilot with another one's picture; legacy: the published drones",
+    ),
+    (
         "lewis_game",
         "envs.lewis_game.world:LewisGame",
         "envs.lewis_game.settings:LewisGameSettings",

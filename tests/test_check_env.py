@@ -314,6 +314,7 @@ WORLDS = {
     "traffic_junction": [{}, {"vision": 1, "legacy": True}],
     "communicating_goal": [{}],
     "particle_spread": [{}, {"view": "other_landmark", "agents": 2}, {"actions": "continuous", "view": "radius"}],
+    "ghost_run": [{}, {"mode": "legacy", "drones": 1, "observations": "dense"}, {"map": "train", "screen": "own"}],
 }
 CASES = [
     (name, settings)

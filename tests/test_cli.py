@@ -341,6 +341,7 @@ def test_lists(here):
             "communicating_goal",
             "particle_spread",
             "predator_prey",
+            "ghost_run",
             "lewis_game",
             "pettingzoo",
         ],

@@ -1,0 +1,1 @@
+"""GhostRun: settings, cells of a map, the batched world, scripts, pictures."""
