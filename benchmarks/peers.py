@@ -78,29 +78,48 @@ def mpe2_spread() -> Play:
     return play
 
 
-def published_prey(folder: Path) -> Play:
-    """The predator-prey world published with IC3Net, hard: one world, 10 predators on 20 x 20 cells, vision 1."""
-    world = _module(folder / "ic3net-envs" / "ic3net_envs" / "predator_prey_env.py").PredatorPreyEnv
+def published_worlds(folder: Path) -> tuple[Any, Any]:
+    """The worlds published with IC3Net, classes for predator-prey and for traffic junction."""
+    sys.path.insert(0, str(folder / "ic3net-envs"))
+    from ic3net_envs.predator_prey_env import PredatorPreyEnv
+    from ic3net_envs.traffic_junction_env import TrafficJunctionEnv
 
-    class Published(world):
-        def _all_idx(self, idx: np.ndarray, axis: int) -> tuple[np.ndarray, ...]:
-            # numpy's open grid was a list when this was published; now it is a tuple, and cannot be inserted into.
-            grid = [*np.ogrid[tuple(map(slice, idx.shape))]]
-            grid.insert(axis, idx)
-            return tuple(grid)
+    def _all_idx(self: Any, idx: np.ndarray, axis: int) -> tuple[np.ndarray, ...]:
+        # numpy's open grid was a list when this was published; now it is a tuple, and cannot be inserted into.
+        grid = [*np.ogrid[tuple(map(slice, idx.shape))]]
+        grid.insert(axis, idx)
+        return tuple(grid)
 
-    env = Published()
-    arguments = {"dim": 20, "vision": 1, "moving_prey": False, "mode": "mixed", "enemy_comm": False}
-    env.multi_agent_init(SimpleNamespace(**arguments, nenemies=1, nfriendly=10, no_stay=False))
+    return tuple(
+        type(world.__name__, (world,), {"_all_idx": _all_idx}) for world in (PredatorPreyEnv, TrafficJunctionEnv)
+    )
 
-    draws = np.random.default_rng(0)
+
+def published_prey(world: Any) -> Play:
+    """Hard: one world, 10 predators on 20 x 20 cells, vision 1."""
+    settings = {"dim": 20, "vision": 1, "moving_prey": False, "mode": "mixed", "enemy_comm": False}
+    env = world()
+    env.multi_agent_init(SimpleNamespace(**settings, nenemies=1, nfriendly=10, no_stay=False))
+    return published(env, np.random.default_rng(0).integers(5, size=(80, 10)))
+
+
+def published_traffic(world: Any) -> Play:
+    """Medium: one world, 10 cars on 14 x 14 cells, vision 0, arrival rate 0.2."""
+    settings = {"dim": 14, "vision": 0, "add_rate_min": 0.2, "add_rate_max": 0.2, "curr_start": 0, "curr_end": 0}
+    env = world()
+    env.multi_agent_init(SimpleNamespace(**settings, difficulty="medium", vocab_type="bool", nagents=10))
+    return published(env, np.random.default_rng(0).integers(2, size=(40, 10)))
+
+
+def published(env: Any, actions: np.ndarray) -> Play:
+    """An episode of actions [T, N], whether the world says that it is over or not."""
 
     def play() -> int:
         env.reset()
-        for actions in draws.integers(5, size=(80, 10)):
+        for now in actions:
             env.episode_over = False
-            env.step(actions)
-        return 80
+            env.step(now)
+        return len(actions)
 
     return play
 
@@ -167,8 +186,11 @@ def main() -> None:
     if importlib.util.find_spec("mpe2"):
         figures["particle_spread / mpe2"] = beside(spread, {1: mpe2_spread()})
     if options.ic3net:
+        their_prey, their_traffic = published_worlds(options.ic3net)
         prey = {worlds: ours("predator_prey", worlds, difficulty="hard") for worlds in WORLDS}
-        figures["predator_prey hard / IC3Net"] = beside(prey, {1: published_prey(options.ic3net)})
+        figures["predator_prey hard / IC3Net"] = beside(prey, {1: published_prey(their_prey)})
+        traffic = {worlds: ours("traffic_junction", worlds, difficulty="medium") for worlds in WORLDS}
+        figures["traffic_junction medium / IC3Net"] = beside(traffic, {1: published_traffic(their_traffic)})
     if options.drones:
         ghosts = {worlds: ours("ghost_run", worlds, mode="legacy") for worlds in WORLDS}
         figures["ghost_run legacy / drones"] = beside(ghosts, {1: published_drones(options.drones)})

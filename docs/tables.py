@@ -112,13 +112,22 @@ def runs_table(name: str) -> str:
 
 def speed_table() -> str:
     """What was measured on one machine, with the commands that measure it again."""
-    worlds, training, meter, startup = (
-        _read(RESULTS / "benchmarks" / f"{name}.json") for name in ("worlds", "training", "meter", "startup")
+    worlds, peers, training, meter, startup = (
+        _read(RESULTS / "benchmarks" / f"{name}.json") for name in ("worlds", "peers", "training", "meter", "startup")
     )
     steps, seconds = training["env_steps_per_second"], startup["seconds"]
     alone = worlds["env_steps_per_second"]["medium, vision 0, 256 worlds"]
     rows = [
         ("worlds alone, Traffic Junction medium, 256 worlds, one thread", f"{alone:,} env steps/s", worlds),
+        *(
+            (
+                f"{pair.replace(' / ', ' over ')}, each at its best, one thread",
+                f"{found['ratio']:g} times: {found['env_steps_per_second']:,} over "
+                f"{found['their_env_steps_per_second']:,} env steps/s",
+                peers,
+            )
+            for pair, found in peers["beside"].items()
+        ),
         (
             f"training it by IC3Net's recipe, {training['threads']} threads, everything included",
             f"{steps['rllib']['median']:,} env steps/s (best round {steps['rllib']['best']:,})",
