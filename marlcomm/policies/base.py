@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -89,6 +90,15 @@ class Moment:
     spawned: Tensor
     gates: Tensor | None = None
     noise: Tensor | None = None
+
+    def between(self, start: int, stop: int) -> Moment:
+        """The steps from `start` to before `stop` of a rollout."""
+        return Moment(*(None if x is None else x[:, start:stop] for x in _fields(self)))  # type: ignore[arg-type]
+
+    def steps(self) -> Iterator[Moment]:
+        """The moments [B, N, ...] of a rollout, one after the other."""
+        for time in range(self.alive.shape[1]):
+            yield Moment(*(None if x is None else x[:, time] for x in _fields(self)))  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -214,9 +224,23 @@ class TeamPolicy(nn.Module, ABC):
         """The channel that learns, wherever it stands: what a link of float32 numbers does needs no learning."""
         return self.channel if self.bottleneck is None else self.bottleneck
 
-    def forward(self, moment: Moment) -> Decision:
-        """Replay a rollout from its beginning: all tensors [B, T, N, ...]."""
-        return self._over_time(moment)
+    @property
+    def remembers(self) -> bool:
+        """Whether agents have a memory."""
+        return bool(self.begin(1))
+
+    def forward(self, moment: Moment, memory: Memory | None = None) -> Decision:
+        """Replay a rollout from its beginning, or from a memory: all tensors [B, T, N, ...]."""
+        return self._over_time(moment, self.begin(moment.alive.shape[0]) if memory is None else memory)
+
+    @torch.no_grad()
+    def remember(self, moment: Moment) -> Memory:
+        """What agents remember after a rollout [B, T, N, ...] from its beginning, which may have no step."""
+        memory = self.begin(moment.alive.shape[0])
+        if memory:
+            for now in moment.steps():
+                memory = self.step(now, memory)[1]
+        return memory
 
     def step(self, moment: Moment, memory: Memory, overheard: Overheard | None = None) -> tuple[Decision, Memory]:
         """One step of B worlds: all tensors [B, N, ...]."""
@@ -240,11 +264,10 @@ class TeamPolicy(nn.Module, ABC):
         states, _ = self.hear(**(vars(talk.hearing) | {"received": heard}))
         return Decision(*self._decide(states), talk, self.distribution)
 
-    def _over_time(self, moment: Moment) -> Decision:
+    def _over_time(self, moment: Moment, memory: Memory) -> Decision:
         # Time goes first inside, so that the slice of a step is contiguous.
         steps = [None if x is None else x.transpose(0, 1) for x in _fields(moment)]
         features = self.see(self._inputs(steps[0].contiguous())).unbind(0)  # type: ignore[union-attr]
-        memory = self.begin(moment.alive.shape[0])
         states, talks = [], []
         for time, seen in enumerate(features):
             if self.settings.detach_every and time and time % self.settings.detach_every == 0:
