@@ -589,7 +589,7 @@ def same(first, second):
     [
         {"replay_env_steps": 128, "twin": True},  # two rounds: the oldest ones are gone
         {"env": "reach", "env_config": {"horizon": 3}, "channel": "gumbel", "policy_config": {"message_size": 4}},
-        {"runners": 2, "learners": 2, "channel": "continuous", "parameters": "per_agent", "others": "current"},
+        {"runners": 1, "learners": 1, "channel": "continuous", "parameters": "per_agent", "others": "current"},
     ],
     ids=["discrete", "box", "remote"],
 )
@@ -665,6 +665,7 @@ imports: [tiny_world]
     assert "an update takes 64 windows of 1 env steps; one is due every 32 env steps" in said
     (folder,) = (tmp_path / "runs" / "team").iterdir()
     assert (folder / "summary.json").is_file()
-    assert "evaluation" in trains_here("evaluate", folder, "--episodes", 10, cwd=tmp_path).stdout
+    assert "10 episodes" in trains_here("evaluate", folder, "--episodes", 10, cwd=tmp_path).stdout
+    trains_here("train", "--resume", folder, "--no-evaluate", cwd=tmp_path)
     for words in (["algorithm.taus=1"], ["algorithm.replay_bytes=100"]):
         trains_here("train", "team.yaml", *words, cwd=tmp_path, code=2)

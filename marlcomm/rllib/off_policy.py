@@ -86,11 +86,10 @@ class OffPolicyAlgorithm(TeamAlgorithm):
     @property
     def remarks(self) -> list[str]:
         replay, draw = self.replay, self._draw
-        episodes, size = replay.rounds * replay.episodes, replay.bytes / 2**20
+        episodes, size, every = replay.rounds * replay.episodes, replay.bytes / 2**20, self.config.env_steps_per_update
         return [
             f"the replay holds the last {replay.rounds:,} rounds, {episodes:,} episodes, in {size:,.1f} MiB",
-            f"an update takes {draw.rows:,} windows of {draw.length} env steps; one is due every "
-            + f"{self.config.env_steps_per_update} env steps",
+            f"an update takes {draw.rows:,} windows of {draw.length} env steps; one is due every {every} env steps",
         ]
 
     @property
