@@ -152,9 +152,7 @@ LEARNING = {
     ),
     "policy/clipped_fraction": Figure("share", "MAPPO: agent steps whose probability ratio left the clipping range"),
     "policy/penalty": Figure("1", "MADDPG: mean square of logits (or of the means of box actions), before its weight"),
-    "critic/value": Figure(
-        "scaled reward", "MADDPG: the first critic on recorded actions, mean over updates"
-    ),
+    "critic/value": Figure("scaled reward", "MADDPG: the first critic on recorded actions, mean over updates"),
     "critic/target": Figure("scaled reward", "MADDPG: r + gamma Q' of the targets, mean over updates"),
     "replay/env_steps": Figure("env steps", "MADDPG: env steps that the replay holds"),
     "replay/mebibytes": Figure("MiB", "MADDPG: memory that the replay takes when it is full"),

@@ -32,7 +32,8 @@ class Training:
     """A team trained from a replay, without Ray."""
 
     def __init__(self, env="relay", channel="continuous", policy="transformer", *, worlds=32, draw=None, **how):
-        names = TeamNames(env, how.pop("env_config", {}), policy, how.pop("policy_config", MEMORYLESS), channel, {})
+        env_config, policy_config = how.pop("env_config", {}), how.pop("policy_config", MEMORYLESS)
+        names = TeamNames(env, env_config, policy, policy_config, channel, how.pop("channel_config", {}))
         self.seed, self.lr, shape = how.pop("seed", 0), how.pop("lr", 1e-3), how.pop("shape", CriticShape())
         self.exploration = how.pop("exploration", 0.0)
         self.env = names.make_env()
@@ -526,6 +527,13 @@ def test_every_channel_and_kind_of_action_trains(env, policy, channel):
         assert any(name.startswith("gate_head") for name in moved)
 
 
+def test_messages_are_credited_with_what_listeners_critics_say():
+    team = Training("relay", "daps", worlds=8, channel_config={"mode": "task"}, draw=Draw(16, 1, 0, 0))
+    team.play()
+    stats = team.update().stats
+    assert stats["channel/credit"] > 0
+
+
 @pytest.mark.parametrize(("channel", "seed"), [("continuous", 0), ("continuous", 1), ("silent", 0)])
 def test_a_team_learns_to_say_what_the_other_cannot_see(channel, seed):
     team = Training("relay", channel, worlds=64, lr=1e-2, regularizer=1e-4, seed=seed)
@@ -545,6 +553,46 @@ def learn(team, rounds):
         team.play()
         for _ in range(10):
             team.update()
+
+
+# --- actors of their own ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("placement", ["sender", "readout"])
+@pytest.mark.parametrize("policy", ["transformer", "ic3net"])
+def test_networks_of_their_own_with_equal_weights_are_a_shared_one(policy, placement):
+    config, channel = {"hidden_size": 16, "message_size": 4}, {"placement": placement}
+    shared, own = (
+        TeamNames("relay", {}, policy, config | {"parameters": how}, "fsq", channel) for how in ("shared", "per_agent")
+    )
+    env = shared.make_env()
+    one, each = shared.make_policy(env, 0), own.make_policy(env, 1)
+    weights = one.state_dict()
+    copied = {
+        name: weights[name.split(".", 2)[2] if name.startswith("agents.") else name] for name in each.state_dict()
+    }
+    each.load_state_dict(copied)
+    numbers = torch.arange(32)
+    first, second = (Player(env, team, 0).play(numbers, torch.zeros_like(numbers)) for team in (one, each))
+    assert torch.equal(first.talk.symbols, second.talk.symbols)
+    assert torch.equal(first.actions, second.actions)
+    assert torch.allclose(first.values, second.values, atol=1e-5)
+
+
+def test_networks_of_their_own_learn_apart():
+    team = Training("relay", policy_config=MEMORYLESS | {"parameters": "per_agent"}, shape=CriticShape("per_agent"))
+    first, second = ({name: p.clone() for name, p in one.named_parameters()} for one in team.policy.agents)
+    assert not torch.equal(first["action_head.weight"], second["action_head.weight"])
+    team.play()
+    team.update()
+    for one, before in zip(team.policy.agents, (first, second), strict=True):
+        assert not torch.equal(one.action_head.weight, before["action_head.weight"])
+    assert sum(name.startswith("channel.") for name in team.policy.state_dict()) == len(
+        team.policy.channel.state_dict()
+    )
+    boxed = Training("reach", policy_config=MEMORYLESS | {"parameters": "per_agent"})
+    assert len(boxed.policy.action_heads) == 2
+    assert all(head.spread.max() < -20 for head in boxed.policy.action_heads)
 
 
 # --- RLlib ------------------------------------------------------------------------------------------------------------

@@ -215,6 +215,11 @@ class TeamPolicy(nn.Module, ABC):
         """Parameters [..., N, P] of actions, gate logits [..., N, 2] or None, values [..., N] of states [..., N, H]."""
 
     @property
+    def action_heads(self) -> list[nn.Module]:
+        """What gives the parameters of the actions' distribution, made by `distribution.head`."""
+        return [self.get_submodule("action_head")]
+
+    @property
     def bottleneck(self) -> Channel | None:
         """The channel that stands at the read-out; None where the channel is at the sender."""
         return self.channel.bottleneck if isinstance(self.channel, ReadoutChannel) else None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -35,53 +35,51 @@ class CriticShape:
 class CentralCritic(nn.Module):
     """Expected returns Q [..., N] of all agents, by an MLP with two hidden layers over the whole team.
 
-    The first layer is cut by senders: agent j with its observation and its action's code contributes C [..., j, i, H]
-    to what critic i sees, and i's first hidden layer is relu of the sum over j. So a dead agent is masked by leaving
-    its contribution out, and "what if i alone had acted otherwise" costs one more layer, not N critics.
+    The first layer is cut by senders: agent j with its observation and its action's code adds to the first hidden layer
+    [..., N, H] of every critic i. So a dead agent is masked by adding nothing, and "what if i alone had acted
+    otherwise" is one more term, not N critics.
 
-    With shared parameters the contribution of j to i depends on j's distance (j - i) mod N: every agent comes first to
-    its own critic, which is also told the number of its slot (worlds need not treat slots alike).
+    With shared parameters what j adds to i depends on j's distance (j - i) mod N: every agent comes first to its own
+    critic, which is also told the number of its slot (worlds need not treat slots alike).
     """
-
-    _distances: Tensor
 
     def __init__(self, spec: TeamSpec, code_size: int, shape: CriticShape) -> None:
         super().__init__()
-        self.agents, self.size = spec.num_agents, shape.size
+        self.agents, self.code_size, self.size = spec.num_agents, code_size, shape.size
         kinds = 1 if shape.parameters == "shared" else self.agents
         self.first = nn.ModuleList(_first_layer(spec, code_size, self.agents * shape.size) for _ in range(kinds))
         self.slots = nn.Parameter(torch.zeros(self.agents, shape.size))
         self.second, self.third = AgentLinear(kinds, shape.size, shape.size), AgentLinear(kinds, shape.size, 1)
-        slots = torch.arange(self.agents)
-        self.register_buffer("_distances", (slots.unsqueeze(1) - slots) % self.agents, persistent=False)
-
-    def contributions(self, observations: Tensor, codes: Tensor, alive: Tensor) -> Tensor:
-        """C [..., N, N, H] of each agent (third last axis) to each critic, of [..., N, O], [..., N, W], [..., N]."""
-        inputs = torch.cat([observations, codes], dim=-1)
-        shape = (*inputs.shape[:-1], self.agents, self.size)
-        if len(self.first) == 1:
-            by_distance = self.first[0](inputs).view(shape)
-            slots = torch.arange(self.agents, device=inputs.device).unsqueeze(1)
-            parts = by_distance[..., slots, self._distances, :]
-        else:
-            each = [layer(inputs[..., j, :]) for j, layer in enumerate(self.first)]
-            parts = torch.stack(each, dim=-2).view(shape)
-        masked: Tensor = parts * alive[..., None, None]
-        return masked
-
-    def judge(self, contributions: Tensor) -> Tensor:
-        """Q [..., N] of contributions."""
-        hidden = torch.relu(contributions.sum(-3) + self.slots)
-        values: Tensor = self.third(torch.relu(self.second(hidden)))
-        return values.squeeze(-1)
 
     def forward(self, observations: Tensor, codes: Tensor, alive: Tensor, own: Tensor | None = None) -> Tensor:
-        """Q [..., N] of what all agents do; where `own` is given, of agent i alone doing what `own` says instead."""
-        parts = self.contributions(observations, codes, alive)
+        """Q [..., N] of what all agents see [..., N, O] and do [..., N, W], where they are alive [..., N].
+
+        Where `own` [..., N, W] is given, critic i is told that agent i alone does what that says instead.
+        """
+        hidden = self._heard(torch.cat([observations, codes], dim=-1), alive.unsqueeze(-1)) + self.slots
         if own is not None:
-            changed = self.contributions(observations, own, alive)
-            parts = torch.where((self._distances == 0).unsqueeze(-1), changed, parts)
-        return self.judge(parts)
+            hidden = hidden + alive.unsqueeze(-1) * self._difference(own - codes)
+        values: Tensor = self.third(torch.relu(self.second(torch.relu(hidden))))
+        return values.squeeze(-1)
+
+    def _heard(self, inputs: Tensor, alive: Tensor) -> Tensor:
+        """The first hidden layers [..., N, H] from what all agents [..., N, I] add to them."""
+        if len(self.first) > 1:
+            each = [layer(inputs[..., j, :]) * alive[..., j, :] for j, layer in enumerate(self.first)]
+            joined: Tensor = torch.stack(each).sum(0).unflatten(-1, (self.agents, self.size))
+            return joined
+        added = self.first[0](inputs) * alive
+        by_distance = added.split(self.size, dim=-1)
+        return torch.stack([part.roll(-d, dims=-2) for d, part in enumerate(by_distance)]).sum(0)
+
+    def _difference(self, codes: Tensor) -> Tensor:
+        """What other codes [..., N, W] of one's own change in one's own critic: the first layer is linear in them."""
+        layers = [cast(nn.Linear, layer) for layer in self.first]
+        weights = [layer.weight[:, -self.code_size :].unflatten(0, (self.agents, self.size)) for layer in layers]
+        if len(weights) == 1:
+            return nn.functional.linear(codes, weights[0][0])
+        own = torch.stack([weight[i] for i, weight in enumerate(weights)])
+        return torch.einsum("...nw,nhw->...nh", codes, own)
 
 
 def _first_layer(spec: TeamSpec, code_size: int, size: int) -> nn.Linear:
@@ -129,7 +127,8 @@ class ActorCritic:
     def of(policy: TeamPolicy, shape: CriticShape, seed: int) -> ActorCritic:
         """Untrained critics for a policy, by a seed, and copies of both; the policy will act as surely as it can."""
         distribution = policy.distribution
-        distribution.narrow(policy.get_submodule("action_head"))
+        for head in policy.action_heads:
+            distribution.narrow(head)
         code_size = distribution.code_size(policy.spec.num_actions) + 2 * policy.gated
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
