@@ -370,7 +370,7 @@ def test_a_listeners_critic_teaches_the_speaker(channel, together):
     team.play()
     batch = team.batch()
     spoken = answers(team.networks, batch, 0)
-    judge = CriticsWord(MADDPG(0.9, 0.0, together=together), team.networks.critics[0])
+    judge = CriticsWord(team.networks.critics[0], Relaxation(), together)
     rows = {
         "observations": batch["observations"][:, :1],
         "alive": batch["alive"][:, :1],

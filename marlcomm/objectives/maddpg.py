@@ -7,7 +7,8 @@ computed anew from what was seen, so the gradient of a listener's critic reaches
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -107,10 +108,12 @@ class MADDPG:
 
         judged = [critic(rows["observations"], rows["recorded"], rows["alive"]) for critic in networks.critics]
         error = torch.stack([mean((values - targets).square()) for values in judged]).sum()
-        judge = CriticsWord(self, networks.critics[0])  # type: ignore[arg-type]
-        gain = mean(judge.gain(rows, decision))
+        first = cast(CentralCritic, networks.critics[0])
+        gain = mean(CriticsWord(first, self.relaxation, self.together).gain(rows, decision))
         penalty = mean(_penalty(decision))
         said = decision.talk.quantised
+        # Hard actions would hardly ever change with a message, and then by all that there is.
+        judge = CriticsWord(first, replace(self.relaxation, hard=False), self.together)
         credit = message_credit(networks.policy, judge, rows, said)
         rate = channel_loss(networks.policy.quantiser, said, batch["acts"], batch["messages"][0], credit)
         stats = {
@@ -127,15 +130,22 @@ class MADDPG:
 
 @dataclass(frozen=True)
 class CriticsWord:
-    """A critic's word on new actions, with a gradient for the actions only."""
+    """A critic's word on new actions, with a gradient for the actions only.
 
-    objective: MADDPG
+    Attributes:
+        critic: whose.
+        relaxation: how actions are drawn.
+        together: as in `MADDPG`.
+    """
+
     critic: CentralCritic
+    relaxation: Relaxation
+    together: bool = False
 
     def gain(self, batch: Batch, decision: Decision) -> Tensor:
         """Q [..., N] of what a decision makes of each agent's draws; it is to go up. Any rows [..., N] of agents."""
-        codes = _relaxed(decision, batch["draws"], self.objective.relaxation)
-        asked = (codes, batch["alive"]) if self.objective.together else (batch["recorded"], batch["alive"], codes)
+        codes = _relaxed(decision, batch["draws"], self.relaxation)
+        asked = (codes, batch["alive"]) if self.together else (batch["recorded"], batch["alive"], codes)
         weights = {name: value.detach() for name, value in self.critic.named_parameters()}
         values: Tensor = functional_call(self.critic, weights, (batch["observations"], *asked))
         return values
