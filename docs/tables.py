@@ -122,8 +122,10 @@ def speed_table() -> str:
         *(
             (
                 f"{pair.replace(' / ', ' over ')}, each at its best, one thread",
-                f"{found['ratio']:g} times: {found['env_steps_per_second']:,} over "
-                f"{found['their_env_steps_per_second']:,} env steps/s",
+                (
+                    f"{found['ratio']:g} times: {found['env_steps_per_second']:,} over "
+                    f"{found['their_env_steps_per_second']:,} env steps/s"
+                ),
                 peers,
             )
             for pair, found in peers["beside"].items()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,25 +21,60 @@ WEIGHTS, OPTIMIZER, _STATE = "weights", "optimizer", "state.json"
 _POLICY = "policy."
 
 
+@dataclass(frozen=True)
+class Stored:
+    """A part that lies in another checkpoint, and has not changed since."""
+
+    folder: Path
+
+
 def write(folder: Path, counters: dict[str, Any], **parts: Any) -> None:
     """Write a checkpoint of counters and of parts, nested structures of arrays and plain values.
 
+    What is `Stored` is not written again: both checkpoints then share one file, until the last of them is removed.
     The folder appears under its name only when it is whole.
     """
     partial = folder.with_name(f".{folder.name}.{os.getpid()}")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    trees = {}
+    written: list[Path] = []
+    trees, known = {}, dict[Path, Any]()
     for name, part in parts.items():
-        arrays, trees[name] = _split(part)
-        save_file(arrays, partial / f"{name}.safetensors")
+        file = partial / f"{name}.safetensors"
+        if isinstance(part, Stored):
+            if part.folder not in known:
+                known[part.folder] = _read_state(part.folder)["trees"]
+            trees[name] = known[part.folder][name]
+            _link(part.folder / file.name, file)
+        else:
+            arrays, trees[name] = _split(part)
+            save_file(arrays, file)
+            written.append(file)
     state = {"format": FORMAT, "marlcomm": marlcomm.__version__, "counters": counters, "trees": trees}
     (partial / _STATE).write_text(json.dumps(state), encoding="utf-8")
-    for file in partial.iterdir():
-        with file.open("rb") as written:
-            os.fsync(written.fileno())
+    for file in [*written, partial / _STATE]:
+        with file.open("rb") as fresh:
+            os.fsync(fresh.fileno())
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
+
+
+def _link(file: Path, name: Path) -> None:
+    """Give a file another name, or make a copy where the disk knows one name only."""
+    try:
+        os.link(file, name)
+    except OSError:
+        shutil.copyfile(file, name)
+
+
+def parts(folder: Path) -> list[str]:
+    """The names of a checkpoint's parts, in the order in which they were written."""
+    return list(_read_state(folder)["trees"])
+
+
+def has_part(folder: Path, name: str) -> bool:
+    """Whether a checkpoint is there and has a part."""
+    return (folder / _STATE).is_file() and (folder / f"{name}.safetensors").is_file()
 
 
 def read_counters(folder: Path) -> dict[str, Any]:

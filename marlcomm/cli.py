@@ -216,6 +216,8 @@ def _train(run: Run, settings: Experiment, resuming: bool) -> int | None:
             algorithm = stack.enter_context(built(run, settings, resuming))
         if settings.init_from is not None and not resuming:
             _tell_what_is_new(algorithm, Path(settings.init_from))
+        for remark in algorithm.remarks:
+            out.print(escape(remark), highlight=False, soft_wrap=True)
         with _progress() as progress, _told_how_to_go_on(run):
             done = algorithm.env_steps
             bar = progress.add_task("training", total=settings.run.env_steps, completed=done, figures="")

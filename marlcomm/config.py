@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import Field, field_validator
 
-from marlcomm.registry import TABLES, ConfigError, Settings, nearest, validate
+from marlcomm.registry import TABLES, ConfigError, Settings, check_multiple, nearest, validate
 
 GROUPS = tuple(TABLES)
 _DEFAULT_NAMES = {"env": "traffic_junction", "channel": "ddcl", "policy": "transformer", "algorithm": "mappo"}
@@ -185,23 +185,13 @@ def _check_together(choices: dict[str, Choice], sections: dict[str, Any]) -> Non
     policy, channel, algorithm = (choices[group].settings for group in ("policy", "channel", "algorithm"))
     channel.fit(policy.channel_width(channel.placement))  # type: ignore[attr-defined]
     run, resources = sections["run"], sections["resources"]
-    check_worlds(run.worlds, resources.num_env_runners, resources.num_learners, algorithm.num_minibatches)  # type: ignore[attr-defined]
+    check_worlds(run.worlds, resources.num_env_runners)
+    algorithm.check_rows(run.worlds, resources.num_learners, "run.worlds")  # type: ignore[attr-defined]
 
 
-def check_worlds(
-    worlds: int, num_env_runners: int, num_learners: int, num_minibatches: int, key: str = "run.worlds"
-) -> None:
-    """Raise `ConfigError` unless worlds divide by runners, and by learners times minibatches."""
-    for parts, what in (
-        (max(num_env_runners, 1), f"resources.num_env_runners {num_env_runners}"),
-        (
-            max(num_learners, 1) * num_minibatches,
-            f"learners ({max(num_learners, 1)}) x algorithm.num_minibatches ({num_minibatches})",
-        ),
-    ):
-        if worlds % parts:
-            fitting = max(round(worlds / parts), 1) * parts
-            raise ConfigError(f"{key}: got {worlds}, wanted a multiple of {parts} = {what} (nearest: {fitting})")
+def check_worlds(worlds: int, num_env_runners: int, key: str = "run.worlds") -> None:
+    """Raise `ConfigError` unless worlds divide by runners."""
+    check_multiple(key, worlds, max(num_env_runners, 1), f"resources.num_env_runners {num_env_runners}")
 
 
 def read(path: Path | str, overrides: Sequence[str] = ()) -> tuple[dict[str, Any], list[str]]:

@@ -172,6 +172,12 @@ LEARNING = {
         "density in units of half the box, before clipping: it may be negative",
     ),
     "policy/clipped_fraction": Figure("share", "MAPPO: agent steps whose probability ratio left the clipping range"),
+    "policy/penalty": Figure("1", "MADDPG: mean square of logits (or of the means of box actions), before its weight"),
+    "critic/value": Figure("scaled reward", "MADDPG: the first critic on recorded actions, mean over updates"),
+    "critic/target": Figure("scaled reward", "MADDPG: r + gamma Q' of the targets, mean over updates"),
+    "replay/env_steps": Figure("env steps", "MADDPG: env steps that the replay holds"),
+    "replay/mebibytes": Figure("MiB", "MADDPG: memory that the replay takes when it is full"),
+    "update/updates": Figure("updates", "MADDPG: updates so far"),
     "policy/kl": Figure("nats", "MAPPO: mean of ratio - 1 - ln(ratio), from the rollout's policy to the present one"),
     "channel/rate": Figure("bits / message", "ddcl: surrogate sum of log2(2 |z| / delta + 1); no code length"),
     "channel/entropy": Figure(

@@ -109,7 +109,16 @@ def categorical(logits: Tensor, uniforms: Tensor) -> Tensor:
 
 def permutation(size: int, seed: int, stream: str, *counter: int) -> Tensor:
     """The permutation of 0 .. size - 1 that belongs to (seed, stream, counters)."""
+    return torch.argsort(words(_key(seed, stream, *counter), size), stable=True)
+
+
+def integers(count: int, below: int, seed: int, stream: str, *counter: int) -> Tensor:
+    """Uniform integers [count] in [0, below), with repetition, that belong to (seed, stream, counters)."""
+    return words(_key(seed, stream, *counter), count).remainder(below)
+
+
+def _key(seed: int, stream: str, *counter: int) -> Tensor:
     key = absorb(torch.tensor(seed, dtype=torch.int64), stream_number(stream))
     for value in counter:
         key = absorb(key, value)
-    return torch.argsort(words(key, size), stable=True)
+    return key

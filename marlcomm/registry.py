@@ -167,6 +167,13 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f"known: {', '.join(known)}" if known else "no keys are known here"
 
 
+def check_multiple(key: str, number: int, parts: int, reason: str) -> None:
+    """Raise `ConfigError` unless a number divides into parts."""
+    if number % parts:
+        fitting = max(round(number / parts), 1) * parts
+        raise ConfigError(f"{key}: got {number}, wanted a multiple of {parts} = {reason} (nearest: {fitting})")
+
+
 def validate(model: type[Settings], settings: Mapping[str, Any], path: str) -> Settings:
     """Build a settings model; raises `ConfigError` with one line per wrong key, each with its full path."""
     wrong = [key for key in settings if not isinstance(key, str)]
@@ -400,6 +407,12 @@ ALGORITHMS = _table(
         "algorithms.mappo:MAPPOConfig",
         "algorithms.settings:MAPPOTraining",
         "clipped policy optimisation for each agent, shared parameters",
+    ),
+    (
+        "maddpg",
+        "algorithms.maddpg:MADDPGConfig",
+        "algorithms.settings:MADDPGTraining",
+        "actors that follow central critics, which learn from a replay",
     ),
 )
 TABLES = {table.kind: table for table in (ENVS, CHANNELS, POLICIES, ALGORITHMS)}

@@ -399,8 +399,7 @@ def learn(mode, seed, rounds=50, worlds=256):
         rollout = player.play(numbers, torch.full_like(numbers, number))
         successes.append(rollout.info["success"].mean().item())
         batch = columns(rollout, PPO_OBJECTIVE)
-        own = batch["advantages"].double()
-        normalize_advantages(batch, np.array([own.numel(), own.sum(), own.square().sum()]))
+        normalize_advantages(batch)
         batch = epoch_rows(batch, seed, number, 0, 1, 1)
         for _ in range(3):
             decision = policy(replayed(policy, batch, seed))

@@ -36,6 +36,8 @@ POLICIES = {
         "agent_identity": True,
     },
     "transformer-feedforward": {"hidden_size": 16, "width": 8, "message_size": 8, "recurrent": False},
+    "ic3net-own": {"hidden_size": 16, "message_size": 8, "parameters": "per_agent"},
+    "transformer-own": {"hidden_size": 16, "width": 8, "message_size": 8, "layers": 2, "parameters": "per_agent"},
 }
 
 

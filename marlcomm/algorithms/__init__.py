@@ -7,10 +7,19 @@ from marlcomm.registry import register_algorithm
 
 if TYPE_CHECKING:
     from marlcomm.algorithms.ic3net import IC3Net, IC3NetConfig
+    from marlcomm.algorithms.maddpg import MADDPG, MADDPGConfig
     from marlcomm.algorithms.mappo import MAPPO, MAPPOConfig
 
-__all__ = ["MAPPO", "IC3Net", "IC3NetConfig", "MAPPOConfig", "register_algorithm"]
+__all__ = ["MADDPG", "MAPPO", "IC3Net", "IC3NetConfig", "MADDPGConfig", "MAPPOConfig", "register_algorithm"]
 
 __getattr__, __dir__ = lazy(
-    __name__, {"IC3Net": "ic3net", "IC3NetConfig": "ic3net", "MAPPO": "mappo", "MAPPOConfig": "mappo"}
+    __name__,
+    {
+        "IC3Net": "ic3net",
+        "IC3NetConfig": "ic3net",
+        "MADDPG": "maddpg",
+        "MADDPGConfig": "maddpg",
+        "MAPPO": "mappo",
+        "MAPPOConfig": "mappo",
+    },
 )

@@ -7,8 +7,8 @@ from typing import cast
 from marlcomm.algorithms.settings import IC3NetTraining
 from marlcomm.objectives.reinforce import Reinforce
 from marlcomm.objectives.schedule import Schedule
-from marlcomm.rllib.algorithm import TeamAlgorithm
 from marlcomm.rllib.config import TeamConfig
+from marlcomm.rllib.on_policy import OnPolicyAlgorithm
 
 
 class IC3NetConfig(TeamConfig):
@@ -35,7 +35,7 @@ class IC3NetConfig(TeamConfig):
         )
 
 
-class IC3Net(TeamAlgorithm):
+class IC3Net(OnPolicyAlgorithm):
     """The algorithm that `IC3NetConfig` builds, by itself for ``tune.Tuner(IC3Net, param_space=IC3NetConfig()...)``."""
 
     @classmethod

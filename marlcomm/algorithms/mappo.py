@@ -10,8 +10,8 @@ from typing import cast
 from marlcomm.algorithms.settings import MAPPOTraining
 from marlcomm.objectives.ppo import PPO
 from marlcomm.objectives.schedule import Schedule
-from marlcomm.rllib.algorithm import TeamAlgorithm
 from marlcomm.rllib.config import TeamConfig
+from marlcomm.rllib.on_policy import OnPolicyAlgorithm
 
 
 class MAPPOConfig(TeamConfig):
@@ -35,7 +35,7 @@ class MAPPOConfig(TeamConfig):
         )
 
 
-class MAPPO(TeamAlgorithm):
+class MAPPO(OnPolicyAlgorithm):
     """The algorithm that `MAPPOConfig` builds, by itself for ``tune.Tuner(MAPPO, param_space=MAPPOConfig()...)``."""
 
     @classmethod

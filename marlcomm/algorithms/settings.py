@@ -6,10 +6,10 @@ from typing import Literal
 
 from pydantic import Field
 
-from marlcomm.rllib.settings import Scheduled, Training
+from marlcomm.rllib.settings import OnPolicyTraining, Scheduled, Training
 
 
-class MAPPOTraining(Training):
+class MAPPOTraining(OnPolicyTraining):
     """PPO for each agent with shared parameters. The critic is local: it values what the agent itself knows."""
 
     reward_scale: float = Field(0.1, gt=0, description="rewards are multiplied by this in training only")
@@ -28,7 +28,7 @@ class MAPPOTraining(Training):
     num_minibatches: int = Field(2, ge=1, description="into how many equal groups of worlds a pass is cut")
 
 
-class IC3NetTraining(Training):
+class IC3NetTraining(OnPolicyTraining):
     """REINFORCE with a value baseline by RMSprop, as published with IC3Net."""
 
     optimizer: Literal["adam", "rmsprop", "sgd"] = Field("rmsprop", description="adam, rmsprop or sgd")
@@ -37,3 +37,61 @@ class IC3NetTraining(Training):
     mean_ratio: float | None = Field(
         None, ge=0, le=1, description="share of the team's mean return; null: 1 under policy commnet, else 0"
     )
+
+
+class MADDPGTraining(Training):
+    """Deterministic policy gradients from critics that see all observations and actions, learned from a replay."""
+
+    lr: Scheduled = Field(
+        1e-2, description="learning rate of the actors: a number, or [[env steps, value], ...] from env step 0"
+    )
+    critic_lr: Scheduled = Field(1e-2, description="learning rate of the critics, likewise")
+    gamma: float = Field(0.95, ge=0, le=1, description="discount")
+    grad_clip: float | None = Field(
+        0.5, gt=0, description="largest norm of the actors' gradient, and of the critics'; null: not clipped"
+    )
+    mean_ratio: float = Field(0.0, ge=0, le=1, description="share of the team's mean reward in each agent's own")
+    parameters: Literal["shared", "per_agent"] = Field(
+        "shared", description="one critic for all, to which each agent comes first; or one for each agent slot"
+    )
+    critic_size: int = Field(64, ge=1, description="width of the critics' two hidden layers")
+    twin: bool = Field(False, description="two critics, the lower of whose targets is believed")
+    tau: float = Field(0.01, gt=0, le=1, description="how far the targets follow after each update")
+    actions: Literal["hard", "soft"] = Field(
+        "hard",
+        description="what the critics are asked about discrete actions that are drawn anew: hard, one-hot with the "
+        "gradient of the relaxed sample; soft, the relaxed sample itself",
+    )
+    temperature: float = Field(1.0, gt=0, description="of the relaxed sample")
+    others: Literal["replayed", "current"] = Field(
+        "replayed", description="what the others did, where an actor's action is judged: as recorded, or as now drawn"
+    )
+    regularizer: float = Field(
+        1e-3, ge=0, description="weight of the mean square of the actors' logits, or of the means of box actions"
+    )
+    epsilon: Scheduled = Field(
+        0.0, description="exploration: share of discrete actions that are drawn uniformly, or [[env steps, value], ...]"
+    )
+    action_noise: Scheduled = Field(
+        0.2,
+        description="exploration: standard deviation of the noise on box actions, in units of half the box, or "
+        "[[env steps, value], ...]",
+    )
+    target_noise: float = Field(
+        0.0, ge=0, description="standard deviation of the noise on the targets' box actions, in the same units"
+    )
+    batch_size: int = Field(1024, ge=1, description="env steps of an update, drawn uniformly from the replay")
+    sequence_length: int | None = Field(
+        None,
+        ge=1,
+        description="env steps of a replayed sequence where the policy has memory; null: whole episodes",
+    )
+    burn_in: int = Field(
+        0, ge=0, description="env steps before a sequence from which its first memory is computed, without gradient"
+    )
+    learning_starts: int = Field(25_600, ge=0, description="env steps before the first update")
+    env_steps_per_update: int = Field(
+        100, ge=1, description="an update is due after so many env steps; those of a round are made at its end"
+    )
+    replay_env_steps: int = Field(1_000_000, ge=1, description="env steps that the replay holds at most")
+    replay_bytes: int = Field(2**30, ge=1, description="memory that it takes at most, in bytes")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -23,10 +24,21 @@ class Loss:
     stats: dict[str, Tensor]
 
 
+class Judge(Protocol):
+    """Says what is gained by new decisions."""
+
+    def gain(self, batch: Batch, decision: Decision) -> Tensor:
+        """What a decision makes of the recorded rows [..., N] of agents, for each of them: it is to go up."""
+
+
 class Objective(ABC):
     """Losses are sums over one denominator of the whole minibatch, wherever its rows are computed."""
 
     normalizes_advantages: bool = False
+
+    def columns(self, rollout: Rollout) -> Batch:
+        """The rows that a learner needs (see `columns`)."""
+        return columns(rollout, self)
 
     @abstractmethod
     def targets(self, rollout: Rollout) -> tuple[Tensor, Tensor]:

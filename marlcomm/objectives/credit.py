@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from marlcomm.objectives.base import Batch, Objective
+from marlcomm.objectives.base import Batch, Judge
 from marlcomm.policies.base import Talk, TeamPolicy
 
 
 @torch.no_grad()
-def message_credit(policy: TeamPolicy, objective: Objective, batch: Batch, talk: Talk) -> Tensor | None:
+def message_credit(policy: TeamPolicy, objective: Judge, batch: Batch, talk: Talk) -> Tensor | None:
     """The receivers' objective J [B, T, N, K], had each sender, alone, sent each of its K samples.
 
     J is the objective's gain at that step's recorded actions, summed over all acting agents that heard the sender, and

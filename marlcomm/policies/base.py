@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -93,6 +94,15 @@ class Moment:
     spawned: Tensor
     gates: Tensor | None = None
     noise: Tensor | None = None
+
+    def between(self, start: int, stop: int) -> Moment:
+        """The steps from `start` to before `stop` of a rollout."""
+        return Moment(*(None if x is None else x[:, start:stop] for x in _fields(self)))  # type: ignore[arg-type]
+
+    def steps(self) -> Iterator[Moment]:
+        """The moments [B, N, ...] of a rollout, one after the other."""
+        for time in range(self.alive.shape[1]):
+            yield Moment(*(None if x is None else x[:, time] for x in _fields(self)))  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -219,6 +229,11 @@ class TeamPolicy(nn.Module, ABC):
         """
 
     @property
+    def action_heads(self) -> list[nn.Module]:
+        """What gives the parameters of the actions' distribution, made by `distribution.head`."""
+        return [self.get_submodule("action_head")]
+
+    @property
     def bottleneck(self) -> Channel | None:
         """The channel that stands at the read-out; None where the channel is at the sender."""
         return self.channel.bottleneck if isinstance(self.channel, ReadoutChannel) else None
@@ -228,9 +243,23 @@ class TeamPolicy(nn.Module, ABC):
         """The channel that learns, wherever it stands: what a link of float32 numbers does needs no learning."""
         return self.channel if self.bottleneck is None else self.bottleneck
 
-    def forward(self, moment: Moment) -> Decision:
-        """Replay a rollout from its beginning: all tensors [B, T, N, ...]."""
-        return self._over_time(moment)
+    @property
+    def remembers(self) -> bool:
+        """Whether agents have a memory."""
+        return bool(self.begin(1))
+
+    def forward(self, moment: Moment, memory: Memory | None = None) -> Decision:
+        """Replay a rollout from its beginning, or from a memory: all tensors [B, T, N, ...]."""
+        return self._over_time(moment, self.begin(moment.alive.shape[0]) if memory is None else memory)
+
+    @torch.no_grad()
+    def remember(self, moment: Moment) -> Memory:
+        """What agents remember after a rollout [B, T, N, ...] from its beginning, which may have no step."""
+        memory = self.begin(moment.alive.shape[0])
+        if memory:
+            for now in moment.steps():
+                memory = self.step(now, memory)[1]
+        return memory
 
     def step(self, moment: Moment, memory: Memory, overheard: Overheard | None = None) -> tuple[Decision, Memory]:
         """One step of B worlds: all tensors [B, N, ...]."""
@@ -255,12 +284,11 @@ class TeamPolicy(nn.Module, ABC):
         states, _ = self.hear(then.features, then.memory, heard, then.audible, then.alive)
         return Decision(*self._decide(states, then.candidates), talk, self.distribution)
 
-    def _over_time(self, moment: Moment) -> Decision:
+    def _over_time(self, moment: Moment, memory: Memory) -> Decision:
         # Time goes first inside, so that the slice of a step is contiguous.
         steps = [None if x is None else x.transpose(0, 1) for x in _fields(moment)]
         observations = steps[0].contiguous()  # type: ignore[union-attr]
         features = self.see(self._inputs(observations)).unbind(0)
-        memory = self.begin(moment.alive.shape[0])
         states, talks = [], []
         for time, seen in enumerate(features):
             if self.settings.detach_every and time and time % self.settings.detach_every == 0:

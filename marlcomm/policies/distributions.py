@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ _CERTAIN = -1e9  # the log standard deviation of what is not drawn
 # an entropy bonus, which does not see the clipping, would widen them for ever.
 _LOWEST_LOG_STD, _HIGHEST_LOG_STD = -5.0, 0.0
 _FIRST_STD = 0.5
+_NARROW = -30.0  # its sigmoid is zero in float32: the lowest spread
 _MEAN_GAIN = 0.01  # first means are nearly the same everywhere, as Andrychowicz et al. (2021) advise
 
 
@@ -61,9 +63,50 @@ class ActionDistribution(ABC):
         """Parameters [..., N, P] that leave every slot what it can do."""
         return parameters
 
+    @abstractmethod
+    def code_size(self, actions: int) -> int:
+        """W, how many numbers a critic is given for an action, and how many draws `relaxed` takes."""
+
+    @abstractmethod
+    def code(self, parameters: Tensor, actions: Tensor) -> Tensor:
+        """What a critic is given for drawn actions [...] of these parameters, [..., W]."""
+
+    @abstractmethod
+    def relaxed(self, parameters: Tensor, uniforms: Tensor, relaxation: Relaxation) -> Tensor:
+        """Codes [..., W] of new actions with a gradient for the parameters, from uniforms [..., W] in (0, 1)."""
+
+    @abstractmethod
+    def explored(self, actions: Tensor, parameters: Tensor, uniforms: Tensor, amount: float) -> Tensor:
+        """Drawn actions made more various by an amount, from uniforms [..., W] in (0, 1).
+
+        What is certain (see `idle`) stays as it is.
+        """
+
+    @abstractmethod
+    def penalty(self, parameters: Tensor) -> Tensor:
+        """Mean square [...] of what should stay small, so that an action never gets out of a gradient's reach."""
+
+    def narrow(self, head: nn.Module) -> None:  # noqa: B027 (most families have no spread)
+        """Make a head draw as surely as it can: whoever trains without likelihoods does not train its spread."""
+
     def to_world(self, actions: Tensor) -> Tensor:
         """What the world is given for drawn actions."""
         return actions
+
+
+@dataclass(frozen=True)
+class Relaxation:
+    """How actions are drawn with a gradient.
+
+    Attributes:
+        hard: discrete ones are one-hot, with the gradient of the relaxed sample; else they are the relaxed sample.
+        temperature: of that.
+        noise: standard deviation of what is added to box actions, which have their gradient without.
+    """
+
+    hard: bool = True
+    temperature: float = 1.0
+    noise: float = 0.0
 
 
 class Categorical(ActionDistribution):
@@ -91,6 +134,31 @@ class Categorical(ActionDistribution):
     def idle(self, parameters: Tensor, slots: Tensor) -> Tensor:
         later = torch.arange(parameters.shape[-1], device=parameters.device) > 0
         return parameters.masked_fill(slots.unsqueeze(-1) & later, _NEVER)
+
+    def code_size(self, actions: int) -> int:
+        return actions
+
+    def code(self, parameters: Tensor, actions: Tensor) -> Tensor:
+        return nn.functional.one_hot(actions, parameters.shape[-1]).to(parameters.dtype)
+
+    def relaxed(self, parameters: Tensor, uniforms: Tensor, relaxation: Relaxation) -> Tensor:
+        """Gumbel-softmax, or its straight-through estimator (Jang et al. 2017)."""
+        perturbed = parameters + noise.gumbel(uniforms)
+        soft = torch.softmax(perturbed / relaxation.temperature, dim=-1)
+        if not relaxation.hard:
+            return soft
+        hard = nn.functional.one_hot(perturbed.argmax(-1), perturbed.shape[-1]).to(soft.dtype)
+        return hard + (soft - soft.detach())
+
+    def explored(self, actions: Tensor, parameters: Tensor, uniforms: Tensor, amount: float) -> Tensor:
+        """With probability `amount` any option, all alike: two of the draws say whether, and which."""
+        possible = parameters > _NEVER
+        anything = uniforms[..., 0] < amount
+        options = torch.log(possible.to(parameters.dtype))
+        return torch.where(anything, noise.categorical(options, uniforms[..., -1]), actions)
+
+    def penalty(self, parameters: Tensor) -> Tensor:
+        return (parameters * (parameters > _NEVER)).square().mean(-1)
 
 
 CATEGORICAL = Categorical()
@@ -158,6 +226,35 @@ class DiagonalGaussian(ActionDistribution):
     def to_world(self, actions: Tensor) -> Tensor:
         return self.box.point(actions)
 
+    def code_size(self, actions: int) -> int:
+        return actions
+
+    def code(self, parameters: Tensor, actions: Tensor) -> Tensor:
+        return actions.clamp(-1, 1)
+
+    def relaxed(self, parameters: Tensor, uniforms: Tensor, relaxation: Relaxation) -> Tensor:
+        """The mean, inside the box, with noise on top that has no gradient."""
+        mean, log_std = self._split(parameters)
+        inside: Tensor = _Inside.apply(mean)  # type: ignore[no-untyped-call]
+        if not relaxation.noise:
+            return inside
+        added = relaxation.noise * noise.normal(uniforms) * (log_std > _CERTAIN)
+        return inside + ((inside + added).clamp(-1, 1) - inside).detach()
+
+    def explored(self, actions: Tensor, parameters: Tensor, uniforms: Tensor, amount: float) -> Tensor:
+        """Normal noise of standard deviation `amount` on top, and inside the box again."""
+        uncertain = self._split(parameters)[1] > _CERTAIN
+        return torch.where(uncertain, (actions + amount * noise.normal(uniforms)).clamp(-1, 1), actions)
+
+    def penalty(self, parameters: Tensor) -> Tensor:
+        return self._split(parameters)[0].square().mean(-1)
+
+    def narrow(self, head: nn.Module) -> None:
+        if not isinstance(head, GaussianHead):
+            raise TypeError(f"a policy's action head is made by TeamPolicy.distribution.head, got {type(head)}")
+        with torch.no_grad():
+            head.spread.fill_(_NARROW)
+
     def _split(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
         size = len(self.box.low)
         if parameters.shape[-1] != 2 * size:
@@ -167,6 +264,24 @@ class DiagonalGaussian(ActionDistribution):
             )
         mean, log_std = parameters.split(size, dim=-1)
         return mean, log_std
+
+
+class _Inside(torch.autograd.Function):
+    """Means clipped to [-1, 1], whose gradient is stopped only where it would push further out.
+
+    A plain clip would leave a mean that is outside without any (inverting gradients, Hausknecht and Stone 2016).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, mean: Tensor) -> Tensor:
+        ctx.save_for_backward(mean)
+        return mean.clamp(-1, 1)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (mean,) = ctx.saved_tensors
+        outward = (mean.abs() > 1) & (gradient * mean < 0)  # losses go down, against the gradient
+        return gradient.masked_fill(outward, 0.0)
 
 
 class GaussianHead(nn.Module):

@@ -36,6 +36,7 @@ class Rollout:
         talk: what was said, [B, T, N, ...].
         info: episode statistics at the end, name -> [B].
         seconds: wall time spent, by part.
+        last: what the policy is given after the last action, [B, N, ...].
     """
 
     worlds: Tensor
@@ -55,6 +56,7 @@ class Rollout:
     talk: Talk
     info: dict[str, Tensor]
     seconds: dict[str, float]
+    last: Moment
 
     @property
     def env_steps(self) -> int:
@@ -109,10 +111,16 @@ class EpisodeClock:
 
 
 class Player:
-    """Plays policies in a world: sampled actions with keyed draws, or the likeliest ones."""
+    """Plays policies in a world: sampled actions with keyed draws, or the likeliest ones.
 
-    def __init__(self, env: TeamEnv, policy: TeamPolicy, seed: int, stream: str = "train") -> None:
-        self.env, self.policy, self.seed, self.stream = env, policy, seed, stream
+    Sampled ones are `explored` by an amount on top of what the policy draws, where that is not zero (see
+    `ActionDistribution.explored`).
+    """
+
+    def __init__(
+        self, env: TeamEnv, policy: TeamPolicy, seed: int, stream: str = "train", exploration: float = 0.0
+    ) -> None:
+        self.env, self.policy, self.seed, self.stream, self.exploration = env, policy, seed, stream, exploration
 
     def turns(self, worlds: Tensor) -> tuple[Tensor, ...]:
         """Worlds [B] in as many parts as the environment needs to play them."""
@@ -170,7 +178,9 @@ class Player:
             seconds["world"] += perf_counter() - clock
             _append(record, rewards=episode.count(now), terminated=now.terminated)
         clock = perf_counter()
-        _append(record, alive=now.alive, spawned=now.spawned, values=self._last_values(now, memory, gates, draws))
+        last = self._last(now, gates, draws)
+        decision, _ = self.policy.step(last, memory)
+        _append(record, alive=now.alive, spawned=now.spawned, values=decision.values)
         columns = {name: torch.stack(values, dim=1) for name, values in record.items()}
         seconds["policy"] += perf_counter() - clock
         return Rollout(
@@ -182,6 +192,7 @@ class Player:
             talk=stack_talks(talks),
             info=episode.info,
             seconds=seconds,
+            last=last,
             **columns,
         )
 
@@ -190,6 +201,7 @@ class Player:
         keys = noise.world_keys(self.seed, f"{self.stream}/actions", worlds, episodes)
         return _Draws(
             actions=noise.uniform(keys, steps, agents, self._noise_size + self.policy.gated),
+            exploration=self._exploration(worlds, episodes, steps, agents),
             channel=channel_noise(self.policy.channel, self.seed, self.stream, worlds, episodes, steps + 1, agents),
         )
 
@@ -204,18 +216,24 @@ class Player:
             return distribution.greedy(decision.logits), choices
         uniforms, for_gates = draws.actions[:, time].split([self._noise_size, int(self.policy.gated)], dim=-1)
         actions = distribution.sample(decision.logits, uniforms)
+        if draws.exploration is not None:
+            actions = distribution.explored(actions, decision.logits, draws.exploration[:, time], self.exploration)
         return actions, None if gate_logits is None else CATEGORICAL.sample(gate_logits, for_gates).bool()
 
     def _open(self, gates: Tensor, now: TeamStep) -> Tensor:
         """Which gates [B, N] of the last choices are still those of the agents now there."""
         return gates & now.alive if self.env.spec.keeps_memory else gates & now.alive & ~now.spawned
 
-    def _last_values(self, now: TeamStep, memory: dict[str, Tensor], gates: Tensor | None, draws: _Draws) -> Tensor:
-        if gates is not None:
-            gates = self._open(gates, now)
+    def _last(self, now: TeamStep, gates: Tensor | None, draws: _Draws) -> Moment:
+        gates = None if gates is None else self._open(gates, now)
         noise_now = None if draws.channel is None else draws.channel[:, -1]
-        decision, _ = self.policy.step(Moment(now.observations, now.alive, now.spawned, gates, noise_now), memory)
-        return decision.values
+        return Moment(now.observations, now.alive, now.spawned, gates, noise_now)
+
+    def _exploration(self, worlds: Tensor, episodes: Tensor, steps: int, agents: int) -> Tensor | None:
+        if not self.exploration:
+            return None
+        keys = noise.world_keys(self.seed, f"{self.stream}/exploration", worlds, episodes)
+        return noise.uniform(keys, steps, agents, self.policy.distribution.code_size(self.env.spec.num_actions))
 
 
 def join_rollouts(rollouts: Sequence[Rollout]) -> Rollout:
@@ -238,9 +256,13 @@ def join_rollouts(rollouts: Sequence[Rollout]) -> Rollout:
 
 @dataclass(frozen=True)
 class _Draws:
-    """Uniform draws of whole episodes: of actions and then of gates [B, T, N, K'], channel [B, T + 1, N, K]."""
+    """Uniform draws of whole episodes: of actions and then of gates [B, T, N, K'], channel [B, T + 1, N, K].
+
+    Where there is exploration, its draws are [B, T, N, W].
+    """
 
     actions: Tensor
+    exploration: Tensor | None
     channel: Tensor | None
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field, model_validator
 
 from marlcomm.registry import ConfigError, Settings
@@ -14,6 +16,9 @@ class PolicySettings(Settings):
     agent_identity: bool = Field(False, description="append the one-hot number of the agent slot to its observation")
     detach_every: int | None = Field(
         None, ge=1, description="cut the gradient through memory every so many steps; null: never"
+    )
+    parameters: Literal["shared", "per_agent"] = Field(
+        "shared", description="one network for all agents, or one for each agent slot; the channel is always shared"
     )
 
     candidate_size: int = Field(

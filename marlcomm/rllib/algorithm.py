@@ -1,11 +1,11 @@
-"""The algorithm: sample a round, learn from it, count it, write it down."""
+"""What algorithms share: sample a round, learn, count it, write it down."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -27,15 +27,20 @@ from marlcomm.rllib.compat import (
     ray,
     trial_folder,
 )
-from marlcomm.rllib.config import TeamConfig
-from marlcomm.rllib.learner import FIRST_EPOCH, LAST_EPOCH, TrainingError
-from marlcomm.rllib.rows import epoch_rows, join, normalize_advantages
+from marlcomm.rllib.learner import TrainingError
+from marlcomm.rllib.rows import join
 from marlcomm.rllib.runner import Sample, TeamEnvRunner
 from marlcomm.rllib.stopwatch import Stopwatch
 
+if TYPE_CHECKING:
+    from marlcomm.rllib.config import TeamConfig
+
 
 class TeamAlgorithm(Algorithm):
-    """Rounds of whole episodes, the same draws whatever the number of runners and learners."""
+    """Rounds of whole episodes, the same draws whatever the number of runners and learners.
+
+    A subclass learns from them, and holds what else a checkpoint needs.
+    """
 
     config: TeamConfig
 
@@ -53,6 +58,7 @@ class TeamAlgorithm(Algorithm):
         self.round = 0
         self.env_steps = 0
         self.seconds = 0.0
+        self.last_checkpoint: Path | None = None
         _refuse_too_few_resources(self.config)
         super().setup(config)
         folder = self.config.log_dir
@@ -68,7 +74,7 @@ class TeamAlgorithm(Algorithm):
         watch.lap("sample")
         env_steps = sum(sample.env_steps for sample in samples)
         self.env_steps += env_steps
-        batch = self._rows(samples)
+        batch = join([sample.batch for sample in samples])
         watch.lap("join")
         learned = self._learn(batch)
         watch.lap("update")
@@ -86,6 +92,27 @@ class TeamAlgorithm(Algorithm):
         }
         self._report(env_steps)
 
+    def _learn(self, batch: Batch) -> dict[str, float]:
+        """Learn from the rows of a round; returns means of what learners logged. A subclass knows how."""
+        raise NotImplementedError
+
+    def _update(self, rows: Batch, minibatch_size: int | None = None, **timesteps: Any) -> list[dict[str, Any]]:
+        """One call of the learners; returns what each of them logged."""
+        columns = {name: values.numpy() for name, values in rows.items()} if self.config.num_learners else rows
+        results = self.learner_group.update(
+            batch=MultiAgentBatch({DEFAULT_MODULE_ID: SampleBatch(columns)}, env_steps=self.config.num_worlds),
+            timesteps={NUM_ENV_STEPS_SAMPLED_LIFETIME: self.env_steps, **timesteps},
+            num_epochs=1,
+            minibatch_size=minibatch_size,
+        )
+        self.metrics.aggregate(results, key=LEARNER_RESULTS)
+        return [result[DEFAULT_MODULE_ID] for result in results]
+
+    @property
+    def _how_to_play(self) -> dict[str, Any]:
+        """What runners are told of the next round."""
+        return {"round": self.round}
+
     def _send_weights(self) -> None:
         """Give the runners the learners' weights.
 
@@ -102,21 +129,14 @@ class TeamAlgorithm(Algorithm):
             _copy_weights(self, cast(TeamEnvRunner, self.env_runner))  # from which RLlib sets up whoever comes back
         return cast(list[int], super().restore_env_runners(env_runner_group))
 
-    def _rows(self, samples: list[Sample]) -> Batch:
-        """The rows of all runners, ready to learn from."""
-        batch = join([sample.batch for sample in samples])
-        if self.config.objective().normalizes_advantages:
-            normalize_advantages(batch, np.sum([sample.moments for sample in samples], axis=0))
-        return batch
-
     def _sample(self) -> list[Sample]:
         """One round of every runner; a runner that fails fails the round."""
         group = self.env_runner_group
         if not group.num_remote_env_runners():
-            return [self.env_runner.sample(round=self.round)]
+            return [self.env_runner.sample(**self._how_to_play)]
         results = group.foreach_env_runner(
             "try_sample",
-            kwargs={"round": self.round},
+            kwargs=self._how_to_play,
             local_env_runner=False,
             timeout_seconds=self.config.sample_timeout_s,
         )
@@ -130,30 +150,6 @@ class TeamAlgorithm(Algorithm):
             )
         samples = cast(list[Sample], results)
         return sorted(samples, key=lambda sample: int(sample.batch["world"][0]))
-
-    def _learn(self, batch: Batch) -> dict[str, float]:
-        """All epochs over a round; returns the mean of each learner figure over the minibatches."""
-        config = self.config
-        learners = max(config.num_learners, 1)
-        size = config.num_worlds // (learners * config.num_minibatches)
-        sums: dict[str, float] = {}
-        for epoch in range(config.num_epochs):
-            rows = epoch_rows(batch, config.seed, self.round, epoch, config.num_minibatches, learners)
-            columns = {name: values.numpy() for name, values in rows.items()} if config.num_learners else rows
-            results = self.learner_group.update(
-                batch=MultiAgentBatch({DEFAULT_MODULE_ID: SampleBatch(columns)}, env_steps=config.num_worlds),
-                timesteps={
-                    NUM_ENV_STEPS_SAMPLED_LIFETIME: self.env_steps,
-                    FIRST_EPOCH: epoch == 0,
-                    LAST_EPOCH: epoch == config.num_epochs - 1,
-                },
-                num_epochs=1,
-                minibatch_size=size,
-            )
-            for result in results:
-                _add_sums(sums, result[DEFAULT_MODULE_ID], compared=epoch == 0)
-            self.metrics.aggregate(results, key=LEARNER_RESULTS)
-        return _learner_figures(sums, config.num_epochs * config.num_minibatches, learners)
 
     def _bits(self, samples: list[Sample]) -> dict[str, float]:
         counts = sum((sample.counts for sample in samples), TalkCounts())
@@ -194,6 +190,7 @@ class TeamAlgorithm(Algorithm):
 
     def set_state(self, state: dict[str, Any]) -> None:
         super().set_state(state)
+        self.last_checkpoint = None  # it may be of another run
         for name, value in state.get("team", {}).items():
             setattr(self, name, value)
         self._send_weights()
@@ -206,6 +203,18 @@ class TeamAlgorithm(Algorithm):
     def counters(self) -> dict[str, Any]:
         """All state of the training outside weights and optimisers."""
         return {"round": self.round, "env_steps": self.env_steps, "seconds": self.seconds}
+
+    def parts(self, last: Path | None) -> dict[str, Any]:
+        """What else a checkpoint holds, by name; `last` is the one before, which may hold some of it already."""
+        return {}
+
+    def load_parts(self, folder: Path) -> None:
+        """Take back what else is in a checkpoint."""
+
+    @property
+    def remarks(self) -> list[str]:
+        """What a user should know before training begins, in sentences."""
+        return []
 
     def cleanup(self) -> None:
         self._log.close()
@@ -254,20 +263,3 @@ def _time_shares(samples: list[Sample], watch: Stopwatch) -> dict[str, float]:
 def _episode_figures(samples: list[Sample]) -> dict[str, float]:
     """Means over the episodes of the round; every runner played equally many."""
     return {f"train/{name}": float(np.mean([s.means[name] for s in samples])) for name in samples[0].means}
-
-
-def _add_sums(sums: dict[str, float], result: dict[str, Any], compared: bool) -> None:
-    """Add what one learner logged in one epoch; the replay is compared with the rollout in the first one only."""
-    for name, stats in result.items():
-        if "/" not in name or (name.startswith("replay/") and not compared):
-            continue
-        value = float(stats.peek())
-        sums[name] = max(sums.get(name, 0.0), value) if name == "replay/ratio_error" else sums.get(name, 0.0) + value
-
-
-def _learner_figures(sums: dict[str, float], updates: int, learners: int) -> dict[str, float]:
-    figures = {name: value / updates for name, value in sums.items() if not name.startswith(("replay/", "update/"))}
-    figures["replay/flipped_symbols"] = sums["replay/flipped"] / max(sums["replay/symbols"], 1)
-    figures["replay/ratio_error"] = sums["replay/ratio_error"]
-    figures["update/skipped"] = sums["update/skipped"] / learners  # all learners skip the same updates
-    return figures

@@ -1,8 +1,8 @@
 """Saving an algorithm, and going on exactly.
 
-A checkpoint holds weights and buffers of the policy and its channel (schedules included), the optimiser's state, and
-the counters of rounds and env steps. Runners keep nothing, worlds begin anew every round and all noise is keyed, so
-that is everything: a run that continues from it is the run that never stopped.
+A checkpoint holds weights and buffers of the policy and its channel (schedules included), the optimiser's state, the
+counters of rounds and env steps, and the replay where there is one. Runners keep nothing, worlds begin anew every round
+and all noise is keyed, so that is everything: a run that continues from it is the run that never stopped.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ def save(algorithm: TeamAlgorithm, folder: Path) -> None:
         algorithm.counters() | {"training_iteration": algorithm.training_iteration},
         weights=dict(learner[COMPONENT_RL_MODULE][DEFAULT_MODULE_ID]),
         optimizer=learner[checkpoint.OPTIMIZER],
+        **algorithm.parts(algorithm.last_checkpoint),
     )
+    algorithm.last_checkpoint = folder
 
 
 def restore(algorithm: TeamAlgorithm, folder: Path) -> None:
@@ -44,3 +46,5 @@ def restore(algorithm: TeamAlgorithm, folder: Path) -> None:
     algorithm.set_state(
         {"learner_group": {COMPONENT_LEARNER: learner}, "training_iteration": iteration, "team": counters}
     )
+    algorithm.load_parts(folder)
+    algorithm.last_checkpoint = folder

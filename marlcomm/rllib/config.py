@@ -9,15 +9,15 @@ from typing import Any, ClassVar, Self, cast
 
 import torch
 
-from marlcomm.config import RunSettings, check_worlds, import_plugins
-from marlcomm.objectives.base import Objective
+from marlcomm.config import RunSettings, import_plugins
 from marlcomm.policies.team import TeamNames
 from marlcomm.registry import ConfigError, nearest, validate
 from marlcomm.rllib.compat import Algorithm, AlgorithmConfig, NotProvided, RLlibCallback, RLModuleSpec
 from marlcomm.rllib.learner import TeamLearner
 from marlcomm.rllib.module import TeamRLModule
+from marlcomm.rllib.on_policy import OnPolicyLearner
 from marlcomm.rllib.runner import TeamEnvRunner
-from marlcomm.rllib.settings import Training
+from marlcomm.rllib.settings import OnPolicyTraining, Training
 
 # Settings of RLlib that the team path does not honour, and why. Changing one raises.
 _NOT_HONOURED = {
@@ -77,7 +77,7 @@ class TeamConfig(AlgorithmConfig):
     Setters store plain data, so `tune.grid_search` works inside them; `validate` checks everything.
     """
 
-    settings_model: ClassVar[type[Training]] = Training
+    settings_model: ClassVar[type[Training]] = OnPolicyTraining
 
     def __init__(self, algo_class: type[Algorithm] | None = None) -> None:
         super().__init__(algo_class=algo_class)
@@ -155,16 +155,10 @@ class TeamConfig(AlgorithmConfig):
         """Check everything. Raises `ConfigError` (a `ValueError`) that names the setting."""
         import_plugins(self.imports)
         self.team_names().check()
-        self.algorithm_settings()
+        settings = self.algorithm_settings()
         if not self.in_evaluation:  # RLlib changes its copy for evaluations
             self._refuse_what_is_not_honoured()
-            check_worlds(
-                self.num_worlds,
-                self.num_env_runners,
-                self.num_learners,
-                self.num_minibatches,
-                key="num_env_runners x num_envs_per_env_runner",
-            )
+            settings.check_rows(self.num_worlds, self.num_learners, "num_env_runners x num_envs_per_env_runner")
         super().validate()
 
     def _refuse_what_is_not_honoured(self) -> None:
@@ -212,8 +206,8 @@ class TeamConfig(AlgorithmConfig):
         values = {name: getattr(self, name) for name in self.settings_model.model_fields}
         return cast(Training, validate(self.settings_model, values, "training"))
 
-    def objective(self) -> Objective:
-        """The loss; a subclass says which."""
+    def objective(self) -> Any:
+        """What is kept of rollouts, and the loss of it; a subclass says which (`Objective`, `MADDPG`)."""
         raise NotImplementedError
 
     def make_optimizer(self, parameters: Sequence[torch.nn.Parameter]) -> torch.optim.Optimizer:
@@ -224,7 +218,7 @@ class TeamConfig(AlgorithmConfig):
         return torch.optim.Adam(parameters) if settings.optimizer == "adam" else torch.optim.SGD(parameters, lr=1.0)
 
     def get_default_learner_class(self) -> type[TeamLearner]:
-        return TeamLearner
+        return OnPolicyLearner
 
     def get_default_rl_module_spec(self) -> RLModuleSpec:
         team = self.team_names()

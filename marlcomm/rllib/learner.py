@@ -1,25 +1,21 @@
-"""The learner: rows of whole worlds, losses summed over one denominator, one all-reduce."""
+"""What learners share: losses summed over one denominator, one all-reduce, no step on what is not finite."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from marlcomm.channels.base import Peers
-from marlcomm.objectives.base import channel_loss, sent_messages
-from marlcomm.objectives.credit import message_credit
-from marlcomm.policies.base import Decision, first_worlds
-from marlcomm.policies.rollout import log_probs
+from marlcomm.objectives.base import sent_messages
+from marlcomm.policies.base import Talk
 from marlcomm.rllib.compat import DEFAULT_MODULE_ID, NUM_ENV_STEPS_SAMPLED_LIFETIME, TorchLearner, set_log_level
-from marlcomm.rllib.module import DECISION, TeamRLModule
+from marlcomm.rllib.module import TeamRLModule
 
 NON_FINITE_LIMIT = 10
-_COMPARED_SYMBOLS = 500_000
-FIRST_EPOCH = "first_epoch"
-LAST_EPOCH = "last_epoch"
 
 
 class TrainingError(RuntimeError):
@@ -53,7 +49,7 @@ class LearnerPeers(Peers):
 
 
 class TeamLearner(TorchLearner):
-    """Sums the gradients of all learners itself; module-wise DDP stays off.
+    """Sums the gradients of all learners itself; module-wise DDP stays off. A subclass knows the loss.
 
     Every row carries the denominators of its whole minibatch (see `marlcomm.rllib.rows`), so each learner's loss and
     each logged figure is its share of a sum.
@@ -63,7 +59,6 @@ class TeamLearner(TorchLearner):
         set_log_level(kwargs["config"].log_level)
         super().__init__(**kwargs)
         self._env_steps = 0
-        self._first_epoch = self._compare_with_rollout = False
         self._said: list[Tensor] = []
         self._non_finite = 0
 
@@ -72,12 +67,16 @@ class TeamLearner(TorchLearner):
         super().build()
 
     def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:
-        parameters = self.get_parameters(self._module[module_id])
+        self._optimize(module_id, self.get_parameters(self._module[module_id]), self.config.lr)
+
+    def _optimize(self, module_id: str, parameters: Sequence[Tensor], rate: Any, **name: str) -> None:
+        """Have parameters trained by the optimiser of the settings, at a rate or a schedule of rates."""
         self.register_optimizer(
             module_id=module_id,
             optimizer=self.config.make_optimizer(parameters),
             params=parameters,
-            lr_or_lr_schedule=self.config.lr,
+            lr_or_lr_schedule=rate,
+            **name,
         )
 
     def _make_modules_ddp_if_necessary(self) -> None:
@@ -93,39 +92,26 @@ class TeamLearner(TorchLearner):
     def before_gradient_based_update(self, *, timesteps: dict[str, Any]) -> None:
         super().before_gradient_based_update(timesteps=timesteps)
         self._env_steps = int(timesteps[NUM_ENV_STEPS_SAMPLED_LIFETIME])
-        self._first_epoch = self._compare_with_rollout = bool(timesteps[FIRST_EPOCH])
-        if self._first_epoch:
-            self._said.clear()
 
-    def after_gradient_based_update(self, *, timesteps: dict[str, Any]) -> None:
-        super().after_gradient_based_update(timesteps=timesteps)
-        if timesteps[LAST_EPOCH]:
-            channel = self._team_module().policy.quantiser
-            if channel.absorbs:
-                peers = LearnerPeers() if self.config.num_learners > 1 else Peers()
-                channel.absorb(torch.cat(self._said), self._env_steps, peers)
-            channel.after_update(self._env_steps)
+    def _advance_channel(self) -> None:
+        """Let the channel absorb what was said since the last time, and advance its schedules."""
+        channel = self._team_module().policy.quantiser
+        if channel.absorbs:
+            peers = LearnerPeers() if self.config.num_learners > 1 else Peers()
+            channel.absorb(torch.cat(self._said), self._env_steps, peers)
+        channel.after_update(self._env_steps)
+        self._said.clear()
 
-    def compute_loss_for_module(self, *, module_id: str, config: Any, batch: Any, fwd_out: Any) -> Tensor:
-        decision: Decision = fwd_out[DECISION]
-        policy = self._team_module().policy
-        loss = self.objective.loss(batch, decision, self._env_steps)
-        said = decision.talk.quantised
-        credit = message_credit(policy, self.objective, batch, said)
-        rate = channel_loss(policy.quantiser, said, batch["acts"], batch["messages"][0], credit)
-        # Each learner knows its share of every figure, so shares are summed over minibatches and learners.
-        for name, value in (loss.stats | rate.stats).items():
-            self.metrics.log_value((module_id, name), float(value), reduce="sum")
-        messages = sent_messages(said, batch["acts"]) if self._first_epoch else None
+    def _keep_said(self, said: Talk, acts: Tensor) -> None:
+        """Keep what was sent, if the channel is to absorb it."""
+        messages = sent_messages(said, acts)
         if messages is not None:
             self._said.append(messages)
-        if self._compare_with_rollout:
-            flipped, symbols, ratio_error = _compare(batch, decision)
-            self.metrics.log_value((module_id, "replay/flipped"), flipped, reduce="sum")
-            self.metrics.log_value((module_id, "replay/symbols"), symbols, reduce="sum")
-            self.metrics.log_value((module_id, "replay/ratio_error"), ratio_error, reduce="max")
-            self._compare_with_rollout = False
-        return cast(Tensor, loss.total + rate.total)
+
+    def _log(self, stats: dict[str, Tensor]) -> None:
+        """Log this learner's share of figures: shares are summed over minibatches and learners."""
+        for name, value in stats.items():
+            self.metrics.log_value((DEFAULT_MODULE_ID, name), float(value), reduce="sum")
 
     def compute_gradients(self, loss_per_module: dict[str, Tensor], **kwargs: Any) -> dict[Any, Tensor]:
         gradients = super().compute_gradients(loss_per_module, **kwargs)
@@ -161,22 +147,3 @@ class TeamLearner(TorchLearner):
                 f"{self._non_finite} updates in a row had gradients that are infinite or NaN (in {', '.join(names)}); "
                 "none of them was applied"
             )
-
-
-def _compare(batch: dict[str, Tensor], decision: Decision) -> tuple[int, int, float]:
-    """How far the learner's replay is from the rollout, before any step of the round.
-
-    Returns how many symbols came out differently, of how many, and the largest |probability ratio - 1| in worlds
-    without such a flip. A bounded number of symbols is compared, in the first worlds of the minibatch.
-    """
-    with torch.no_grad():
-        symbols = batch["symbols"]
-        worlds = max(_COMPARED_SYMBOLS // max(symbols[0].numel(), 1), 1)
-        batch = {name: value[:worlds] for name, value in batch.items()}
-        decision = first_worlds(decision, worlds)
-        heard = (batch["spoke"] & batch["acts"]).unsqueeze(-1)
-        flipped = (decision.talk.quantised.symbols != batch["symbols"]) & heard
-        ratio = torch.exp(log_probs(decision, batch["actions"], batch.get("gate_choices")) - batch["log_probs"])
-        clean = ~flipped.flatten(1).any(1).view(-1, 1, 1) & batch["acts"]
-        error = ((ratio - 1).abs() * clean).max()
-        return int(flipped.sum()), int(heard.sum()) * flipped.shape[-1], float(error)

@@ -23,14 +23,14 @@ def _concatenated(parts: Sequence[np.ndarray]) -> np.ndarray:
     return parts[0] if len(parts) == 1 and parts[0].flags.writeable else np.concatenate(parts)
 
 
-def normalize_advantages(batch: Batch, moments: np.ndarray) -> None:
-    """Centre and scale advantages in place by the merged moments (count, sum, sum of squares) of all runners."""
-    number, total, squares = moments
-    if not number:  # nobody lived
+def normalize_advantages(batch: Batch) -> None:
+    """Centre and scale advantages in place by their moments over all acting agents of all runners."""
+    acting = batch["advantages"][batch["acts"]].double()
+    if not len(acting):  # nobody lived
         return
-    mean = total / number
-    deviation = max(squares / number - mean**2, 0.0) ** 0.5
-    batch["advantages"] = (batch["advantages"] - float(mean)) / float(deviation + 1e-8)
+    mean = float(acting.sum()) / len(acting)
+    deviation = max(float(acting.square().sum()) / len(acting) - mean**2, 0.0) ** 0.5
+    batch["advantages"] = (batch["advantages"] - mean) / (deviation + 1e-8)
 
 
 def epoch_rows(batch: Batch, seed: int, round_: int, epoch: int, minibatches: int, learners: int) -> Batch:

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 
 from marlcomm.config import import_plugins
-from marlcomm.objectives.base import columns
 from marlcomm.policies.evaluation import Episodes, evaluate
 from marlcomm.policies.metering import TalkCounts, TalkMeter
 from marlcomm.policies.rollout import Player
@@ -34,7 +33,6 @@ class Sample:
         env_steps: of all worlds.
         counts: of what was said.
         means: of the episodes' statistics.
-        moments: count, sum and sum of squares of the advantages.
         seconds: wall time by part.
     """
 
@@ -42,7 +40,6 @@ class Sample:
     env_steps: int
     counts: TalkCounts
     means: dict[str, float]
-    moments: np.ndarray
     seconds: dict[str, float]
 
 
@@ -73,29 +70,27 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
         pair = spaces(self.env.spec)
         return {"__env__": pair, "__env_single__": pair, DEFAULT_MODULE_ID: pair}
 
-    def sample(self, *, round: int, **kwargs: Any) -> Sample:  # noqa: A002 (the design's word)
-        """One episode of each of this runner's worlds, the `round`-th."""
+    def sample(self, *, round: int, exploration: float = 0.0, **kwargs: Any) -> Sample:  # noqa: A002 (the design's word)
+        """One episode of each of this runner's worlds, the `round`-th, with exploration as `Player` has it."""
         worlds = self._first_world() + torch.arange(self.config.num_envs_per_env_runner)
         self.module.eval()
-        rollout = Player(self.env, self.module.policy, self.config.seed).play(worlds, torch.full_like(worlds, round))
-        batch = columns(rollout, self.objective)
+        player = Player(self.env, self.module.policy, self.config.seed, exploration=exploration)
+        rollout = player.play(worlds, torch.full_like(worlds, round))
+        batch = self.objective.columns(rollout)
         statistics = Episodes()
         statistics.add(rollout.rewards, rollout.lengths, rollout.info)
-        advantages = batch["advantages"][rollout.acts].double()
-        moments = [len(advantages), float(advantages.sum()), float(advantages.square().sum())]
         return Sample(
             batch={name: values.numpy() for name, values in batch.items()},
             env_steps=rollout.env_steps,
             counts=self.meter.count(rollout),
             means=statistics.means(),
-            moments=np.array(moments),
             seconds=rollout.seconds,
         )
 
-    def try_sample(self, *, round: int) -> Sample | str:  # noqa: A002
+    def try_sample(self, **how: Any) -> Sample | str:
         """A sample, or the traceback of what went wrong: RLlib would end this process and only log the reason."""
         try:
-            return self.sample(round=round)
+            return self.sample(**how)
         except Exception:
             return traceback.format_exc()
 

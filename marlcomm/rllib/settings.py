@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
 
-from marlcomm.registry import Settings
+from marlcomm.registry import Settings, check_multiple
 
 _POINTS = TypeAdapter(list[tuple[float, float]])
 
@@ -37,16 +37,29 @@ Scheduled = Annotated[float | list[tuple[float, float]], BeforeValidator(_schedu
 class Training(Settings):
     """What every algorithm's settings offer."""
 
+    def check_rows(self, worlds: int, num_learners: int, key: str) -> None:
+        """Raise `ConfigError` where learners cannot share what is learned from a round of worlds."""
+
     optimizer: Literal["adam", "rmsprop", "sgd"] = Field("adam", description="adam, rmsprop or sgd")
     rmsprop_alpha: float = Field(0.97, ge=0, lt=1, description="smoothing of rmsprop")
     rmsprop_eps: float = Field(1e-6, gt=0, description="term that keeps rmsprop's divisor from zero")
     lr: Scheduled = Field(1e-3, description="learning rate: a number, or [[env steps, value], ...] from env step 0")
     gamma: float = Field(0.99, ge=0, le=1, description="discount")
     reward_scale: float = Field(1.0, gt=0, description="rewards are multiplied by this in training only")
+    grad_clip: float | None = Field(None, gt=0, description="largest norm of the whole gradient; null: not clipped")
+
+
+class OnPolicyTraining(Training):
+    """What algorithms offer that learn from each round of episodes and then forget it."""
+
     entropy_coeff: Scheduled = Field(
         0.0, description="weight of the entropy bonus: a number, or [[env steps, value], ...]"
     )
     vf_loss_coeff: float = Field(0.5, ge=0, description="weight of the value loss")
-    grad_clip: float | None = Field(None, gt=0, description="largest norm of the whole gradient; null: not clipped")
     num_epochs: int = Field(1, ge=1, description="passes over each round of episodes")
     num_minibatches: int = Field(1, ge=1, description="into how many equal groups of worlds a pass is cut")
+
+    def check_rows(self, worlds: int, num_learners: int, key: str) -> None:
+        learners = max(num_learners, 1)
+        reason = f"learners ({learners}) x algorithm.num_minibatches ({self.num_minibatches})"
+        check_multiple(key, worlds, learners * self.num_minibatches, reason)

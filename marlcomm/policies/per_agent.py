@@ -1,0 +1,90 @@
+"""A policy with a network for each agent slot, whatever policy it is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from marlcomm.channels.base import Channel
+from marlcomm.envs.base import TeamSpec
+from marlcomm.policies.base import TeamPolicy
+from marlcomm.policies.memory import Memory
+from marlcomm.policies.settings import PolicySettings
+
+Make = Callable[[TeamSpec, PolicySettings, Channel], TeamPolicy]
+
+
+class PerAgent(TeamPolicy):
+    """N policies of one kind, of which each computes its own slot only; all talk through one channel.
+
+    A policy that can be among them treats agents one by one: of what `see`, `say`, `hear`, `gather`, `take` and
+    `decide` are given, the axis of agents (of receivers, in `hear` and `gather`) is cut to one slot, and the answer is
+    that slot's.
+    """
+
+    def __init__(self, spec: TeamSpec, settings: PolicySettings, channel: Channel, make: Make) -> None:
+        super().__init__(spec, settings, channel)
+        self.agents = nn.ModuleList(make(spec, settings, channel) for _ in range(spec.num_agents))
+        for policy in self._policies:
+            # There is one channel, and one embedding of candidates, and they are named once.
+            policy.channel = policy.candidate_head = None  # type: ignore[assignment]
+        self.gated = self._policies[0].gated
+
+    @property
+    def _policies(self) -> list[TeamPolicy]:
+        return list(self.agents)  # type: ignore[arg-type]
+
+    @property
+    def action_heads(self) -> list[nn.Module]:
+        return [head for policy in self._policies for head in policy.action_heads]
+
+    def see(self, observations: Tensor) -> Tensor:
+        return self._each(lambda policy, slot: policy.see(observations[..., slot, :]), dim=-2)
+
+    def begin(self, worlds: int) -> Memory:
+        return self._policies[0].begin(worlds)
+
+    def say(self, features: Tensor, memory: Memory) -> Tensor:
+        return self._each(lambda policy, slot: policy.say(features[:, slot], _of(memory, slot)))
+
+    def hear(
+        self, features: Tensor, memory: Memory, received: Tensor, audible: Tensor, alive: Tensor
+    ) -> tuple[Tensor, Memory]:
+        return self._states(
+            lambda policy, slot: policy.hear(
+                features[:, slot], _of(memory, slot), received, audible[:, slot], alive[:, slot]
+            )
+        )
+
+    def gather(self, features: Tensor, memory: Memory, received: Tensor, audible: Tensor) -> Tensor:
+        return self._each(
+            lambda policy, slot: policy.gather(features[:, slot], _of(memory, slot), received, audible[:, slot])
+        )
+
+    def take(self, features: Tensor, memory: Memory, read: Tensor, alive: Tensor) -> tuple[Tensor, Memory]:
+        return self._states(
+            lambda policy, slot: policy.take(features[:, slot], _of(memory, slot), read[:, slot], alive[:, slot])
+        )
+
+    def decide(self, states: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
+        answers = [policy.decide(states[..., slot, :]) for policy, slot in self._slots()]
+        logits, gates, values = zip(*answers, strict=True)
+        gate_logits = torch.cat(gates, dim=-2) if self.gated else None
+        return torch.cat(logits, dim=-2), gate_logits, torch.cat(values, dim=-1)
+
+    def _slots(self) -> list[tuple[TeamPolicy, slice]]:
+        return [(policy, slice(index, index + 1)) for index, policy in enumerate(self._policies)]
+
+    def _each(self, ask: Callable[[TeamPolicy, slice], Tensor], dim: int = 1) -> Tensor:
+        return torch.cat([ask(policy, slot) for policy, slot in self._slots()], dim=dim)
+
+    def _states(self, ask: Callable[[TeamPolicy, slice], tuple[Tensor, Memory]]) -> tuple[Tensor, Memory]:
+        states, memories = zip(*(ask(policy, slot) for policy, slot in self._slots()), strict=True)
+        memory = {name: torch.cat([one[name] for one in memories], dim=1) for name in memories[0]}
+        return torch.cat(states, dim=1), memory
+
+
+def _of(memory: Memory, slot: slice) -> Memory:
+    return {name: value[:, slot] for name, value in memory.items()}

@@ -1,0 +1,147 @@
+"""Learning from a replay of recorded episodes, by actors, central critics and slow copies of both."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from marlcomm import checkpoint
+from marlcomm.objectives.base import Batch
+from marlcomm.objectives.maddpg import Answers, answers
+from marlcomm.objectives.schedule import Schedule
+from marlcomm.policies.critic import ActorCritic, CriticShape
+from marlcomm.rllib.algorithm import TeamAlgorithm
+from marlcomm.rllib.learner import TeamLearner
+from marlcomm.rllib.module import TeamRLModule
+from marlcomm.rllib.replay import Draw, Replay, episode_shapes, fitting_rounds
+
+ANSWERS = "answers"
+_ROUND = "replay-{:06d}"
+
+
+class ActorCriticModule(TeamRLModule):
+    """A team with critics and targets; `model_config["critic"]` holds the settings of a `CriticShape`."""
+
+    def setup(self) -> None:
+        super().setup()
+        self.networks = ActorCritic.of(self.policy, CriticShape(**self.model_config["critic"]), self.seed)
+        # Named here, so that they are among what is saved and sent; a dataclass is no part of a module.
+        self.critics = self.networks.critics
+        self.target_policy, self.target_critics = self.networks.target_policy, self.networks.target_critics
+
+    def _forward(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        return {ANSWERS: answers(self.networks, batch, self.seed)}
+
+
+class OffPolicyLearner(TeamLearner):
+    """Actors and critics by an optimiser each, from one sum of losses; their copies follow every step."""
+
+    def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:
+        networks = self._networks()
+        self._optimize(module_id, list(networks.policy.parameters()), self.config.lr, optimizer_name="actor")
+        self._optimize(module_id, list(networks.critics.parameters()), self.config.critic_lr, optimizer_name="critic")
+
+    def _networks(self) -> ActorCritic:
+        return cast(ActorCriticModule, self._team_module()).networks
+
+    def compute_loss_for_module(self, *, module_id: str, config: Any, batch: Any, fwd_out: Any) -> Tensor:
+        said: Answers = fwd_out[ANSWERS]
+        loss = self.objective.loss(self._networks(), batch, said)
+        self._log(loss.stats)
+        self._keep_said(said.now.talk.quantised, batch["acts"])
+        return cast(Tensor, loss.total)
+
+    def apply_gradients(self, gradients_dict: dict[Any, Tensor]) -> None:
+        super().apply_gradients(gradients_dict)
+        self._networks().follow(self.config.tau)
+
+    def after_gradient_based_update(self, *, timesteps: dict[str, Any]) -> None:
+        super().after_gradient_based_update(timesteps=timesteps)
+        self._advance_channel()
+
+
+class OffPolicyAlgorithm(TeamAlgorithm):
+    """Updates on windows drawn from a replay: so many for each env step, all at the end of a round.
+
+    The replay is a part of every checkpoint: a run that continues draws the same windows of the same episodes.
+    """
+
+    def setup(self, config: Any) -> None:
+        self.updates = 0
+        super().setup(config)
+        settings, policy = self.config, cast(TeamRLModule, self.env_runner.module).policy
+        spec, learners = policy.spec, max(settings.num_learners, 1)
+        length = settings.sequence_length or spec.horizon if policy.remembers else 1
+        rows = max(settings.batch_size // (length * learners), 1) * learners
+        burn_in = settings.burn_in if policy.remembers else 0
+        self._exploration = Schedule.of(settings.exploration())
+        self._draw = Draw(rows, length, burn_in, settings.seed)
+        shapes, worlds = episode_shapes(spec, policy.gated), settings.num_worlds
+        rounds = fitting_rounds(shapes, worlds, spec.horizon, settings.replay_env_steps, settings.replay_bytes)
+        self.replay = Replay(shapes, worlds, rounds)
+
+    @property
+    def remarks(self) -> list[str]:
+        replay, draw = self.replay, self._draw
+        episodes, size, every = replay.rounds * replay.episodes, replay.bytes / 2**20, self.config.env_steps_per_update
+        return [
+            f"the replay holds the last {replay.rounds:,} rounds, {episodes:,} episodes, in {size:,.1f} MiB",
+            f"an update takes {draw.rows:,} windows of {draw.length} env steps; one is due every {every} env steps",
+        ]
+
+    @property
+    def _how_to_play(self) -> dict[str, Any]:
+        return super()._how_to_play | {"exploration": self._exploration.at(self.env_steps)}
+
+    def _learn(self, batch: Batch) -> dict[str, float]:
+        self.replay.add(batch, self.round)
+        config = self.config
+        due = max(self.env_steps - config.learning_starts, 0) // config.env_steps_per_update - self.updates
+        sums: dict[str, float] = {}
+        for _ in range(due):
+            for result in self._update(self.replay.draw(self._draw, self.updates)):
+                for name, stats in result.items():
+                    if "/" in name:
+                        sums[name] = sums.get(name, 0.0) + float(stats.peek())
+            self.updates += 1
+        skipped = sums.pop("update/skipped", 0.0) / max(config.num_learners, 1)  # all learners skip the same updates
+        return {
+            **{name: value / due for name, value in sums.items()},
+            "update/skipped": skipped,
+            "update/updates": self.updates,
+            "replay/env_steps": self.replay.env_steps,
+            "replay/mebibytes": self.replay.bytes / 2**20,
+        }
+
+    def counters(self) -> dict[str, Any]:
+        return super().counters() | {"updates": self.updates}
+
+    def parts(self, last: Path | None) -> dict[str, Any]:
+        """Each round of the replay is a part of its own, which is written once: later checkpoints link to it."""
+        parts = {}
+        for round_ in self.replay.held:
+            name = _ROUND.format(round_)
+            known = last is not None and checkpoint.has_part(last, name)
+            parts[name] = checkpoint.Stored(cast(Path, last)) if known else self.replay.round(round_)
+        return parts
+
+    def load_parts(self, folder: Path) -> None:
+        self.replay.clear()
+        for name in checkpoint.parts(folder):
+            if name.startswith(_ROUND.partition("{")[0]):
+                columns = {key: torch.as_tensor(value) for key, value in checkpoint.read_part(folder, name).items()}
+                self.replay.add(columns, int(name.rpartition("-")[2]))
+
+    def get_state(self, components: Any = None, *, not_components: Any = None, **kwargs: Any) -> dict[str, Any]:
+        state = super().get_state(components, not_components=not_components, **kwargs)
+        return state | {"replay": {round_: self.replay.round(round_) for round_ in self.replay.held}}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        super().set_state(state)
+        if "replay" in state:
+            self.replay.clear()
+            for round_, columns in state["replay"].items():
+                self.replay.add({name: torch.as_tensor(value) for name, value in columns.items()}, round_)
