@@ -278,7 +278,7 @@ def test_workers_end_with_who_plays(how, code):
         os.killpg(player.pid, how)
     else:
         player.kill()
-    _, said = player.communicate(timeout=20)
+    _, said = player.communicate(timeout=60)
     assert player.returncode == code
     assert (b"KeyboardInterrupt" in said) == (how == signal.SIGINT)
     assert b"foreign/worker.py" not in said

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -406,6 +407,14 @@ def stack_talks(talks: list[Talk]) -> Talk:
         search=_stack_searches(searches) if searches else None,
         hearing=_stack_hearings(hearings) if hearings else None,
     )
+
+
+def join_moments(moments: list[Moment]) -> Moment:
+    """The moments of some worlds [B, ...] after others."""
+    joined: dict[str, Any] = dict(vars(moments[0]))
+    for name, first in joined.items():
+        joined[name] = None if first is None else torch.cat([getattr(moment, name) for moment in moments])
+    return Moment(**joined)
 
 
 def join_talks(talks: list[Talk]) -> Talk:

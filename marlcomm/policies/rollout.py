@@ -13,7 +13,7 @@ from torch import Tensor
 from marlcomm import noise
 from marlcomm.channels.base import Channel
 from marlcomm.envs.base import TeamEnv, TeamStep
-from marlcomm.policies.base import Decision, Moment, Overheard, Talk, TeamPolicy, join_talks, stack_talks
+from marlcomm.policies.base import Decision, Moment, Overheard, Talk, TeamPolicy, join_moments, join_talks, stack_talks
 from marlcomm.policies.distributions import CATEGORICAL
 
 
@@ -249,6 +249,8 @@ def join_rollouts(rollouts: Sequence[Rollout]) -> Rollout:
             columns[name] = {key: torch.cat([value[key] for value in values]) for key in first}
         elif name == "seconds":
             columns[name] = {key: sum(value[key] for value in values) for key in first}
+        elif name == "last":
+            columns[name] = join_moments(values)
         else:
             columns[name] = None if first is None else join_talks(values)
     return Rollout(**columns)
