@@ -1,12 +1,12 @@
 """What a channel costs in training: a step of every channel beside one of `continuous`, pair by pair in one process.
 
 A step is forward, loss, backward and optimiser on rows of whole worlds (no rollout): Traffic Junction medium, 10
-agents, the transformer of width 64 under MAPPO, messages of 16 numbers. `vq` is also held against VectorQuantize of
+agents, the transformer of width 64 under MAPPO, messages of 16 numbers, one thread (channels are many small operations,
+which more threads do not make quicker). `vq` is also held against VectorQuantize of
 vector-quantize-pytorch, on the same messages.
 """
 
 import argparse
-import os
 import statistics
 import tempfile
 import time
@@ -119,8 +119,8 @@ def main() -> None:
     """Measure, and write results/benchmarks/channels.json."""
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--worlds", type=int, default=16)
-    options.add_argument("--rounds", type=int, default=7)
-    options.add_argument("--threads", type=int, default=os.cpu_count())
+    options.add_argument("--rounds", type=int, default=15)
+    options.add_argument("--threads", type=int, default=1)
     options.add_argument("--note", help="what else is to be known of the machine")
     options = options.parse_args()
     torch.set_num_threads(options.threads)

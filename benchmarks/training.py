@@ -10,7 +10,6 @@ import statistics
 import tempfile
 import time
 
-import numpy as np
 import torch
 from common import median_ratio, report
 
@@ -48,8 +47,7 @@ class BareLoop:
         count(self.meter, rollout)
         batch = columns(rollout, self.objective)
         if self.objective.normalizes_advantages:
-            own = batch["advantages"][rollout.acts].double()
-            normalize_advantages(batch, np.array([len(own), float(own.sum()), float(own.square().sum())]))
+            normalize_advantages(batch)
         return batch
 
     def minibatches(self, batch: dict[str, torch.Tensor], epoch: int) -> list[dict[str, torch.Tensor]]:
@@ -58,22 +56,23 @@ class BareLoop:
 
     def step(self, part: dict[str, torch.Tensor]) -> Talk:
         """Forward, loss, backward and optimiser on a minibatch."""
-        config, channel = self.config, self.policy.channel
+        config, channel = self.config, self.policy.quantiser
         noise = channel_noise(channel, config.seed, "train", part["world"], part["episode"], *part["alive"].shape[1:])
         moment = Moment(part["observations"], part["alive"], part["spawned"], part.get("gates"), noise)
         decision = self.policy(moment)
         loss = self.objective.loss(part, decision, self.env_steps).total
-        credit = message_credit(self.policy, self.objective, part, decision.talk)
-        loss = loss + channel_loss(channel, decision.talk, part["acts"], part["messages"][0], credit).total
+        said = decision.talk.quantised
+        credit = message_credit(self.policy, self.objective, part, said)
+        loss = loss + channel_loss(channel, said, part["acts"], part["messages"][0], credit).total
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         if config.grad_clip:
             torch.nn.utils.clip_grad_norm_(self.policy.parameters(), config.grad_clip)
         self.optimizer.step()
-        return decision.talk
+        return said
 
     def train(self) -> None:
-        channel, batch = self.policy.channel, self.sample()
+        channel, batch = self.policy.quantiser, self.sample()
         said = []
         for epoch in range(self.config.num_epochs):
             for part in self.minibatches(batch, epoch):

@@ -148,33 +148,6 @@ def test_nothing_counts_after_the_goal():
     assert figures["return"] == pytest.approx(1 - 0.01 * (figures["length"] - 1), abs=1e-5)
 
 
-def test_worlds_do_not_depend_on_their_batch():
-    def play(worlds):
-        env = world()
-        env.reset(4, worlds, torch.full_like(worlds, 2))
-        steps = [env.step(SCRIPTS["random"](env)) for _ in range(env.spec.horizon)]
-        return torch.stack([step.observations for step in steps]), torch.stack([step.rewards for step in steps])
-
-    together = play(torch.arange(64))
-    for index in (5, 63):
-        for single, whole in zip(play(torch.tensor([index])), together, strict=True):
-            assert torch.equal(single[:, 0], whole[:, index])
-
-
-def test_streams_seeds_and_episodes_differ():
-    env = world()
-
-    def drawn(**key):
-        key = {"seed": 0, "stream": "train", "episode": 0} | key
-        now = env.reset(key["seed"], torch.arange(60), torch.full((60,), key["episode"]), key["stream"])
-        return now.observations
-
-    base = drawn()
-    assert torch.equal(base, drawn())
-    for other in ({"seed": 1}, {"stream": "evaluation"}, {"episode": 1}):
-        assert not torch.equal(base, drawn(**other))
-
-
 def test_no_share_of_rewards_changes_what_is_learned():
     """Each slot gets half of the team's reward, so individual rewards and the mean of the team are the same."""
     env, policy = team("transformer", "continuous")

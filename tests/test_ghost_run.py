@@ -295,20 +295,6 @@ def test_every_drone_moves_alone():
         assert (moved != 0).any(0).all()
 
 
-@pytest.mark.parametrize("settings", [{}, {"mode": "legacy", "map": "fresh"}])
-def test_worlds_do_not_depend_on_their_batch(settings):
-    def play(worlds):
-        env = world(**settings)
-        env.reset(4, worlds, torch.full_like(worlds, 2))
-        steps = [env.step(SCRIPTS["random"](env)) for _ in range(env.spec.horizon)]
-        return torch.stack([step.observations for step in steps]), torch.stack([step.rewards for step in steps])
-
-    together = play(torch.arange(40))
-    for index in (5, 39):
-        for single, whole in zip(play(torch.tensor([index])), together, strict=True):
-            assert torch.equal(single[:, 0], whole[:, index])
-
-
 # --- errors ----------------------------------------------------------------------------------------------------------
 
 

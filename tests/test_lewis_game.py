@@ -354,24 +354,6 @@ def test_evaluations_play_rounds_that_nobody_learned_from():
     assert played(lewis(**settings, split="training"), "evaluation") == training
 
 
-def test_worlds_do_not_depend_on_their_batch():
-    env = lewis(**TINY, steps=2)
-
-    def play(worlds):
-        env.reset(4, worlds, torch.full_like(worlds, 2))
-        steps = [env.step(SCRIPTS["random"](env)) for _ in range(2)]
-        return torch.stack([step.observations for step in steps]), torch.stack([step.rewards for step in steps])
-
-    together = play(torch.arange(64))
-    for index in (5, 63):
-        for single, whole in zip(play(torch.tensor([index])), together, strict=True):
-            assert torch.equal(single[:, 0], whole[:, index])
-    base = play(torch.arange(64))[0]
-    assert torch.equal(base, together[0])
-    env.reset(5, torch.arange(64), torch.full((64,), 2))
-    assert not torch.equal(env.step(SCRIPTS["random"](env)).observations, base[0])
-
-
 @pytest.mark.parametrize(
     "settings", [TINY, TINY | {"observations": "dense", "steps": 3}, {"distractors": 10, "min_symbols": 1}], ids=str
 )

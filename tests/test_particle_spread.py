@@ -252,33 +252,6 @@ def test_the_rim_is_hit_everywhere_alike():
     assert env.landmarks.abs().amax(-1).max() < 1
 
 
-@pytest.mark.parametrize("view", VIEWS)
-def test_worlds_do_not_depend_on_their_batch(view):
-    def play(worlds):
-        env = world(view=view)
-        env.reset(4, worlds, torch.full_like(worlds, 2))
-        steps = [env.step(SCRIPTS["random"](env)) for _ in range(env.spec.horizon)]
-        return torch.stack([step.observations for step in steps]), torch.stack([step.rewards for step in steps])
-
-    together = play(torch.arange(64))
-    for index in (5, 63):
-        for single, whole in zip(play(torch.tensor([index])), together, strict=True):
-            assert torch.allclose(single[:, 0], whole[:, index], atol=1e-5)
-
-
-def test_streams_seeds_and_episodes_differ():
-    env = world()
-
-    def drawn(**key):
-        key = {"seed": 0, "stream": "train", "episode": 0} | key
-        return env.reset(key["seed"], torch.arange(9), torch.full((9,), key["episode"]), key["stream"]).observations
-
-    base = drawn()
-    assert torch.equal(base, drawn())
-    for other in ({"seed": 1}, {"stream": "evaluation"}, {"episode": 1}):
-        assert not torch.equal(base, drawn(**other))
-
-
 @hypothesis_settings(max_examples=40, deadline=None)
 @given(
     agents=st.integers(2, 10),

@@ -158,32 +158,6 @@ def test_all_start_in_cells_of_their_own_anywhere():
         assert float(((counts - 1200) ** 2 / 1200).sum()) < 24 + 4 * (2 * 24) ** 0.5  # chi-squared
 
 
-def test_worlds_do_not_depend_on_their_batch():
-    def play(worlds):
-        env = world(difficulty="medium", moving_prey=True)
-        env.reset(4, worlds, torch.full_like(worlds, 2))
-        steps = [env.step(SCRIPTS["random"](env)) for _ in range(env.spec.horizon)]
-        return torch.stack([step.observations for step in steps]), torch.stack([step.rewards for step in steps])
-
-    together = play(torch.arange(64))
-    for index in (5, 63):
-        for single, whole in zip(play(torch.tensor([index])), together, strict=True):
-            assert torch.equal(single[:, 0], whole[:, index])
-
-
-def test_streams_seeds_and_episodes_differ():
-    env = world()
-
-    def drawn(**key):
-        key = {"seed": 0, "stream": "train", "episode": 0} | key
-        return env.reset(key["seed"], torch.arange(60), torch.full((60,), key["episode"]), key["stream"]).observations
-
-    base = drawn()
-    assert torch.equal(base, drawn())
-    for other in ({"seed": 1}, {"stream": "evaluation"}, {"episode": 1}):
-        assert not torch.equal(base, drawn(**other))
-
-
 def test_who_may_not_stay_has_four_actions():
     env = world(stay=False)
     start(env, 2)

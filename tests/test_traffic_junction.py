@@ -236,34 +236,6 @@ def test_a_slot_with_a_new_car_is_reported():
     assert seen  # a car left and another took its slot in the same step
 
 
-def test_worlds_do_not_depend_on_their_batch():
-    def play(worlds):
-        env = world(difficulty="medium")
-        env.reset(4, worlds, torch.full_like(worlds, 2))
-        steps = [env.step(SCRIPTS["random"](env)) for _ in range(env.spec.horizon)]
-        return torch.stack([step.observations for step in steps]), torch.stack([step.rewards for step in steps])
-
-    together = play(torch.arange(64))
-    alone = [play(torch.tensor([index])) for index in (5, 63)]
-    for single, index in zip(alone, (5, 63), strict=True):
-        for part, whole in zip(single, together, strict=True):
-            assert torch.equal(part[:, 0], whole[:, index])
-
-
-def test_streams_seeds_and_episodes_differ():
-    env = world(add_rate=0.5)
-
-    def arrivals(**key):
-        key = {"seed": 0, "stream": "train", "episode": 0} | key
-        env.reset(key["seed"], torch.arange(50), torch.full((50,), key["episode"]), key["stream"])
-        return torch.stack([env.step(torch.zeros(50, 5, dtype=torch.int64)).alive for _ in range(20)])
-
-    base = arrivals()
-    assert torch.equal(base, arrivals())
-    for other in ({"seed": 1}, {"stream": "evaluation"}, {"episode": 1}):
-        assert not torch.equal(base, arrivals(**other))
-
-
 def test_misuse_is_named():
     env = world()
     actions = torch.zeros(2, 5, dtype=torch.int64)
