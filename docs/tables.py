@@ -131,7 +131,7 @@ def speed_table() -> str:
             for pair, found in peers["beside"].items()
         ),
         (
-            f"training it by IC3Net's recipe, {training['threads']} threads, everything included",
+            f"training Traffic Junction medium by IC3Net's recipe, {training['threads']} threads, everything included",
             f"{steps['rllib']['median']:,} env steps/s (best round {steps['rllib']['best']:,})",
             training,
         ),
