@@ -80,7 +80,9 @@ def test_the_readmes_commands_exist(pytestconfig):
         assert verb in verbs
         words = arguments.split()
         if verb == "train" and not words[0].startswith("--"):
-            assert experiment(merge(read(pytestconfig.rootpath / words[0])[0], words[1:])[0])
+            files = words[: "=" not in words[0]]
+            data = read(pytestconfig.rootpath / files[0])[0] if files else {}
+            assert experiment(merge(data, words[len(files) :])[0])
     makefile = document(pytestconfig, "Makefile")
     for target in re.findall(r"^make (\w+)", readme, re.MULTILINE):
         assert f"\n{target}:" in makefile
