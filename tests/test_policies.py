@@ -36,6 +36,7 @@ POLICIES = {
         "agent_identity": True,
     },
     "transformer-feedforward": {"hidden_size": 16, "width": 8, "message_size": 8, "recurrent": False},
+    "transformer-senders": {"hidden_size": 16, "width": 8, "message_size": 8, "knows_senders": True, "layers": 2},
     "ic3net-own": {"hidden_size": 16, "message_size": 8, "parameters": "per_agent"},
     "transformer-own": {"hidden_size": 16, "width": 8, "message_size": 8, "layers": 2, "parameters": "per_agent"},
 }

@@ -81,6 +81,9 @@ class TransformerSettings(PolicySettings):
     layers: int = Field(1, ge=1, description="attention layers of each agent's own stack")
     recurrent: bool = Field(True, description="an LSTM after the stack; without it the policy has no memory")
     hidden_size: int = Field(128, ge=1, description="H, width of the observation features and of the LSTM")
+    knows_senders: bool = Field(
+        False, description="receivers tell senders apart by their slots, which stand in the header of every packet"
+    )
 
     @property
     def readout_width(self) -> int:

@@ -22,7 +22,8 @@ class Transformer(TeamPolicy):
     """The message is a linear map of memory and present observation, so talk has no delay.
 
     Receiver i's stack sees one token of its own state and one for each vector it received. Further layers mix the
-    tokens inside i's stack only: attending to what *others* heard would be talk that nobody counts.
+    tokens inside i's stack only: attending to what *others* heard would be talk that nobody counts. Tokens do not
+    tell who spoke, unless the policy `knows_senders`.
 
     With the channel at the read-out, what the last layer's heads attend to of the heard tokens is given to the
     bottleneck. Nothing else may tell i's own token of the others: it hears them in that layer only, and how much
@@ -43,6 +44,7 @@ class Transformer(TeamPolicy):
         self.own_token = nn.Linear(own, width)
         # A nonlinear map of each vector before they are mixed: a mean of linear ones would forget who said what.
         self.heard_token = nn.Sequential(nn.Linear(settings.message_width, hidden), nn.ReLU(), nn.Linear(hidden, width))
+        self.sender_token = nn.Parameter(torch.randn(spec.num_agents, width)) if settings.knows_senders else None
         self.layers = nn.ModuleList(Layer(width, settings.heads) for _ in range(settings.layers))
         joined = hidden + width
         self.core = AgentLSTM(joined, hidden) if settings.recurrent else None
@@ -60,6 +62,11 @@ class Transformer(TeamPolicy):
     def _own(self, features: Tensor, memory: Memory) -> Tensor:
         return torch.cat([memory["hidden"], features], dim=-1) if self.core is not None else features
 
+    def _heard(self, received: Tensor) -> Tensor:
+        """Tokens [B, 1, N, W] of what was received [B, N, D]: one set, the same for every receiver."""
+        heard: Tensor = self.heard_token(received)
+        return (heard if self.sender_token is None else heard + self.sender_token).unsqueeze(1)
+
     def say(self, features: Tensor, memory: Memory) -> Tensor:
         message: Tensor = self.to_message(self._own(features, memory))
         return message
@@ -68,7 +75,7 @@ class Transformer(TeamPolicy):
         self, features: Tensor, memory: Memory, received: Tensor, audible: Tensor, alive: Tensor
     ) -> tuple[Tensor, Memory]:
         own = self.own_token(self._own(features, memory))
-        heard = self.heard_token(received).unsqueeze(1)  # one set of tokens, the same for every receiver
+        heard = self._heard(received)
         *mixing, last = (cast(Layer, layer) for layer in self.layers)
         for layer in mixing:
             own, heard = layer(own, heard, audible), layer.update_heard(own, heard, audible)
@@ -76,7 +83,7 @@ class Transformer(TeamPolicy):
 
     def gather(self, features: Tensor, memory: Memory, received: Tensor, audible: Tensor) -> Tensor:
         own = self.own_token(self._own(features, memory))
-        heard = self.heard_token(received).unsqueeze(1)
+        heard = self._heard(received)
         *mixing, last = (cast(Layer, layer) for layer in self.layers)
         for layer in mixing:
             own, heard = layer.join(own), layer.update_heard(own, heard, audible)
