@@ -252,7 +252,8 @@ def test_workers_end_with_close_and_with_the_world_and_leave_nothing(world):
 
 
 PLAYS_FOR_EVER = """
-import torch
+import signal, torch
+signal.signal(signal.SIGINT, signal.default_int_handler)  # who runs tests in the background may have it ignored
 from marlcomm.registry import ENVS
 settings = ENVS.check("pettingzoo", {"maker": "foreign_worlds:Leavers", "processes": 2})
 env = ENVS.row("pettingzoo").load()(settings)
@@ -271,14 +272,17 @@ def test_workers_end_with_who_plays(how, code):
     player = subprocess.Popen(
         [sys.executable, "-c", PLAYS_FOR_EVER], stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
     )
-    assert player.stdout.readline() == b"on\n"
-    workers = processes_below(player.pid)
-    assert len(workers) == 2
-    if how == signal.SIGINT:
-        os.killpg(player.pid, how)
-    else:
+    try:
+        assert player.stdout.readline() == b"on\n"
+        workers = processes_below(player.pid)
+        assert len(workers) == 2
+        if how == signal.SIGINT:
+            os.killpg(player.pid, how)
+        else:
+            player.kill()
+        _, said = player.communicate(timeout=60)
+    finally:
         player.kill()
-    _, said = player.communicate(timeout=60)
     assert player.returncode == code
     assert (b"KeyboardInterrupt" in said) == (how == signal.SIGINT)
     assert b"foreign/worker.py" not in said
