@@ -22,6 +22,14 @@ def pytest_collection_modifyitems(items):
                 item.add_marker(pytest.mark.xdist_group(name))
 
 
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """A command that ran in this process may have left it more threads: what is learned would depend on the order."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def cluster():
     """Ray with six logical CPUs; workers find the tests' own modules."""

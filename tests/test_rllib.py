@@ -32,6 +32,7 @@ CHANNELS = {
 }
 SMALL = {"hidden_size": 16, "message_size": 4}
 FALLING = [[0, 3e-3], [30_000, 0]]
+LONGER = [[0, 3e-3], [40_000, 0]]
 
 
 def config(
@@ -221,7 +222,7 @@ def test_advantages_are_normalised_over_all_runners():
     ("kind", "policy", "channel", "training", "rounds"),
     [
         (MAPPOConfig, "transformer", "vq", {"entropy_coeff": 0.01, "reward_scale": 1.0, "lr": FALLING}, 60),
-        (MAPPOConfig, "transformer", "sign", {"entropy_coeff": 0.01, "reward_scale": 1.0, "lr": FALLING}, 60),
+        (MAPPOConfig, "transformer", "sign", {"entropy_coeff": 0.01, "reward_scale": 1.0, "lr": LONGER}, 80),
         (IC3NetConfig, "commnet", "ddcl", {"lr": 3e-3, "mean_ratio": 0.0}, 150),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
