@@ -65,7 +65,7 @@ def silent_entry(runs: Sequence[Run]) -> tuple[str, dict[str, Any]]:
     settings = {summary["setting"] for summary in summaries}
     if len(settings) != 1:
         raise ConfigError(f"bench: the silent runs are of different settings: {', '.join(sorted(settings))}")
-    best = max(summaries, key=lambda summary: float(summary["evaluation/success"]))
+    best = max(summaries, key=lambda summary: (summary["evaluation/success"], summary["evaluation/return"]))
     return settings.pop(), {
         "success": round(best["evaluation/success"], 4),
         "return": round(best["evaluation/return"], 4),
