@@ -25,6 +25,9 @@ CHANNELS = {
 POLICIES = {
     "ic3net": {"hidden_size": 16, "message_size": 8},
     "ic3net-hidden": {"hidden_size": 16},
+    "ic3net-legacy": {"hidden_size": 16, "legacy": True},
+    "ic3net-rnn": {"hidden_size": 16, "core": "rnn"},
+    "ic3net-feedforward": {"hidden_size": 16, "core": "feedforward"},
     "commnet": {"hidden_size": 16, "agent_identity": True},
     "transformer": {"hidden_size": 16, "width": 8, "message_size": 8},
     "transformer-deep": {

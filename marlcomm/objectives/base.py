@@ -24,13 +24,27 @@ class Loss:
 
 
 class Objective(ABC):
-    """Losses are sums over one denominator of the whole minibatch, wherever its rows are computed."""
+    """Losses are sums over one denominator of the whole minibatch, wherever its rows are computed.
+
+    Attributes:
+        normalizes_advantages: whether a round's advantages are centred and divided by their standard deviation.
+        sample_deviation: whether that is the one of a sample (n - 1), not of all there are (n).
+    """
 
     normalizes_advantages: bool = False
+    sample_deviation: bool = False
 
     @abstractmethod
     def targets(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
         """Advantages and value targets, both [B, T, N], from a rollout with its values."""
+
+    def normalized_over(self, rollout: Rollout) -> Tensor:
+        """Whose advantages [B, T, N] the moments for their normalisation are of: those of whoever acts."""
+        return rollout.acts
+
+    def columns(self, rollout: Rollout) -> Batch:
+        """What the loss needs besides (see `columns`), worlds first."""
+        return {}
 
     @abstractmethod
     def gain(self, batch: Batch, decision: Decision) -> Tensor:
@@ -42,6 +56,11 @@ class Objective(ABC):
     @abstractmethod
     def loss(self, batch: Batch, decision: Decision, env_steps: int) -> Loss:
         """The policy's and critic's loss on rows [B, T, N] (see `columns`), at a point of the training."""
+
+
+def running(rollout: Rollout) -> Tensor:
+    """Whether each step was played, [B, T]: the others are padding of worlds that had ended."""
+    return torch.arange(rollout.acts.shape[1], device=rollout.lengths.device) < rollout.lengths.unsqueeze(1)
 
 
 def columns(rollout: Rollout, objective: Objective) -> Batch:
@@ -57,7 +76,7 @@ def columns(rollout: Rollout, objective: Objective) -> Batch:
         "alive": rollout.alive[:, :-1],
         "spawned": rollout.spawned[:, :-1],
         "acts": rollout.acts,
-        "running": torch.arange(rollout.acts.shape[1], device=rollout.lengths.device) < rollout.lengths.unsqueeze(1),
+        "running": running(rollout),
         "actions": rollout.actions,
         "log_probs": rollout.log_probs,
         "advantages": advantages,
@@ -65,9 +84,9 @@ def columns(rollout: Rollout, objective: Objective) -> Batch:
         "symbols": rollout.talk.quantised.symbols,
         "spoke": rollout.talk.quantised.spoke,
     }
-    if rollout.gates is not None and rollout.gate_choices is not None:
-        batch |= {"gates": rollout.gates, "gate_choices": rollout.gate_choices}
-    return batch
+    gates = {"gates": rollout.gates, "gate_choices": rollout.gate_choices}
+    batch |= {name: values for name, values in gates.items() if values is not None}
+    return batch | objective.columns(rollout)
 
 
 def channel_loss(channel: Channel, talk: Talk, acts: Tensor, messages: Tensor, credit: Tensor | None = None) -> Loss:

@@ -131,10 +131,12 @@ class TeamPolicy(nn.Module, ABC):
 
     Attributes:
         gated: whether agents choose to speak; the choice made at a step counts at the next one.
+        draws_gate: whether that choice is drawn and learned from; also where it is not obeyed, as published.
         distribution: the family that actions are drawn from; it makes the head of a policy (`distribution.head`).
     """
 
     gated: bool = False
+    draws_gate: bool = False
     _others: Tensor
     _speakers: Tensor
     _actors: Tensor
@@ -238,6 +240,10 @@ class TeamPolicy(nn.Module, ABC):
         states, memory, talk = self._live(features, moment, memory, overheard)
         return Decision(*self._decide(states, self._candidates(moment.observations)), talk, self.distribution), memory
 
+    def entitled(self, alive: Tensor) -> Tensor:
+        """Who of the living [..., N] has the right to speak."""
+        return alive & self._speakers
+
     def audible(self, spoke: Tensor) -> Tensor:
         """Whether receiver (next to last axis) hears sender (last axis), [..., N, N], where senders [..., N] spoke."""
         return spoke.unsqueeze(-2) & self._others
@@ -303,7 +309,7 @@ class TeamPolicy(nn.Module, ABC):
         if overheard is not None:
             symbols = torch.where(overheard.replaced.unsqueeze(-1), overheard.symbols, symbols)
             received = self.channel.decode(symbols, moment.noise).to(received.dtype)
-        spoke = moment.alive & self._speakers
+        spoke = self.entitled(moment.alive)
         if moment.gates is not None:
             spoke = spoke & moment.gates
         if not self.channel.carries:

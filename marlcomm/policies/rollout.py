@@ -26,7 +26,8 @@ class Rollout:
         observations: [B, T, N, O].
         alive, spawned: [B, T + 1, N] bool, before each action and after the last.
         acts: [B, T, N] bool, whose actions count: alive, in a world that has not ended.
-        gates, gate_choices: [B, T, N] bool, who may speak at each step, and the choice for the next; None without gate.
+        gates: [B, T, N] bool, who may speak at each step; None where nobody chooses.
+        gate_choices: [B, T, N] bool, the choice for the next step; None where none is drawn.
         actions: [B, T, N] int64, or [B, T, N, A] float32, as drawn (see `ActionDistribution.to_world`).
         log_probs: [B, T, N], of actions (and gate choices) when they were taken.
         values: [B, T + 1, N].
@@ -161,8 +162,10 @@ class Player:
             _append(record, observations=now.observations, alive=now.alive, spawned=now.spawned)
             _append(record, actions=actions, log_probs=log_probs(decision, actions, choices), values=decision.values)
             _append(record, acts=now.alive & episode.running.unsqueeze(-1))
+            if choices is not None:
+                _append(record, gate_choices=choices)
             if gates is not None and choices is not None:
-                _append(record, gates=gates, gate_choices=choices)
+                _append(record, gates=gates)
                 gates = choices
             seconds["policy"] += perf_counter() - clock
             clock = perf_counter()
@@ -189,7 +192,7 @@ class Player:
         steps, agents = self.env.spec.horizon, self.env.spec.num_agents
         keys = noise.world_keys(self.seed, f"{self.stream}/actions", worlds, episodes)
         return _Draws(
-            actions=noise.uniform(keys, steps, agents, self._noise_size + self.policy.gated),
+            actions=noise.uniform(keys, steps, agents, self._noise_size + self._draws_gate),
             channel=channel_noise(self.policy.channel, self.seed, self.stream, worlds, episodes, steps + 1, agents),
         )
 
@@ -197,12 +200,16 @@ class Player:
     def _noise_size(self) -> int:
         return self.policy.distribution.noise_size(self.env.spec.num_actions)
 
+    @property
+    def _draws_gate(self) -> bool:
+        return self.policy.gated or self.policy.draws_gate
+
     def _choose(self, decision: Decision, draws: _Draws, time: int, greedy: bool) -> tuple[Tensor, Tensor | None]:
         gate_logits, distribution = decision.gate_logits, decision.distribution
         if greedy:
             choices = None if gate_logits is None else CATEGORICAL.greedy(gate_logits).bool()
             return distribution.greedy(decision.logits), choices
-        uniforms, for_gates = draws.actions[:, time].split([self._noise_size, int(self.policy.gated)], dim=-1)
+        uniforms, for_gates = draws.actions[:, time].split([self._noise_size, int(self._draws_gate)], dim=-1)
         actions = distribution.sample(decision.logits, uniforms)
         return actions, None if gate_logits is None else CATEGORICAL.sample(gate_logits, for_gates).bool()
 

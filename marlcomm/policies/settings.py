@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import ClassVar, Literal, Self
+
 from pydantic import Field, model_validator
 
-from marlcomm.registry import ConfigError, Settings
+from marlcomm.registry import ConfigError, Settings, turn_on
 
 
 class PolicySettings(Settings):
@@ -49,9 +51,37 @@ class IC3NetSettings(PolicySettings):
         10, ge=1, description="cut the gradient through memory every so many steps; null: never"
     )
     hidden_size: int = Field(128, ge=1, description="H, width of the LSTM")
+    core: Literal["lstm", "rnn", "feedforward"] = Field(
+        "lstm",
+        description="lstm; rnn: a tanh layer (the published IRIC's); feedforward: a tanh layer without memory (the "
+        "published IC's), whose message is of the present observation",
+    )
     force_gate_open: bool = Field(
         False, description="everybody always speaks and no gate is learned, as in the published Traffic Junction runs"
     )
+    train_forced_gate: bool = Field(
+        False, description="as published: a gate that is forced open is drawn and trained all the same, to no effect"
+    )
+    deaf_when_silent: bool = Field(False, description="as published: whoever does not speak does not hear either")
+    mean_of_living: bool = Field(
+        False, description="as published: what is heard is divided by the living agents less one, not by who spoke"
+    )
+    empty_slots_run: bool = Field(
+        False, description="as published: the memory of an empty slot goes on, with what it sees of nothing as input"
+    )
+    legacy: bool = Field(
+        False, description="all that the published code does otherwise: turns on every setting that says 'as published'"
+    )
+    _published: ClassVar[tuple[str, ...]] = (
+        "train_forced_gate",
+        "deaf_when_silent",
+        "mean_of_living",
+        "empty_slots_run",
+    )
+
+    @model_validator(mode="after")
+    def _legacy_is_all_of_it(self) -> Self:
+        return turn_on(self, self._published) if self.legacy else self
 
     @property
     def message_width(self) -> int:
@@ -59,6 +89,10 @@ class IC3NetSettings(PolicySettings):
 
     @property
     def readout_width(self) -> int:
+        if self.mean_of_living:
+            raise ConfigError(
+                "policy.mean_of_living: got True, wanted false at the read-out: a bottleneck knows only who was heard"
+            )
         return self.message_width
 
 
@@ -66,6 +100,7 @@ class CommNetSettings(IC3NetSettings):
     """CommNet (Sukhbaatar et al. 2016) as a preset of IC3Net: open gates, and training on the team's mean return."""
 
     force_gate_open: bool = Field(True, description="everybody always speaks and no gate is learned")
+    _published: ClassVar[tuple[str, ...]] = ("deaf_when_silent", "mean_of_living", "empty_slots_run")
 
 
 class TransformerSettings(PolicySettings):

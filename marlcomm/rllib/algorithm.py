@@ -105,8 +105,10 @@ class TeamAlgorithm(Algorithm):
     def _rows(self, samples: list[Sample]) -> Batch:
         """The rows of all runners, ready to learn from."""
         batch = join([sample.batch for sample in samples])
-        if self.config.objective().normalizes_advantages:
-            normalize_advantages(batch, np.sum([sample.moments for sample in samples], axis=0))
+        objective = self.config.objective()
+        if objective.normalizes_advantages:
+            moments = np.sum([sample.moments for sample in samples], axis=0)
+            normalize_advantages(batch, moments, objective.sample_deviation)
         return batch
 
     def _sample(self) -> list[Sample]:

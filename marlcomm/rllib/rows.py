@@ -23,13 +23,17 @@ def _concatenated(parts: Sequence[np.ndarray]) -> np.ndarray:
     return parts[0] if len(parts) == 1 and parts[0].flags.writeable else np.concatenate(parts)
 
 
-def normalize_advantages(batch: Batch, moments: np.ndarray) -> None:
-    """Centre and scale advantages in place by the merged moments (count, sum, sum of squares) of all runners."""
+def normalize_advantages(batch: Batch, moments: np.ndarray, sample: bool = False) -> None:
+    """Centre and scale advantages in place by the merged moments (count, sum, sum of squares) of all runners.
+
+    The standard deviation is that of a `sample`, or of all there are.
+    """
     number, total, squares = moments
     if not number:  # nobody lived
         return
     mean = total / number
-    deviation = max(squares / number - mean**2, 0.0) ** 0.5
+    variance = max(squares / number - mean**2, 0.0)
+    deviation = (variance * number / max(number - 1, 1) if sample else variance) ** 0.5
     batch["advantages"] = (batch["advantages"] - float(mean)) / float(deviation + 1e-8)
 
 

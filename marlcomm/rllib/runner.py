@@ -81,7 +81,7 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
         batch = columns(rollout, self.objective)
         statistics = Episodes()
         statistics.add(rollout.rewards, rollout.lengths, rollout.info)
-        advantages = batch["advantages"][rollout.acts].double()
+        advantages = batch["advantages"][self.objective.normalized_over(rollout)].double()
         moments = [len(advantages), float(advantages.sum()), float(advantages.square().sum())]
         return Sample(
             batch={name: values.numpy() for name, values in batch.items()},
