@@ -380,6 +380,12 @@ POLICIES = _table(
         "ic3net with open gates, trained on the team's mean return",
     ),
     (
+        "tarmac",
+        "policies.tarmac:TarMAC",
+        "policies.settings:TarMACSettings",
+        "LSTM agents attend to the keys of what they hear, in one or several rounds a step",
+    ),
+    (
         "transformer",
         "policies.transformer:Transformer",
         "policies.settings:TransformerSettings",

@@ -364,7 +364,7 @@ def test_lists(here):
             "daps",
             "sign",
         ],
-        "policies": ["ic3net", "commnet", "transformer"],
+        "policies": ["ic3net", "commnet", "tarmac", "transformer"],
         "algorithms": ["ic3net", "mappo"],
     }
     for kind, names in expected.items():

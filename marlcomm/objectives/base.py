@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from marlcomm.channels.base import Channel
-from marlcomm.policies.base import Decision, Talk
+from marlcomm.policies.base import Decision, Talk, each_talk
 from marlcomm.policies.rollout import Rollout
 
 Batch = dict[str, Tensor]
@@ -95,7 +95,7 @@ def channel_loss(channel: Channel, talk: Talk, acts: Tensor, messages: Tensor, c
     Where the channel wants it, credit [B, T, N, K] says what its samples are worth (see `message_credit`).
     """
     weights = channel.loss_weights()
-    sent = (talk.spoke & acts).to(torch.float32)
+    sent = (talk.spoke & each_talk(acts, talk.spoke)).to(torch.float32)
 
     def mean(values: Tensor) -> Tensor:
         return (values * sent).sum() / messages.clamp(min=1)
@@ -118,5 +118,5 @@ def sent_messages(talk: Talk, acts: Tensor) -> Tensor | None:
     """What a channel absorbs of a learner's talk: finite messages [M, D] that were sent; None where none were kept."""
     if talk.messages is None:
         return None
-    messages = talk.messages[talk.spoke & acts].float()
+    messages = talk.messages[talk.spoke & each_talk(acts, talk.spoke)].float()
     return messages[torch.isfinite(messages).all(-1)]

@@ -25,7 +25,8 @@ class IC3Net(TeamPolicy):
     next. A new agent begins with a shut gate and nothing to say.
 
     Without memory (`core: feedforward`) the features of the present observation take the hidden state's place: as in
-    CommNet's simplest form, one talk between two layers.
+    CommNet's simplest form, one talk between two layers. With several rounds the core runs after each, on the same
+    features, and what it comes to is said next.
     """
 
     settings: IC3NetSettings
@@ -35,6 +36,7 @@ class IC3Net(TeamPolicy):
         hidden = settings.hidden_size
         self.gated = not settings.force_gate_open
         self.draws_gate = self.gated or settings.train_forced_gate
+        self.rounds = settings.rounds
         self.recurrent = settings.core != "feedforward"
         self.encoder = self.input_layer(hidden)
         self.to_message = nn.Identity() if settings.message_size is None else nn.Linear(hidden, settings.message_size)
@@ -53,7 +55,7 @@ class IC3Net(TeamPolicy):
 
     def _before(self, features: Tensor, memory: Memory) -> Memory:
         """What an agent knows before it hears."""
-        return memory if self.recurrent else {"hidden": features}
+        return memory or {"hidden": features}
 
     def say(self, features: Tensor, memory: Memory) -> Tensor:
         message: Tensor = self.to_message(self._before(features, memory)["hidden"])
@@ -76,6 +78,10 @@ class IC3Net(TeamPolicy):
         else:
             read = self.gather(features, memory, received, audible)
         return self.take(features, memory, read, alive)
+
+    def consider(self, features: Tensor, memory: Memory, received: Tensor, audible: Tensor, alive: Tensor) -> Memory:
+        states, memory = self.hear(features, memory, received, audible, alive)
+        return memory or {"hidden": states}
 
     def gather(self, features: Tensor, memory: Memory, received: Tensor, audible: Tensor) -> Tensor:
         weights = audible / audible.sum(-1, keepdim=True).clamp(min=1)

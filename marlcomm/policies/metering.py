@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 
 from marlcomm.glossary import bottleneck_figure
-from marlcomm.policies.base import Talk, TeamPolicy
+from marlcomm.policies.base import Talk, TeamPolicy, each_talk
 from marlcomm.policies.rollout import Rollout
 from marlcomm.policies.team import make_bottleneck_meter, make_meter
 from marlcomm.wire.meter import BandwidthMeter, BitCounts
@@ -96,12 +96,13 @@ class TalkMeter:
 
 
 def count(meter: BandwidthMeter, rollout: Rollout, talk: Talk | None = None) -> BitCounts:
-    """A meter's counts of a rollout: of what was sent, or of another of its talks."""
+    """A meter's counts of a rollout: of what was sent, or of another of its talks. Each round is a message."""
     talk = rollout.talk if talk is None else talk
     return meter.count(
         talk.symbols.cpu().numpy(),
         talk.spoke.cpu().numpy(),
-        rollout.acts.cpu().numpy(),
+        each_talk(rollout.acts, talk.spoke).cpu().numpy(),
+        rounds=talk.spoke.shape[1] // rollout.acts.shape[1],
         env_steps=rollout.env_steps,
         episodes=len(rollout.worlds),
     )

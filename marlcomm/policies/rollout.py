@@ -13,7 +13,7 @@ from torch import Tensor
 from marlcomm import noise
 from marlcomm.channels.base import Channel
 from marlcomm.envs.base import TeamEnv, TeamStep
-from marlcomm.policies.base import Decision, Moment, Overheard, Talk, TeamPolicy, join_talks, stack_talks
+from marlcomm.policies.base import Decision, Moment, Overheard, Talk, TeamPolicy, each_talk, join_talks, stack_talks
 from marlcomm.policies.distributions import CATEGORICAL
 
 
@@ -34,7 +34,7 @@ class Rollout:
         rewards: [B, T, N], of the slots' occupants after each action; zero after the world's end.
         terminated: [B, T] bool.
         lengths: [B] int64, steps until each world ended.
-        talk: what was said, [B, T, N, ...].
+        talk: what was said, [B, T R, N, ...]: the R rounds of talk at a step follow each other.
         info: episode statistics at the end, name -> [B].
         seconds: wall time spent, by part.
     """
@@ -61,15 +61,32 @@ class Rollout:
     def env_steps(self) -> int:
         return int(self.lengths.sum())
 
+    @property
+    def sent(self) -> Tensor:
+        """Which messages were on the wire, [B, T R, N] bool."""
+        return self.talk.spoke & each_talk(self.acts, self.talk.spoke)
+
 
 def channel_noise(
-    channel: Channel, seed: int, stream: str, worlds: Tensor, episodes: Tensor, steps: int, agents: int
+    channel: Channel,
+    seed: int,
+    stream: str,
+    worlds: Tensor,
+    episodes: Tensor,
+    steps: int,
+    agents: int,
+    rounds: int = 1,
 ) -> Tensor | None:
-    """The channel's uniform draws [B, T, N, K] for whole episodes; sampler, learner and receiver all call this."""
+    """The channel's uniform draws [B, T, N, R K] for whole episodes; sampler, learner and receiver all call this."""
     if not channel.noise_size:
         return None
     keys = noise.world_keys(seed, f"{stream}/channel", worlds, episodes)
-    return noise.uniform(keys, steps, agents, channel.noise_size)
+    return noise.uniform(keys, steps, agents, rounds * channel.noise_size)
+
+
+def noise_of_talks(draws: Tensor | None, rounds: int) -> Tensor | None:
+    """The draws [B, T, N, R K] of steps as those of the talks that follow each other, [B, T R, N, K]."""
+    return None if draws is None else draws.unflatten(-1, (rounds, -1)).movedim(-2, 2).flatten(1, 2)
 
 
 def log_probs(decision: Decision, actions: Tensor, gate_choices: Tensor | None) -> Tensor:
@@ -155,7 +172,7 @@ class Player:
                 gates,
                 None if draws.channel is None else draws.channel[:, time],
             )
-            overheard = None if heard is None else Overheard(heard.symbols[:, time], heard.spoke[:, time])
+            overheard = None if heard is None else self._words(heard, time)
             decision, memory = self.policy.step(moment, memory, overheard)
             actions, choices = self._choose(decision, draws, time, greedy)
             talks.append(decision.talk)
@@ -188,12 +205,19 @@ class Player:
             **columns,
         )
 
+    def _words(self, heard: Talk, time: int) -> list[Overheard]:
+        """What is heard in each round of a step instead of what would be said."""
+        talks = range(time * self.policy.rounds, (time + 1) * self.policy.rounds)
+        return [Overheard(heard.symbols[:, talk], heard.spoke[:, talk]) for talk in talks]
+
     def _draws(self, worlds: Tensor, episodes: Tensor) -> _Draws:
         steps, agents = self.env.spec.horizon, self.env.spec.num_agents
         keys = noise.world_keys(self.seed, f"{self.stream}/actions", worlds, episodes)
         return _Draws(
             actions=noise.uniform(keys, steps, agents, self._noise_size + self._draws_gate),
-            channel=channel_noise(self.policy.channel, self.seed, self.stream, worlds, episodes, steps + 1, agents),
+            channel=channel_noise(
+                self.policy.channel, self.seed, self.stream, worlds, episodes, steps + 1, agents, self.policy.rounds
+            ),
         )
 
     @property
@@ -245,7 +269,7 @@ def join_rollouts(rollouts: Sequence[Rollout]) -> Rollout:
 
 @dataclass(frozen=True)
 class _Draws:
-    """Uniform draws of whole episodes: of actions and then of gates [B, T, N, K'], channel [B, T + 1, N, K]."""
+    """Uniform draws of whole episodes: of actions and then of gates [B, T, N, K'], channel [B, T + 1, N, R K]."""
 
     actions: Tensor
     channel: Tensor | None

@@ -23,6 +23,11 @@ class PolicySettings(Settings):
     )
 
     @property
+    def talks_per_step(self) -> int:
+        """R, how often all talk at each step."""
+        return 1
+
+    @property
     def message_width(self) -> int:
         """D, also where `message_size` is null."""
         if self.message_size is None:
@@ -56,6 +61,9 @@ class IC3NetSettings(PolicySettings):
         description="lstm; rnn: a tanh layer (the published IRIC's); feedforward: a tanh layer without memory (the "
         "published IC's), whose message is of the present observation",
     )
+    rounds: int = Field(
+        1, ge=1, description="R, how often all talk at each step: R messages, and the core runs R times (comm_passes)"
+    )
     force_gate_open: bool = Field(
         False, description="everybody always speaks and no gate is learned, as in the published Traffic Junction runs"
     )
@@ -88,7 +96,12 @@ class IC3NetSettings(PolicySettings):
         return self.hidden_size if self.message_size is None else self.message_size
 
     @property
+    def talks_per_step(self) -> int:
+        return self.rounds
+
+    @property
     def readout_width(self) -> int:
+        _refuse_rounds_at_the_readout(self.rounds)
         if self.mean_of_living:
             raise ConfigError(
                 "policy.mean_of_living: got True, wanted false at the read-out: a bottleneck knows only who was heard"
@@ -101,6 +114,51 @@ class CommNetSettings(IC3NetSettings):
 
     force_gate_open: bool = Field(True, description="everybody always speaks and no gate is learned")
     _published: ClassVar[tuple[str, ...]] = ("deaf_when_silent", "mean_of_living", "empty_slots_run")
+
+
+class TarMACSettings(PolicySettings):
+    """TarMAC (Das et al. 2019): messages are a key and a value, receivers attend to the keys that fit their query."""
+
+    message_size: int | None = Field(
+        None, ge=2, description="D, key and value together; null: key_size + hidden_size, as published"
+    )
+    detach_every: int | None = Field(
+        10, ge=1, description="cut the gradient through memory every so many steps; null: never"
+    )
+    hidden_size: int = Field(128, ge=1, description="H, width of the LSTM")
+    key_size: int = Field(16, ge=1, description="width of keys (the paper's signatures) and queries")
+    rounds: int = Field(
+        1, ge=1, description="R, how often all talk at each step: R messages, each round after hearing the one before"
+    )
+
+    @property
+    def talks_per_step(self) -> int:
+        return self.rounds
+
+    @property
+    def message_width(self) -> int:
+        return self.key_size + self.hidden_size if self.message_size is None else self.message_size
+
+    @property
+    def value_size(self) -> int:
+        """W, the width of values."""
+        return self.message_width - self.key_size
+
+    @property
+    def readout_width(self) -> int:
+        _refuse_rounds_at_the_readout(self.rounds)
+        return self.value_size
+
+    @model_validator(mode="after")
+    def _value_has_room(self) -> TarMACSettings:
+        if self.value_size < 1:
+            raise ValueError(f"message_size {self.message_size} must be greater than key_size {self.key_size}")
+        return self
+
+
+def _refuse_rounds_at_the_readout(rounds: int) -> None:
+    if rounds > 1:
+        raise ConfigError(f"policy.rounds: got {rounds}, wanted 1 at the read-out: a bottleneck reads once a step")
 
 
 class TransformerSettings(PolicySettings):

@@ -11,7 +11,7 @@ from torch import Tensor
 from marlcomm.channels.base import Peers
 from marlcomm.objectives.base import channel_loss, sent_messages
 from marlcomm.objectives.credit import message_credit
-from marlcomm.policies.base import Decision, first_worlds
+from marlcomm.policies.base import Decision, each_talk, first_worlds
 from marlcomm.policies.rollout import log_probs
 from marlcomm.rllib.compat import DEFAULT_MODULE_ID, NUM_ENV_STEPS_SAMPLED_LIFETIME, TorchLearner, set_log_level
 from marlcomm.rllib.module import DECISION, TeamRLModule
@@ -174,7 +174,7 @@ def _compare(batch: dict[str, Tensor], decision: Decision) -> tuple[int, int, fl
         worlds = max(_COMPARED_SYMBOLS // max(symbols[0].numel(), 1), 1)
         batch = {name: value[:worlds] for name, value in batch.items()}
         decision = first_worlds(decision, worlds)
-        heard = (batch["spoke"] & batch["acts"]).unsqueeze(-1)
+        heard = (batch["spoke"] & each_talk(batch["acts"], batch["spoke"])).unsqueeze(-1)
         flipped = (decision.talk.quantised.symbols != batch["symbols"]) & heard
         ratio = torch.exp(log_probs(decision, batch["actions"], batch.get("gate_choices")) - batch["log_probs"])
         clean = ~flipped.flatten(1).any(1).view(-1, 1, 1) & batch["acts"]

@@ -9,6 +9,7 @@ import torch
 
 from marlcomm import noise
 from marlcomm.objectives.base import Batch
+from marlcomm.policies.base import each_talk
 
 _DENOMINATORS = ("agent_steps", "messages", "env_steps")
 
@@ -59,7 +60,7 @@ def _row_sums(batch: Batch) -> Batch:
     acts = batch["acts"]
     return {
         "agent_steps": acts.sum((1, 2)).float(),
-        "messages": (batch["spoke"] & acts).sum((1, 2)).float(),
+        "messages": (batch["spoke"] & each_talk(acts, batch["spoke"])).sum((1, 2)).float(),
         "env_steps": batch["running"].sum(1).float(),
     }
 
