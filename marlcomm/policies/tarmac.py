@@ -25,7 +25,7 @@ _NEVER = -1e9  # the score of who cannot be heard; finite, so that who hears nob
 class TarMAC(TeamPolicy):
     """On the wire is [key, value], D numbers, through the channel; queries stay with their agents.
 
-    Keys, values and queries are linear maps of the hidden state of the step before, so the talk of a step is of what was
+    Keys, values and queries are linear maps of the hidden state of the step before, so a step's talk is of what was
     seen one step earlier. After each round but the last, an agent talks on from what it then thinks, the paper's h' =
     tanh(linear([heard, thought])). The LSTM runs once a step, on what was seen and what was heard in the last round.
     """

@@ -44,8 +44,8 @@ class TeamNames:
         channel.fit(policy.channel_width(channel.placement))
         if channel.wants_credit and policy.talks_per_step > 1:
             raise ConfigError(
-                f"policy.rounds: got {policy.talks_per_step}, wanted 1: {self.channel} in mode task is credited with what "
-                "a message is worth in the only round of a step"
+                f"policy.rounds: got {policy.talks_per_step}, wanted 1: {self.channel} in mode task is credited with "
+                "what a message is worth in the only round of a step"
             )
 
     def make_env(self, device: torch.device | str = "cpu", *, final: bool = False) -> TeamEnv:
