@@ -1,11 +1,14 @@
 """IC3Net with `legacy` is the published code: its forward pass and loss, written out agent by agent in float64."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
 from marlcomm.algorithms.settings import IC3NetTraining
+from marlcomm.analysis.evaluation import team_names
+from marlcomm.config import experiment, read
 from marlcomm.objectives.base import columns
 from marlcomm.objectives.reinforce import Reinforce
 from marlcomm.objectives.schedule import Schedule
@@ -340,3 +343,16 @@ def test_independent_controllers_are_the_published_ones(core):
             assert memory == {}
         assert torch.allclose(decision.logits, policy.action_head(state), atol=1e-6)
         assert torch.allclose(decision.values, policy.value_head(state).squeeze(-1), atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["ic", "iric", "commnet", "ic3net_predator_prey", "ic3net_published", "tarmac"])
+def test_configs_make_teams_that_play(name):
+    data, _ = read(Path(__file__).parent.parent / f"configs/{name}.yaml")
+    names = team_names(experiment(data))
+    names.check()
+    env = names.make_env()
+    policy = names.make_policy(env, 0)
+    played = rollout(env, policy, worlds=2)
+    assert bool(played.talk.spoke.any()) == (name not in ("ic", "iric"))
+    assert (played.gates is not None) == (name == "ic3net_predator_prey")
+    assert (played.gate_choices is not None) == name.startswith("ic3net_p")

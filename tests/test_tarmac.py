@@ -8,7 +8,7 @@ import tiny_world  # noqa: F401 (registers worlds)
 import torch
 from learning import replayed, train
 
-from marlcomm.analysis.trace import prove, record
+from marlcomm.analysis.trace import _hash, prove, record
 from marlcomm.objectives.base import channel_loss, columns, sent_messages
 from marlcomm.objectives.reinforce import Reinforce
 from marlcomm.objectives.schedule import Schedule
@@ -184,15 +184,9 @@ def test_a_packet_of_a_round_that_there_is_not_is_refused():
     env, policy = team(2, "vq", {"codebook_size": 8})
     trace = record(env, policy, 0, 4, frozen_code(env, policy, seed=0, episodes=8))
     trace.data[:2] = 255  # the step of the first packet's header
-    trace = replace(trace, about=trace.about | {"packets": _hash_of(trace.data)})
+    trace = replace(trace, about=trace.about | {"packets": _hash(trace.data)})
     with pytest.raises(WireError, match="a step or an agent that there is not"):
         prove(env, policy, trace)
-
-
-def _hash_of(data):
-    from marlcomm.analysis.trace import _hash
-
-    return _hash(data)
 
 
 def test_each_round_has_draws_of_its_own():
