@@ -38,6 +38,7 @@ GROUPS = {
     **glossary.ENV_STATISTICS,
     "bandwidth": glossary.BANDWIDTH,
     "bottleneck": glossary.BOTTLENECK,
+    "gates": glossary.GATES,
     "env messages": glossary.ENV_MESSAGES,
     "wire": glossary.WIRE,
     "coded": glossary.CODED,

@@ -101,6 +101,14 @@ BOTTLENECK = {
     for name, figure in BANDWIDTH.items()
     if (tag := bottleneck_figure(name)) is not None
 }
+# Where agents choose to speak.
+GATES = {
+    "gate_rate": Figure("share of agent steps", "rights to speak with an open gate over all rights to speak"),
+    "effective_gate_rate": Figure(
+        "share of agent steps",
+        "those among them in which another living agent could hear, by the policy's own rule, over all rights to speak",
+    ),
+}
 # With actions of the world's own that say something, beside what the channel carries.
 ENV_MESSAGES = {
     "env_message_bits_per_agent_step": Figure(
@@ -223,7 +231,7 @@ LEARNING = {
 def glossary(env: str) -> dict[str, Figure]:
     """All tags that a run on this environment may log, with their meaning."""
     episode = EPISODE | ENV_STATISTICS.get(env, {})
-    bandwidth = BANDWIDTH | BOTTLENECK | ENV_MESSAGES
+    bandwidth = BANDWIDTH | BOTTLENECK | GATES | ENV_MESSAGES
     evaluated = episode | bandwidth | WIRE | ERRORS
     return (
         {f"train/{name}": figure for name, figure in episode.items()}

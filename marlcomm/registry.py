@@ -23,6 +23,7 @@ from typing import Any, TypeVar, get_args
 from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 
 T = TypeVar("T", bound=type)
+S = TypeVar("S", bound=BaseModel)
 
 
 class ConfigError(ValueError):
@@ -51,6 +52,12 @@ class Settings(BaseModel):
         if kind in _SCALARS and isinstance(value, (str, bool)) and type(value) is not kind:
             raise ValueError(_SCALARS[kind])
         return value
+
+
+def turn_on(settings: S, switches: Iterable[str]) -> S:
+    """Settings in which these are true whatever was said of them, so that a stored run says so too."""
+    settings.__dict__.update(dict.fromkeys(switches, True))  # they are frozen; a validator is still making them
+    return settings
 
 
 @dataclass(frozen=True)
@@ -384,6 +391,12 @@ POLICIES = _table(
         "policies.ic3net:IC3Net",
         "policies.settings:CommNetSettings",
         "ic3net with open gates, trained on the team's mean return",
+    ),
+    (
+        "tarmac",
+        "policies.tarmac:TarMAC",
+        "policies.settings:TarMACSettings",
+        "LSTM agents attend to the keys of what they hear, in one or several rounds a step",
     ),
     (
         "transformer",

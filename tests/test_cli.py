@@ -118,8 +118,8 @@ def test_every_logged_tag_is_in_the_glossary_and_the_other_way_round(finished):
     logged = set(events.Tags()["scalars"])
     known = set(glossary("traffic_junction"))
     assert logged <= known
-    # the other losses belong to other channels; entropies appear when samples suffice
-    others = {tag for tag in known if tag.startswith("channel/")} - {"channel/rate"}
+    # the other losses belong to other channels, gates to other policies; entropies appear when samples suffice
+    others = {tag for tag in known if tag.startswith("channel/") or "gate_rate" in tag} - {"channel/rate"}
     sometimes = others | {tag for tag in known if "joint_entropy" in tag or "/bottleneck_" in tag}
     sometimes |= {tag for tag in known if "env_message_bits" in tag}  # where a world has words of its own
     sometimes |= {tag for tag, figure in glossary("traffic_junction").items() if figure.formula.startswith("MADDPG:")}
@@ -367,7 +367,7 @@ def test_lists(here):
             "daps",
             "sign",
         ],
-        "policies": ["ic3net", "commnet", "transformer"],
+        "policies": ["ic3net", "commnet", "tarmac", "transformer"],
         "algorithms": ["ic3net", "mappo", "maddpg"],
     }
     for kind, names in expected.items():

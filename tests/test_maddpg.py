@@ -43,7 +43,8 @@ class Training:
         self.worlds, self.rounds, self.updates = torch.arange(worlds), 0, 0
         length = self.env.spec.horizon if self.policy.remembers else 1
         self.draw = draw or Draw(rows=256 // length, length=length, burn_in=0, seed=self.seed)
-        self.replay = Replay(episode_shapes(self.env.spec, self.policy.gated), worlds, rounds=50)
+        shapes = episode_shapes(self.env.spec, self.policy.gated, self.policy.draws_gate)
+        self.replay = Replay(shapes, worlds, rounds=50)
         self.optimizers = [
             torch.optim.Adam(part.parameters(), lr=self.lr) for part in (self.policy, self.networks.critics)
         ]
@@ -527,6 +528,41 @@ def test_every_channel_and_kind_of_action_trains(env, policy, channel):
         assert any(name.startswith("gate_head") for name in moved)
 
 
+@pytest.mark.parametrize("channel", ["ddcl", "vq"])
+@pytest.mark.parametrize("policy", ["tarmac", "ic3net"])
+def test_every_round_of_talk_is_learned_from(policy, channel):
+    """Losses are means over all messages of all rounds, drawn with noise of their own."""
+    config = {"hidden_size": 16, "message_size": 4, "rounds": 2} | ({"key_size": 2} if policy == "tarmac" else {})
+    team = Training("relay", channel, policy, policy_config=config)
+    before = {name: value.clone() for name, value in team.policy.named_parameters()}
+    team.play()
+    batch = team.batch()
+    talk = answers(team.networks, batch, 0).now.talk
+    spoke, losses = talk.spoke & batch["acts"].repeat_interleave(2, dim=1), talk.losses
+    assert torch.equal(spoke[:, ::2], spoke[:, 1::2])
+    if policy == "tarmac":  # which has no gate: who spoke is what was recorded
+        assert spoke.sum() == 2 * batch["messages"][0]
+        stats = team.update().stats
+        for name, values in losses.items():
+            assert stats[f"channel/{name}"].item() == pytest.approx(values[spoke].mean().item(), rel=1e-4)
+    else:
+        assert all(torch.isfinite(value) for value in team.update().stats.values())
+    assert any(not torch.equal(value, before[name]) for name, value in team.policy.named_parameters())
+
+
+def test_a_gate_that_nothing_obeys_is_an_action_without_effect():
+    config = {"hidden_size": 16, "message_size": 4, "force_gate_open": True, "train_forced_gate": True}
+    team = Training("relay", policy="ic3net", policy_config=config)
+    played = team.play()
+    assert played.gates is None
+    assert torch.equal(played.talk.spoke, played.alive[:, :-1])
+    batch = team.batch()
+    assert "gates" not in batch
+    before = team.policy.gate_head.weight.clone()
+    assert all(torch.isfinite(value) for value in team.update().stats.values())
+    assert not torch.equal(team.policy.gate_head.weight, before)
+
+
 def test_messages_are_credited_with_what_listeners_critics_say():
     team = Training("relay", "daps", worlds=8, channel_config={"mode": "task"}, draw=Draw(16, 1, 0, 0))
     team.play()
@@ -559,9 +595,29 @@ def learn(team, rounds):
 
 
 @pytest.mark.parametrize("placement", ["sender", "readout"])
-@pytest.mark.parametrize("policy", ["transformer", "ic3net"])
-def test_networks_of_their_own_with_equal_weights_are_a_shared_one(policy, placement):
-    config, channel = {"hidden_size": 16, "message_size": 4}, {"placement": placement}
+@pytest.mark.parametrize(
+    ("policy", "settings"),
+    [
+        ("transformer", {}),
+        ("ic3net", {}),
+        ("ic3net", {"deaf_when_silent": True, "empty_slots_run": True, "core": "rnn"}),
+        ("tarmac", {"key_size": 2}),
+    ],
+)
+def test_networks_of_their_own_with_equal_weights_are_a_shared_one(policy, settings, placement):
+    same_as_a_shared_one(policy, settings, {"placement": placement})
+
+
+@pytest.mark.parametrize(
+    ("policy", "settings"),
+    [("ic3net", {"core": "feedforward"}), ("commnet", {}), ("tarmac", {"key_size": 2})],
+)
+def test_networks_of_their_own_talk_in_rounds_like_a_shared_one(policy, settings):
+    same_as_a_shared_one(policy, settings | {"rounds": 2}, {})
+
+
+def same_as_a_shared_one(policy, settings, channel):
+    config = {"hidden_size": 16, "message_size": 4} | settings
     shared, own = (
         TeamNames("relay", {}, policy, config | {"parameters": how}, "fsq", channel) for how in ("shared", "per_agent")
     )
@@ -575,6 +631,7 @@ def test_networks_of_their_own_with_equal_weights_are_a_shared_one(policy, place
     numbers = torch.arange(32)
     first, second = (Player(env, team, 0).play(numbers, torch.zeros_like(numbers)) for team in (one, each))
     assert torch.equal(first.talk.symbols, second.talk.symbols)
+    assert torch.equal(first.talk.spoke, second.talk.spoke)
     assert torch.equal(first.actions, second.actions)
     assert torch.allclose(first.values, second.values, atol=1e-5)
 

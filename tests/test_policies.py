@@ -25,7 +25,14 @@ CHANNELS = {
 POLICIES = {
     "ic3net": {"hidden_size": 16, "message_size": 8},
     "ic3net-hidden": {"hidden_size": 16},
+    "ic3net-legacy": {"hidden_size": 16, "legacy": True},
+    "ic3net-rnn": {"hidden_size": 16, "core": "rnn"},
+    "ic3net-feedforward": {"hidden_size": 16, "core": "feedforward"},
     "commnet": {"hidden_size": 16, "agent_identity": True},
+    "ic3net-rounds": {"hidden_size": 16, "rounds": 2},
+    "commnet-rounds": {"hidden_size": 16, "core": "feedforward", "rounds": 2},
+    "tarmac": {"hidden_size": 16, "message_size": 8, "key_size": 4},
+    "tarmac-rounds": {"hidden_size": 16, "key_size": 4, "message_size": 12, "rounds": 3},
     "transformer": {"hidden_size": 16, "width": 8, "message_size": 8},
     "transformer-deep": {
         "hidden_size": 16,
@@ -62,7 +69,7 @@ def rollout(env, policy, worlds=40):
 def moments(played, policy):
     """The inputs of a played rollout, whole: [B, T, N, ...]."""
     steps, agents = played.acts.shape[1:]
-    noise = channel_noise(policy.channel, 0, "train", played.worlds, played.episodes, steps, agents)
+    noise = channel_noise(policy.channel, 0, "train", played.worlds, played.episodes, steps, agents, policy.rounds)
     return Moment(played.observations, played.alive[:, :-1], played.spawned[:, :-1], played.gates, noise)
 
 
@@ -94,7 +101,8 @@ def test_agents_know_of_others_what_they_hear_and_nothing_else(policy_name, chan
     own_changed = False
     with torch.no_grad():
         for time in range(played.acts.shape[1]):
-            said = Overheard(played.talk.symbols[:, time], replaced)
+            talks = range(time * policy.rounds, (time + 1) * policy.rounds)
+            said = [Overheard(played.talk.symbols[:, talk], replaced) for talk in talks]
             expected, memory = policy.step(at(whole, time), memory, said)
             decision, other_memory = policy.step(at(disturbed, time), other_memory, said)
             for name in ("logits", "values", "gate_logits"):

@@ -32,6 +32,9 @@ class IC3NetConfig(TeamConfig):
             value_weight=settings.vf_loss_coeff,
             entropy_weight=Schedule.of(settings.entropy_coeff),
             reward_scale=settings.reward_scale,
+            normalizes_advantages=settings.normalize_rewards,
+            slot_returns=settings.slot_returns,
+            post_step_mask=settings.post_step_mask,
         )
 
 

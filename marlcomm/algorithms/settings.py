@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from marlcomm.registry import turn_on
 from marlcomm.rllib.settings import OnPolicyTraining, Scheduled, Training
 
 
@@ -37,6 +38,28 @@ class IC3NetTraining(OnPolicyTraining):
     mean_ratio: float | None = Field(
         None, ge=0, le=1, description="share of the team's mean return; null: 1 under policy commnet, else 0"
     )
+    normalize_rewards: bool = Field(
+        False,
+        description="the published flag (off in its runs): advantages of all slots, empty ones too, are centred and "
+        "divided by their standard deviation",
+    )
+    slot_returns: bool = Field(
+        False,
+        description="as published: own returns are cut where an agent leaves, not where one enters; what a newcomer "
+        "earns counts for what its slot did before",
+    )
+    post_step_mask: bool = Field(
+        False,
+        description="as published: the loss is of slots alive after an action, not before it: an agent's last action "
+        "teaches nothing, and the one drawn for its slot before it entered does",
+    )
+    legacy: bool = Field(
+        False, description="all that the published code does otherwise: turns on every setting that says 'as published'"
+    )
+
+    @model_validator(mode="after")
+    def _legacy_is_all_of_it(self) -> Self:
+        return turn_on(self, ("slot_returns", "post_step_mask")) if self.legacy else self
 
 
 class MADDPGTraining(Training):

@@ -19,7 +19,7 @@ from marlcomm.config import Experiment
 from marlcomm.envs.base import TeamEnv
 from marlcomm.policies.base import Talk, TeamPolicy
 from marlcomm.policies.coding import FrozenCode, frozen_code
-from marlcomm.policies.rollout import Player, Rollout, channel_noise
+from marlcomm.policies.rollout import Player, Rollout, channel_noise, noise_of_talks
 from marlcomm.registry import ConfigError
 from marlcomm.runs import Run
 from marlcomm.wire.bits import Int, Packets, WireError
@@ -100,7 +100,7 @@ def record(env: TeamEnv, policy: TeamPolicy, seed: int, episodes: int, code: Fro
     data, sizes, whose, actions, returns = [], [], [], [], []
     for worlds in torch.arange(episodes).split(_WORLDS_AT_ONCE):
         rollout = _play(env, policy, seed, worlds)
-        sent = (rollout.talk.spoke & rollout.acts).cpu().numpy()
+        sent = rollout.sent.cpu().numpy()
         context = code.context(rollout, seed, _STREAM)
         writer = code.of(None if context is None else context[sent])
         world, steps, senders = np.nonzero(sent)
@@ -141,8 +141,7 @@ def prove(env: TeamEnv, policy: TeamPolicy, trace: Trace) -> None:
         packets = Packets(trace.data[first:last].tobytes(), trace.sizes[own], 8 * trace.sizes[own])
         heard = _heard(env, policy, seed, worlds, code, packets, trace.episodes[own] - int(worlds[0]))
         rollout = _play(env, policy, seed, worlds, heard)
-        sent = rollout.talk.spoke & rollout.acts
-        _same("who spoke", sent.cpu().numpy(), heard.spoke.numpy(), worlds)
+        _same("who spoke", rollout.sent.cpu().numpy(), heard.spoke.numpy(), worlds)
         _same("actions", _hashes(rollout), trace.actions[worlds], worlds)
         _same("returns", _returns(rollout), trace.returns[worlds], worlds)
 
@@ -155,17 +154,17 @@ def _play(env: TeamEnv, policy: TeamPolicy, seed: int, worlds: Tensor, heard: Ta
 def _heard(
     env: TeamEnv, policy: TeamPolicy, seed: int, worlds: Tensor, code: FrozenCode, packets: Packets, world: Int
 ) -> Talk:
-    """What packets of worlds [M] say: symbols [B, T, N, S] and who spoke [B, T, N]."""
-    steps, senders = read_header(packets)
-    agents, horizon = env.spec.num_agents, env.spec.horizon
-    if ((steps >= horizon) | (senders >= agents)).any():
+    """What packets of worlds [M] say: symbols [B, T R, N, S] and who spoke [B, T R, N]."""
+    talks, senders = read_header(packets)
+    agents, horizon, rounds = env.spec.num_agents, env.spec.horizon, policy.rounds
+    if ((talks >= horizon * rounds) | (senders >= agents)).any():
         raise WireError(f"a packet is of a step or an agent that there is not ({horizon} steps, {agents} agents)")
-    noise = channel_noise(policy.channel, seed, _STREAM, worlds, torch.zeros_like(worlds), horizon, agents)
-    context = code.context_of(noise)
-    _, _, symbols = read_packets(code.of(None if context is None else context[world, steps, senders]), packets)
-    heard = np.zeros((len(worlds), horizon, agents, symbols.shape[1]), np.int32)
+    noise = channel_noise(policy.channel, seed, _STREAM, worlds, torch.zeros_like(worlds), horizon, agents, rounds)
+    context = code.context_of(noise_of_talks(noise, rounds))
+    _, _, symbols = read_packets(code.of(None if context is None else context[world, talks, senders]), packets)
+    heard = np.zeros((len(worlds), horizon * rounds, agents, symbols.shape[1]), np.int32)
     spoke = np.zeros(heard.shape[:3], bool)
-    heard[world, steps, senders], spoke[world, steps, senders] = symbols, True
+    heard[world, talks, senders], spoke[world, talks, senders] = symbols, True
     return Talk(torch.from_numpy(heard), torch.from_numpy(spoke))
 
 

@@ -63,7 +63,7 @@ class DAPSChannel(Channel):
         settings = DAPSSettings() if settings is None else settings
         super().__init__(message_size, settings)
         self.differentiable = settings.st_bypass
-        self.wants_credit = settings.mode == "task"
+        self.wants_credit = settings.wants_credit
         self.noise_size = settings.tokens
         self.standard = Standard(message_size)
         self.sender = make_sender(message_size, settings)

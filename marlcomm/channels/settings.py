@@ -46,6 +46,11 @@ class ChannelSettings(Settings):
         """What a message's size is called where one does not fit."""
         return "policy.message_size" if self.placement == "sender" else "the read-out's width"
 
+    @property
+    def wants_credit(self) -> bool:
+        """Whether the channel is told what other messages would have been worth (see `Channel.wants_credit`)."""
+        return False
+
     def fit(self, message_size: int) -> None:
         """Raise `ConfigError` where messages of this size cannot pass."""
 
@@ -317,6 +322,10 @@ class DAPSSettings(TokenSettings):
         if samples is not None and value * samples <= 1 and info.data.get("encoder_loss") == "daps":
             raise ValueError(f"more than 1 / channel.samples, {1 / samples:g} (nearest: {1.1 / samples:.2g})")
         return value
+
+    @property
+    def wants_credit(self) -> bool:
+        return self.mode == "task"
 
     @model_validator(mode="after")
     def _rewards_something(self) -> Self:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from marlcomm.channels.base import Channel
-from marlcomm.policies.base import Decision, Talk
+from marlcomm.policies.base import Decision, Talk, each_talk
 from marlcomm.policies.rollout import Rollout
 
 Batch = dict[str, Tensor]
@@ -32,17 +32,27 @@ class Judge(Protocol):
 
 
 class Objective(ABC):
-    """Losses are sums over one denominator of the whole minibatch, wherever its rows are computed."""
+    """Losses are sums over one denominator of the whole minibatch, wherever its rows are computed.
+
+    Attributes:
+        normalizes_advantages: whether a round's advantages are centred and divided by their standard deviation.
+        sample_deviation: whether that is the one of a sample (n - 1), not of all there are (n).
+    """
 
     normalizes_advantages: bool = False
+    sample_deviation: bool = False
 
     def columns(self, rollout: Rollout) -> Batch:
-        """The rows that a learner needs (see `columns`)."""
+        """The rows that a learner needs (see `columns`); an objective may add what its loss needs besides."""
         return columns(rollout, self)
 
     @abstractmethod
     def targets(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
         """Advantages and value targets, both [B, T, N], from a rollout with its values."""
+
+    def normalized_over(self, batch: Batch) -> Tensor:
+        """Whose advantages, of rows [B, T, N], the moments for their normalisation are of: those of whoever acts."""
+        return batch["acts"]
 
     @abstractmethod
     def gain(self, batch: Batch, decision: Decision) -> Tensor:
@@ -77,8 +87,8 @@ def columns(rollout: Rollout, objective: Objective) -> Batch:
         "symbols": rollout.talk.quantised.symbols,
         "spoke": rollout.talk.quantised.spoke,
     }
-    if rollout.gates is not None and rollout.gate_choices is not None:
-        batch |= {"gates": rollout.gates, "gate_choices": rollout.gate_choices}
+    gates = {"gates": rollout.gates, "gate_choices": rollout.gate_choices}
+    batch |= {name: values for name, values in gates.items() if values is not None}
     return batch
 
 
@@ -88,7 +98,7 @@ def channel_loss(channel: Channel, talk: Talk, acts: Tensor, messages: Tensor, c
     Where the channel wants it, credit [B, T, N, K] says what its samples are worth (see `message_credit`).
     """
     weights = channel.loss_weights()
-    sent = (talk.spoke & acts).to(torch.float32)
+    sent = (talk.spoke & each_talk(acts, talk.spoke)).to(torch.float32)
 
     def mean(values: Tensor) -> Tensor:
         return (values * sent).sum() / messages.clamp(min=1)
@@ -111,5 +121,5 @@ def sent_messages(talk: Talk, acts: Tensor) -> Tensor | None:
     """What a channel absorbs of a learner's talk: finite messages [M, D] that were sent; None where none were kept."""
     if talk.messages is None:
         return None
-    messages = talk.messages[talk.spoke & acts].float()
+    messages = talk.messages[talk.spoke & each_talk(acts, talk.spoke)].float()
     return messages[torch.isfinite(messages).all(-1)]

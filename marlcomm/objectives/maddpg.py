@@ -76,14 +76,15 @@ class MADDPG:
             "alive": rollout.alive,
             "spawned": rollout.spawned,
             "acts": rollout.acts,
-            "spoke": rollout.talk.quantised.spoke,
+            "spoke": _first_rounds(rollout),
             "actions": rollout.actions,
             "rewards": rewards,
             "goes_on": goes_on(rollout.alive, rollout.spawned, rollout.terminated).bool(),
         }
-        if rollout.gates is not None and rollout.gate_choices is not None and last.gates is not None:
-            gates = torch.cat([rollout.gates, last.gates.unsqueeze(1)], dim=1)
-            batch |= {"gates": gates, "gate_choices": rollout.gate_choices}
+        if rollout.gates is not None and last.gates is not None:
+            batch["gates"] = torch.cat([rollout.gates, last.gates.unsqueeze(1)], dim=1)
+        if rollout.gate_choices is not None:
+            batch["gate_choices"] = rollout.gate_choices
         return batch
 
     @torch.no_grad()
@@ -115,7 +116,8 @@ class MADDPG:
         # Hard actions would hardly ever change with a message, and then by all that there is.
         judge = CriticsWord(first, replace(self.relaxation, hard=False), self.together)
         credit = message_credit(networks.policy, judge, rows, said)
-        rate = channel_loss(networks.policy.quantiser, said, batch["acts"], batch["messages"][0], credit)
+        messages = batch["messages"][0] * networks.policy.rounds
+        rate = channel_loss(networks.policy.quantiser, said, batch["acts"], messages, credit)
         stats = {
             "loss/policy": -gain,
             "loss/value": error,
@@ -151,6 +153,12 @@ class CriticsWord:
         return values
 
 
+def _first_rounds(rollout: Rollout) -> Tensor:
+    """Who spoke in the first round of each step, [B, T, N]: a gate is for all rounds of a step."""
+    spoke, steps = rollout.talk.quantised.spoke, rollout.acts.shape[1]
+    return spoke[:, :: spoke.shape[1] // steps]
+
+
 def answers(networks: ActorCritic, batch: Batch, seed: int) -> Answers:
     """What both say of the windows, with draws of their own, keyed by (seed, update, row)."""
     policy, (rows, updates) = networks.policy, (batch["row"], batch["update"])
@@ -161,12 +169,12 @@ def answers(networks: ActorCritic, batch: Batch, seed: int) -> Answers:
         batch["alive"],
         batch["spawned"],
         batch.get("gates"),
-        channel_noise(policy.channel, seed, "replay", rows, updates, steps, agents),
+        channel_noise(policy.channel, seed, "replay", rows, updates, steps, agents, policy.rounds),
     )
     with torch.no_grad():
         then = _replay(networks.target_policy, window, before + 1)
     now = _replay(policy, window.between(0, steps - 1), before)
-    size = policy.distribution.code_size(policy.spec.num_actions) + 2 * policy.gated
+    size = policy.distribution.code_size(policy.spec.num_actions) + 2 * policy.has_gate
     keys = [noise.world_keys(seed, f"replay/{name}", rows, updates) for name in ("actions", "targets")]
     return Answers(now, then, *(noise.uniform(key, length, agents, size) for key in keys))
 

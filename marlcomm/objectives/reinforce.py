@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from marlcomm.objectives.base import Batch, Loss, Objective
-from marlcomm.objectives.returns import discounted, goes_on, own_rewards
+from marlcomm.objectives.returns import discounted, goes_on, leaves, own_rewards
 from marlcomm.objectives.schedule import Schedule
 from marlcomm.policies.base import Decision
 from marlcomm.policies.rollout import Rollout, entropies, log_probs
@@ -27,6 +27,10 @@ class Reinforce(Objective):
         value_weight: weight of the squared error of the value.
         entropy_weight: by env steps.
         reward_scale: rewards are multiplied by this before anything else.
+        normalizes_advantages: over all slots of the steps that were played, as the published flag has it.
+        slot_returns: whether own returns are those of slots: cut where an occupant leaves, not where one enters, and
+            with what a newcomer earns at once (published).
+        post_step_mask: whether the loss is of the slots alive after an action, not before it (published).
     """
 
     gamma: float
@@ -34,21 +38,37 @@ class Reinforce(Objective):
     value_weight: float
     entropy_weight: Schedule
     reward_scale: float
+    normalizes_advantages: bool = False
+    slot_returns: bool = False
+    post_step_mask: bool = False
+    sample_deviation = True
 
     def targets(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
         rewards = rollout.rewards * self.reward_scale
-        on = goes_on(rollout.alive, rollout.spawned, rollout.terminated)
-        returns = discounted(own_rewards(rewards, rollout.spawned), on, self.gamma)
+        if self.slot_returns:
+            returns = discounted(rewards, ~leaves(rollout.alive, rollout.spawned), self.gamma)
+        else:
+            on = goes_on(rollout.alive, rollout.spawned, rollout.terminated)
+            returns = discounted(own_rewards(rewards, rollout.spawned), on, self.gamma)
         if self.mean_ratio:
             shared = discounted(rewards.mean(-1, keepdim=True), None, self.gamma)
             returns = self.mean_ratio * shared + (1 - self.mean_ratio) * returns
         return returns - rollout.values[:, :-1], returns
 
+    def normalized_over(self, batch: Batch) -> Tensor:
+        return batch["running"].unsqueeze(-1).expand_as(batch["acts"])
+
+    def columns(self, rollout: Rollout) -> Batch:
+        batch = super().columns(rollout)
+        if self.post_step_mask:
+            batch["learns"] = rollout.alive[:, 1:] & batch["running"].unsqueeze(-1)
+        return batch
+
     def gain(self, batch: Batch, decision: Decision) -> Tensor:
         return batch["advantages"] * log_probs(decision, batch["actions"], batch.get("gate_choices"))
 
     def loss(self, batch: Batch, decision: Decision, env_steps: int) -> Loss:
-        acts = batch["acts"].to(torch.float32)
+        acts = batch.get("learns", batch["acts"]).to(torch.float32)
         count, agents = batch["env_steps"][0], batch["agent_steps"][0].clamp(min=1)
         gain = self.gain(batch, decision)
         error = (decision.values - batch["value_targets"]).square()

@@ -26,6 +26,11 @@ def goes_on(alive: Tensor, spawned: Tensor, terminated: Tensor) -> Tensor:
     return stays.to(torch.float32)
 
 
+def leaves(alive: Tensor, spawned: Tensor) -> Tensor:
+    """Whether the slot's occupant left with action t, [B, T, N] of alive and spawned [B, T + 1, N]."""
+    return alive[:, :-1] & ~(alive[:, 1:] & ~spawned[:, 1:])
+
+
 def own_rewards(rewards: Tensor, spawned: Tensor) -> Tensor:
     """Rewards [B, T, N] of the agents that acted: those of new occupants (spawned [B, T + 1, N]) dropped."""
     return rewards * ~spawned[:, 1:]

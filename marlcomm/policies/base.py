@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -57,6 +57,8 @@ class Talk:
             *receiver*, and in `spoke` who heard anybody. None where the channel is at the sender.
         search: what else might have been sent; only in a learner's replay, and only for a channel that wants credit.
         hearing: what all heard, where there is a search.
+        before: what was said in the round before, at the same step; None in the first one. Over a whole rollout (see
+            `stack_talks`) it is None, and the time axis holds the rounds of each step one after the other.
     """
 
     symbols: Tensor
@@ -66,6 +68,12 @@ class Talk:
     readout: Talk | None = None
     search: Search | None = None
     hearing: Hearing | None = None
+    before: Talk | None = None
+
+    @property
+    def rounds(self) -> list[Talk]:
+        """The talks of a step, first to last."""
+        return [self] if self.before is None else [*self.before.rounds, self]
 
     @property
     def quantised(self) -> Talk:
@@ -87,7 +95,7 @@ class Moment:
         alive: [..., N] bool, who sees, speaks and acts.
         spawned: [..., N] bool, whose memory must be wiped first.
         gates: [..., N] bool, who decided at the step before to speak now; None where the policy has no gate.
-        noise: [..., N, K] uniform draws for the channel; None where it needs none.
+        noise: [..., N, R K] uniform draws for the channel, K for each round of talk; None where it needs none.
     """
 
     observations: Tensor
@@ -138,14 +146,19 @@ class TeamPolicy(nn.Module, ABC):
 
     What an agent computes uses its own observation and memory and the vectors it *received*, nothing else of the
     others. A subclass implements `see`, `begin`, `say`, `hear` and `decide`; `step` composes them once for all. One
-    that can have its channel at the read-out implements `gather` and `take` too.
+    that can have its channel at the read-out implements `gather` and `take` too, one that talks several times at a
+    step `consider`.
 
     Attributes:
         gated: whether agents choose to speak; the choice made at a step counts at the next one.
+        rounds: R, how often all talk at each step; a gate is for all rounds of a step.
+        draws_gate: whether that choice is drawn and learned from; also where it is not obeyed, as published.
         distribution: the family that actions are drawn from; it makes the head of a policy (`distribution.head`).
     """
 
     gated: bool = False
+    draws_gate: bool = False
+    rounds: int = 1
     _others: Tensor
     _speakers: Tensor
     _actors: Tensor
@@ -208,6 +221,13 @@ class TeamPolicy(nn.Module, ABC):
             alive: [B, N] bool; the states of others are of no consequence.
         """
 
+    def consider(self, features: Tensor, memory: Memory, received: Tensor, audible: Tensor, alive: Tensor) -> Memory:
+        """What the agents know after a round of talk that is not the last one of its step, for the next one.
+
+        The arguments are those of `hear`, which has the last word on what is remembered.
+        """
+        raise NotImplementedError(f"{type(self).__name__} talks once at a step")
+
     def gather(self, features: Tensor, memory: Memory, received: Tensor, audible: Tensor) -> Tensor:
         """What each receiver makes of all that it heard, [B, N, W], which the bottleneck then lets it know.
 
@@ -245,6 +265,11 @@ class TeamPolicy(nn.Module, ABC):
         return self.channel if self.bottleneck is None else self.bottleneck
 
     @property
+    def has_gate(self) -> bool:
+        """Whether agents draw a gate choice at each step, be it obeyed or not."""
+        return self.gated or self.draws_gate
+
+    @property
     def remembers(self) -> bool:
         """Whether agents have a memory."""
         return bool(self.begin(1))
@@ -262,11 +287,19 @@ class TeamPolicy(nn.Module, ABC):
                 memory = self.step(now, memory)[1]
         return memory
 
-    def step(self, moment: Moment, memory: Memory, overheard: Overheard | None = None) -> tuple[Decision, Memory]:
-        """One step of B worlds: all tensors [B, N, ...]."""
+    def step(
+        self, moment: Moment, memory: Memory, overheard: Overheard | Sequence[Overheard] | None = None
+    ) -> tuple[Decision, Memory]:
+        """One step of B worlds: all tensors [B, N, ...]; what was overheard is given for each round of talk."""
+        if isinstance(overheard, Overheard):
+            overheard = (overheard,)
         features = self.see(self._inputs(moment.observations))
         states, memory, talk = self._live(features, moment, memory, overheard)
         return Decision(*self._decide(states, self._candidates(moment.observations)), talk, self.distribution), memory
+
+    def entitled(self, alive: Tensor) -> Tensor:
+        """Who of the living [..., N] has the right to speak."""
+        return alive & self._speakers
 
     def audible(self, spoke: Tensor) -> Tensor:
         """Whether receiver (next to last axis) hears sender (last axis), [..., N, N], where senders [..., N] spoke."""
@@ -320,27 +353,22 @@ class TeamPolicy(nn.Module, ABC):
         return logits, gate_logits, values
 
     def _live(
-        self, features: Tensor, moment: Moment, memory: Memory, overheard: Overheard | None = None
+        self, features: Tensor, moment: Moment, memory: Memory, overheard: Sequence[Overheard] | None = None
     ) -> tuple[Tensor, Memory, Talk]:
-        """Speak and hear once: states [B, N, H], new memory, and what was said."""
+        """Speak and hear, round after round: states [B, N, H], new memory, and what was said."""
         if not self.spec.keeps_memory:
             keeps = ~moment.spawned.unsqueeze(-1)
             memory = {name: value * keeps for name, value in memory.items()}
-        messages = self.say(features, memory)
-        sent = self.channel.transmit(messages, moment.noise)
-        symbols, received = sent.symbols, sent.received
-        if overheard is not None:
-            symbols = torch.where(overheard.replaced.unsqueeze(-1), overheard.symbols, symbols)
-            received = self.channel.decode(symbols, moment.noise).to(received.dtype)
-        spoke = moment.alive & self._speakers
-        if moment.gates is not None:
-            spoke = spoke & moment.gates
-        if not self.channel.carries:
-            spoke = torch.zeros_like(spoke)
-        audible = self.audible(spoke)
+        before = None
+        for index in range(self.rounds - 1):
+            words = None if overheard is None else overheard[index]
+            talk, received, audible = self._talk(features, moment, memory, index, words)
+            memory = self.consider(features, memory, received, audible, moment.alive)
+            before = replace(talk, before=before)
+        words = None if overheard is None else overheard[-1]
+        talk, received, audible = self._talk(features, moment, memory, self.rounds - 1, words)
+        talk = replace(talk, before=before)
         if self.bottleneck is None:
-            hearing = self._hearing(sent, features, memory, audible, moment)
-            talk = Talk(symbols, spoke, sent.losses, self._kept(messages), search=sent.search, hearing=hearing)
             states, memory = self.hear(features, memory, received, audible, moment.alive)
             return states, memory, talk
         gathered = self.gather(features, memory, received, audible)
@@ -348,7 +376,30 @@ class TeamPolicy(nn.Module, ABC):
         hears = audible.any(-1) & moment.alive
         states, memory = self.take(features, memory, read.received * hears.unsqueeze(-1), moment.alive)
         readout = Talk(read.symbols, hears, read.losses, self._kept(gathered))
-        return states, memory, Talk(symbols, spoke, readout=readout)
+        return states, memory, replace(talk, readout=readout)
+
+    def _talk(
+        self, features: Tensor, moment: Moment, memory: Memory, index: int, overheard: Overheard | None
+    ) -> tuple[Talk, Tensor, Tensor]:
+        """One round: what was said, the vectors received of each sender [B, N, D], and who hears whom [B, N, N]."""
+        draws = None if moment.noise is None else moment.noise.unflatten(-1, (self.rounds, -1))[..., index, :]
+        messages = self.say(features, memory)
+        sent = self.channel.transmit(messages, draws)
+        symbols, received = sent.symbols, sent.received
+        if overheard is not None:
+            symbols = torch.where(overheard.replaced.unsqueeze(-1), overheard.symbols, symbols)
+            received = self.channel.decode(symbols, draws).to(received.dtype)
+        spoke = self.entitled(moment.alive)
+        if moment.gates is not None:
+            spoke = spoke & moment.gates
+        if not self.channel.carries:
+            spoke = torch.zeros_like(spoke)
+        audible = self.audible(spoke)
+        if self.bottleneck is not None:
+            return Talk(symbols, spoke), received, audible
+        hearing = self._hearing(sent, features, memory, audible, moment)
+        talk = Talk(symbols, spoke, sent.losses, self._kept(messages), search=sent.search, hearing=hearing)
+        return talk, received, audible
 
     def _kept(self, vectors: Tensor) -> Tensor | None:
         """What a learner keeps of the vectors given to the quantiser, for it to absorb."""
@@ -393,7 +444,8 @@ def _first(talk: Talk, worlds: int) -> Talk:
 
 
 def stack_talks(talks: list[Talk]) -> Talk:
-    """The talks of T steps, each [B, N, ...], as one of [B, T, N, ...]."""
+    """The talks of T steps, each [B, N, ...], as one of [B, T R, N, ...]: the R rounds of a step follow each other."""
+    talks = [talk for step in talks for talk in step.rounds]
     messages = [talk.messages for talk in talks if talk.messages is not None]
     readouts = [talk.readout for talk in talks if talk.readout is not None]
     searches = [talk.search for talk in talks if talk.search is not None]
@@ -407,6 +459,12 @@ def stack_talks(talks: list[Talk]) -> Talk:
         search=_stack_searches(searches) if searches else None,
         hearing=_stack_hearings(hearings) if hearings else None,
     )
+
+
+def each_talk(acts: Tensor, spoke: Tensor) -> Tensor:
+    """Whose actions count [B, T, N], at each of the talks that spoke [B, T R, N] are of: [B, T R, N]."""
+    rounds = spoke.shape[1] // acts.shape[1]
+    return acts if rounds == 1 else acts.repeat_interleave(rounds, dim=1)
 
 
 def join_moments(moments: list[Moment]) -> Moment:

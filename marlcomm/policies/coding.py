@@ -14,7 +14,7 @@ from torch import Tensor
 from marlcomm.channels.base import Channel
 from marlcomm.envs.base import TeamEnv
 from marlcomm.policies.base import TeamPolicy
-from marlcomm.policies.rollout import Player, Rollout, channel_noise
+from marlcomm.policies.rollout import Player, Rollout, channel_noise, noise_of_talks
 from marlcomm.policies.team import overhear
 from marlcomm.wire import conditional_codes
 from marlcomm.wire.alphabet import Alphabet, Symbols
@@ -142,11 +142,11 @@ class FrozenCode:
 
 
 def _context(channel: Channel, rollout: Rollout, seed: int, stream: str) -> Int | None:
-    """What both ends know before each message of a rollout, [B, T, N, D]; None where that is nothing."""
+    """What both ends know before each message of a rollout, [B, T R, N, D]; None where that is nothing."""
     steps, agents = rollout.acts.shape[1:]
-    return _as_array(
-        channel.context(channel_noise(channel, seed, stream, rollout.worlds, rollout.episodes, steps, agents))
-    )
+    rounds = rollout.talk.spoke.shape[1] // steps
+    draws = channel_noise(channel, seed, stream, rollout.worlds, rollout.episodes, steps, agents, rounds)
+    return _as_array(channel.context(noise_of_talks(draws, rounds)))
 
 
 def _as_array(context: Tensor | None) -> Int | None:
@@ -166,7 +166,7 @@ def frozen_code(
     channel, worlds = policy.channel, torch.arange(episodes, device=env.device)
     with channel.evaluation():
         rollout, messages = overhear(Player(env, policy, seed, _STREAM), worlds)
-    sent = (rollout.talk.spoke & rollout.acts).cpu().numpy()
+    sent = rollout.sent.cpu().numpy()
     halves = slice(None, episodes // 2), slice(episodes // 2, None)
     symbols = rollout.talk.symbols.cpu().numpy()
     fitted_on, chosen_on = (symbols[half][sent[half]] for half in halves)

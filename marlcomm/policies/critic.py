@@ -129,7 +129,7 @@ class ActorCritic:
         distribution = policy.distribution
         for head in policy.action_heads:
             distribution.narrow(head)
-        code_size = distribution.code_size(policy.spec.num_actions) + 2 * policy.gated
+        code_size = distribution.code_size(policy.spec.num_actions) + 2 * policy.has_gate
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             critics = nn.ModuleList(CentralCritic(policy.spec, code_size, shape) for _ in range(1 + shape.twin))

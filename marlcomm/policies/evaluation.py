@@ -76,12 +76,12 @@ def evaluate(
     packed = FrozenCode(meter.link.code, policy.channel) if code is None else code
     columns = max(one.alphabet.columns for one in (meter.link, meter.bottleneck) if one is not None)
     widest = max(env.spec.observation_size, columns, policy.channel.noise_size)
-    for worlds in _chunks(env, episodes, env.spec.horizon * widest):
+    for worlds in _chunks(env, episodes, env.spec.horizon * policy.rounds * widest):
         with policy.channel.evaluation():
             rollout = player.play(worlds, torch.zeros_like(worlds), greedy=greedy)
         statistics.add(rollout.rewards, rollout.lengths, rollout.info)
         counts = counts + meter.count(rollout)
-        sent = (rollout.talk.spoke & rollout.acts).cpu().numpy()
+        sent = rollout.sent.cpu().numpy()
         packets = _transmit(packed, rollout, sent, packed.context(rollout, seed, stream))
         wire_bytes += int(packets.sizes.sum())
         coded.add(packets.bits, sent, rollout.acts.cpu().numpy())

@@ -1,4 +1,4 @@
-"""An LSTM for agents that come and go: only living ones are computed."""
+"""Memory of agents that come and go."""
 
 from __future__ import annotations
 
@@ -11,8 +11,25 @@ Memory = dict[str, Tensor]
 _FEWEST_ROWS = 64
 
 
+class AgentRNN(nn.Module):
+    """One step of a plain recurrent layer, tanh(inputs + linear(hidden)), of every living agent."""
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(hidden_size, hidden_size)
+
+    def begin(self, worlds: int, agents: int) -> Memory:
+        """Fresh memory: [B, N, H] of zeros."""
+        return {"hidden": self.linear.weight.new_zeros((worlds, agents, self.linear.in_features))}
+
+    def forward(self, inputs: Tensor, memory: Memory, alive: Tensor) -> Memory:
+        """Memory after inputs [B, N, H]; alive [B, N]. ``memory["hidden"]`` is the agents' state."""
+        old = memory["hidden"]
+        return {"hidden": torch.where(alive.unsqueeze(-1), torch.tanh(inputs + self.linear(old)), old)}
+
+
 class AgentLSTM(nn.Module):
-    """One LSTM step of every living agent; the memory of an empty slot stays as it is."""
+    """One LSTM step of every living agent; only they are computed, the memory of an empty slot stays as it is."""
 
     def __init__(self, input_size: int, hidden_size: int) -> None:
         super().__init__()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -19,9 +19,9 @@ Make = Callable[[TeamSpec, PolicySettings, Channel], TeamPolicy]
 class PerAgent(TeamPolicy):
     """N policies of one kind, of which each computes its own slot only; all talk through one channel.
 
-    A policy that can be among them treats agents one by one: of what `see`, `say`, `hear`, `gather`, `take` and
-    `decide` are given, the axis of agents (of receivers, in `hear` and `gather`) is cut to one slot, and the answer is
-    that slot's.
+    A policy that can be among them treats agents one by one: of what `see`, `say`, `hear`, `consider`, `gather`, `take`
+    and `decide` are given, the axis of agents (of receivers, where they hear) is cut to one slot, and the answer is
+    that slot's. Who hears whom is a rule for the whole team.
     """
 
     def __init__(self, spec: TeamSpec, settings: PolicySettings, channel: Channel, make: Make) -> None:
@@ -30,7 +30,8 @@ class PerAgent(TeamPolicy):
         for policy in self._policies:
             # There is one channel, and one embedding of candidates, and they are named once.
             policy.channel = policy.candidate_head = None  # type: ignore[assignment]
-        self.gated = self._policies[0].gated
+        first = self._policies[0]
+        self.gated, self.draws_gate, self.rounds = first.gated, first.draws_gate, first.rounds
 
     @property
     def _policies(self) -> list[TeamPolicy]:
@@ -58,6 +59,17 @@ class PerAgent(TeamPolicy):
             )
         )
 
+    def consider(self, features: Tensor, memory: Memory, received: Tensor, audible: Tensor, alive: Tensor) -> Memory:
+        return _joined(
+            [
+                policy.consider(features[:, slot], _of(memory, slot), received, audible[:, slot], alive[:, slot])
+                for policy, slot in self._slots()
+            ]
+        )
+
+    def audible(self, spoke: Tensor) -> Tensor:
+        return self._policies[0].audible(spoke)  # a rule of the kind, not of anybody's weights
+
     def gather(self, features: Tensor, memory: Memory, received: Tensor, audible: Tensor) -> Tensor:
         return self._each(
             lambda policy, slot: policy.gather(features[:, slot], _of(memory, slot), received, audible[:, slot])
@@ -71,7 +83,7 @@ class PerAgent(TeamPolicy):
     def decide(self, states: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
         answers = [policy.decide(states[..., slot, :]) for policy, slot in self._slots()]
         logits, gates, values = zip(*answers, strict=True)
-        gate_logits = torch.cat(gates, dim=-2) if self.gated else None
+        gate_logits = torch.cat(gates, dim=-2) if self.has_gate else None
         return torch.cat(logits, dim=-2), gate_logits, torch.cat(values, dim=-1)
 
     def _slots(self) -> list[tuple[TeamPolicy, slice]]:
@@ -82,8 +94,11 @@ class PerAgent(TeamPolicy):
 
     def _states(self, ask: Callable[[TeamPolicy, slice], tuple[Tensor, Memory]]) -> tuple[Tensor, Memory]:
         states, memories = zip(*(ask(policy, slot) for policy, slot in self._slots()), strict=True)
-        memory = {name: torch.cat([one[name] for one in memories], dim=1) for name in memories[0]}
-        return torch.cat(states, dim=1), memory
+        return torch.cat(states, dim=1), _joined(memories)
+
+
+def _joined(memories: Sequence[Memory]) -> Memory:
+    return {name: torch.cat([one[name] for one in memories], dim=1) for name in memories[0]}
 
 
 def _of(memory: Memory, slot: slice) -> Memory:

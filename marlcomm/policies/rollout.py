@@ -13,7 +13,17 @@ from torch import Tensor
 from marlcomm import noise
 from marlcomm.channels.base import Channel
 from marlcomm.envs.base import TeamEnv, TeamStep
-from marlcomm.policies.base import Decision, Moment, Overheard, Talk, TeamPolicy, join_moments, join_talks, stack_talks
+from marlcomm.policies.base import (
+    Decision,
+    Moment,
+    Overheard,
+    Talk,
+    TeamPolicy,
+    each_talk,
+    join_moments,
+    join_talks,
+    stack_talks,
+)
 from marlcomm.policies.distributions import CATEGORICAL
 
 
@@ -26,14 +36,15 @@ class Rollout:
         observations: [B, T, N, O].
         alive, spawned: [B, T + 1, N] bool, before each action and after the last.
         acts: [B, T, N] bool, whose actions count: alive, in a world that has not ended.
-        gates, gate_choices: [B, T, N] bool, who may speak at each step, and the choice for the next; None without gate.
+        gates: [B, T, N] bool, who may speak at each step; None where nobody chooses.
+        gate_choices: [B, T, N] bool, the choice for the next step; None where none is drawn.
         actions: [B, T, N] int64, or [B, T, N, A] float32, as drawn (see `ActionDistribution.to_world`).
         log_probs: [B, T, N], of actions (and gate choices) when they were taken.
         values: [B, T + 1, N].
         rewards: [B, T, N], of the slots' occupants after each action; zero after the world's end.
         terminated: [B, T] bool.
         lengths: [B] int64, steps until each world ended.
-        talk: what was said, [B, T, N, ...].
+        talk: what was said, [B, T R, N, ...]: the R rounds of talk at a step follow each other.
         info: episode statistics at the end, name -> [B].
         seconds: wall time spent, by part.
         last: what the policy is given after the last action, [B, N, ...].
@@ -62,15 +73,32 @@ class Rollout:
     def env_steps(self) -> int:
         return int(self.lengths.sum())
 
+    @property
+    def sent(self) -> Tensor:
+        """Which messages were on the wire, [B, T R, N] bool."""
+        return self.talk.spoke & each_talk(self.acts, self.talk.spoke)
+
 
 def channel_noise(
-    channel: Channel, seed: int, stream: str, worlds: Tensor, episodes: Tensor, steps: int, agents: int
+    channel: Channel,
+    seed: int,
+    stream: str,
+    worlds: Tensor,
+    episodes: Tensor,
+    steps: int,
+    agents: int,
+    rounds: int = 1,
 ) -> Tensor | None:
-    """The channel's uniform draws [B, T, N, K] for whole episodes; sampler, learner and receiver all call this."""
+    """The channel's uniform draws [B, T, N, R K] for whole episodes; sampler, learner and receiver all call this."""
     if not channel.noise_size:
         return None
     keys = noise.world_keys(seed, f"{stream}/channel", worlds, episodes)
-    return noise.uniform(keys, steps, agents, channel.noise_size)
+    return noise.uniform(keys, steps, agents, rounds * channel.noise_size)
+
+
+def noise_of_talks(draws: Tensor | None, rounds: int) -> Tensor | None:
+    """The draws [B, T, N, R K] of steps as those of the talks that follow each other, [B, T R, N, K]."""
+    return None if draws is None else draws.unflatten(-1, (rounds, -1)).movedim(-2, 2).flatten(1, 2)
 
 
 def log_probs(decision: Decision, actions: Tensor, gate_choices: Tensor | None) -> Tensor:
@@ -162,15 +190,17 @@ class Player:
                 gates,
                 None if draws.channel is None else draws.channel[:, time],
             )
-            overheard = None if heard is None else Overheard(heard.symbols[:, time], heard.spoke[:, time])
+            overheard = None if heard is None else self._words(heard, time)
             decision, memory = self.policy.step(moment, memory, overheard)
             actions, choices = self._choose(decision, draws, time, greedy)
             talks.append(decision.talk)
             _append(record, observations=now.observations, alive=now.alive, spawned=now.spawned)
             _append(record, actions=actions, log_probs=log_probs(decision, actions, choices), values=decision.values)
             _append(record, acts=now.alive & episode.running.unsqueeze(-1))
+            if choices is not None:
+                _append(record, gate_choices=choices)
             if gates is not None and choices is not None:
-                _append(record, gates=gates, gate_choices=choices)
+                _append(record, gates=gates)
                 gates = choices
             seconds["policy"] += perf_counter() - clock
             clock = perf_counter()
@@ -196,13 +226,20 @@ class Player:
             **columns,
         )
 
+    def _words(self, heard: Talk, time: int) -> list[Overheard]:
+        """What is heard in each round of a step instead of what would be said."""
+        talks = range(time * self.policy.rounds, (time + 1) * self.policy.rounds)
+        return [Overheard(heard.symbols[:, talk], heard.spoke[:, talk]) for talk in talks]
+
     def _draws(self, worlds: Tensor, episodes: Tensor) -> _Draws:
         steps, agents = self.env.spec.horizon, self.env.spec.num_agents
         keys = noise.world_keys(self.seed, f"{self.stream}/actions", worlds, episodes)
         return _Draws(
-            actions=noise.uniform(keys, steps, agents, self._noise_size + self.policy.gated),
+            actions=noise.uniform(keys, steps, agents, self._noise_size + self.policy.has_gate),
             exploration=self._exploration(worlds, episodes, steps, agents),
-            channel=channel_noise(self.policy.channel, self.seed, self.stream, worlds, episodes, steps + 1, agents),
+            channel=channel_noise(
+                self.policy.channel, self.seed, self.stream, worlds, episodes, steps + 1, agents, self.policy.rounds
+            ),
         )
 
     @property
@@ -214,7 +251,7 @@ class Player:
         if greedy:
             choices = None if gate_logits is None else CATEGORICAL.greedy(gate_logits).bool()
             return distribution.greedy(decision.logits), choices
-        uniforms, for_gates = draws.actions[:, time].split([self._noise_size, int(self.policy.gated)], dim=-1)
+        uniforms, for_gates = draws.actions[:, time].split([self._noise_size, int(self.policy.has_gate)], dim=-1)
         actions = distribution.sample(decision.logits, uniforms)
         if draws.exploration is not None:
             actions = distribution.explored(actions, decision.logits, draws.exploration[:, time], self.exploration)
@@ -258,7 +295,7 @@ def join_rollouts(rollouts: Sequence[Rollout]) -> Rollout:
 
 @dataclass(frozen=True)
 class _Draws:
-    """Uniform draws of whole episodes: of actions and then of gates [B, T, N, K'], channel [B, T + 1, N, K].
+    """Uniform draws of whole episodes: of actions and then of gates [B, T, N, K'], channel [B, T + 1, N, R K].
 
     Where there is exploration, its draws are [B, T, N, W].
     """

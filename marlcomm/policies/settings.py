@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from marlcomm.registry import ConfigError, Settings
+from marlcomm.registry import ConfigError, Settings, turn_on
 
 
 class PolicySettings(Settings):
@@ -24,6 +24,11 @@ class PolicySettings(Settings):
     candidate_size: int = Field(
         64, ge=1, description="E, width in which candidates are compared with what is looked for, where there are any"
     )
+
+    @property
+    def talks_per_step(self) -> int:
+        """R, how often all talk at each step."""
+        return 1
 
     @property
     def message_width(self) -> int:
@@ -54,16 +59,62 @@ class IC3NetSettings(PolicySettings):
         10, ge=1, description="cut the gradient through memory every so many steps; null: never"
     )
     hidden_size: int = Field(128, ge=1, description="H, width of the LSTM")
+    core: Literal["lstm", "rnn", "feedforward"] = Field(
+        "lstm",
+        description="lstm; rnn: a tanh layer (the published IRIC's); feedforward: a tanh layer without memory (the "
+        "published IC's), whose message is of the present observation",
+    )
+    rounds: int = Field(
+        1, ge=1, description="R, how often all talk at each step: R messages, and the core runs R times (comm_passes)"
+    )
     force_gate_open: bool = Field(
         False, description="everybody always speaks and no gate is learned, as in the published Traffic Junction runs"
     )
+    train_forced_gate: bool = Field(
+        False, description="as published: a gate that is forced open is drawn and trained all the same, to no effect"
+    )
+    deaf_when_silent: bool = Field(False, description="as published: whoever does not speak does not hear either")
+    mean_of_living: bool = Field(
+        False, description="as published: what is heard is divided by the living agents less one, not by who spoke"
+    )
+    empty_slots_run: bool = Field(
+        False, description="as published: the memory of an empty slot goes on, with what it sees of nothing as input"
+    )
+    legacy: bool = Field(
+        False, description="all that the published code does otherwise: turns on every setting that says 'as published'"
+    )
+    _published: ClassVar[tuple[str, ...]] = (
+        "train_forced_gate",
+        "deaf_when_silent",
+        "mean_of_living",
+        "empty_slots_run",
+    )
+
+    @model_validator(mode="after")
+    def _legacy_is_all_of_it(self) -> Self:
+        return turn_on(self, self._published) if self.legacy else self
+
+    @model_validator(mode="after")
+    def _living_are_known(self) -> Self:
+        if self.mean_of_living and self.parameters == "per_agent":
+            raise ValueError("mean_of_living wants parameters: shared; a network of one slot is not told who lives")
+        return self
 
     @property
     def message_width(self) -> int:
         return self.hidden_size if self.message_size is None else self.message_size
 
     @property
+    def talks_per_step(self) -> int:
+        return self.rounds
+
+    @property
     def readout_width(self) -> int:
+        _refuse_rounds_at_the_readout(self.rounds)
+        if self.mean_of_living:
+            raise ConfigError(
+                "policy.mean_of_living: got True, wanted false at the read-out: a bottleneck knows only who was heard"
+            )
         return self.message_width
 
 
@@ -71,6 +122,52 @@ class CommNetSettings(IC3NetSettings):
     """CommNet (Sukhbaatar et al. 2016) as a preset of IC3Net: open gates, and training on the team's mean return."""
 
     force_gate_open: bool = Field(True, description="everybody always speaks and no gate is learned")
+    _published: ClassVar[tuple[str, ...]] = ("deaf_when_silent", "mean_of_living", "empty_slots_run")
+
+
+class TarMACSettings(PolicySettings):
+    """TarMAC (Das et al. 2019): messages are a key and a value, receivers attend to the keys that fit their query."""
+
+    message_size: int | None = Field(
+        None, ge=2, description="D, key and value together; null: key_size + hidden_size, as published"
+    )
+    detach_every: int | None = Field(
+        10, ge=1, description="cut the gradient through memory every so many steps; null: never"
+    )
+    hidden_size: int = Field(128, ge=1, description="H, width of the LSTM")
+    key_size: int = Field(16, ge=1, description="width of keys (the paper's signatures) and queries")
+    rounds: int = Field(
+        1, ge=1, description="R, how often all talk at each step: R messages, each round after hearing the one before"
+    )
+
+    @property
+    def talks_per_step(self) -> int:
+        return self.rounds
+
+    @property
+    def message_width(self) -> int:
+        return self.key_size + self.hidden_size if self.message_size is None else self.message_size
+
+    @property
+    def value_size(self) -> int:
+        """W, the width of values."""
+        return self.message_width - self.key_size
+
+    @property
+    def readout_width(self) -> int:
+        _refuse_rounds_at_the_readout(self.rounds)
+        return self.value_size
+
+    @model_validator(mode="after")
+    def _value_has_room(self) -> TarMACSettings:
+        if self.value_size < 1:
+            raise ValueError(f"message_size {self.message_size} must be greater than key_size {self.key_size}")
+        return self
+
+
+def _refuse_rounds_at_the_readout(rounds: int) -> None:
+    if rounds > 1:
+        raise ConfigError(f"policy.rounds: got {rounds}, wanted 1 at the read-out: a bottleneck reads once a step")
 
 
 class TransformerSettings(PolicySettings):

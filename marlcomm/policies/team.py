@@ -15,7 +15,7 @@ from marlcomm.channels.readout import ReadoutChannel
 from marlcomm.channels.settings import ChannelSettings
 from marlcomm.envs.base import TeamEnv, TeamSpec
 from marlcomm.envs.settings import EnvSettings
-from marlcomm.policies.base import TeamPolicy
+from marlcomm.policies.base import TeamPolicy, each_talk
 from marlcomm.policies.per_agent import PerAgent
 from marlcomm.policies.rollout import Player, Rollout, join_rollouts
 from marlcomm.policies.settings import PolicySettings
@@ -43,6 +43,11 @@ class TeamNames:
         policy = cast(PolicySettings, POLICIES.check(self.policy, self.policy_config))
         channel = cast(ChannelSettings, CHANNELS.check(self.channel, self.channel_config))
         channel.fit(policy.channel_width(channel.placement))
+        if channel.wants_credit and policy.talks_per_step > 1:
+            raise ConfigError(
+                f"policy.rounds: got {policy.talks_per_step}, wanted 1: {self.channel} in mode task is credited with "
+                "what a message is worth in the only round of a step"
+            )
 
     def make_env(self, device: torch.device | str = "cpu", *, final: bool = False) -> TeamEnv:
         """The world; `final` for its last difficulty, which evaluations are played at.
@@ -99,11 +104,12 @@ def what_fits(policy: TeamPolicy, weights: Mapping[str, np.ndarray]) -> dict[str
 def _first_words(env: TeamEnv, policy: TeamPolicy, seed: int) -> Tensor:
     """What a team gives to its channel before it is trained on: messages [M, D] of a few episodes."""
     rollout, messages = overhear(Player(env, policy, seed, stream="calibration"), torch.arange(_CALIBRATION_WORLDS))
-    return messages[rollout.talk.quantised.spoke & rollout.acts]
+    spoke = rollout.talk.quantised.spoke
+    return messages[spoke & each_talk(rollout.acts, spoke)]
 
 
 def overhear(player: Player, worlds: Tensor) -> tuple[Rollout, Tensor]:
-    """One episode of every world, and the vectors [B, T, N, D] that were given to the channel, wherever it is."""
+    """One episode of every world, and the vectors [B, T R, N, D] that were given to the channel, wherever it is."""
     rollouts, messages = zip(*(_overhear(player, some) for some in player.turns(worlds)), strict=True)
     return join_rollouts(rollouts), torch.cat(messages)
 
@@ -121,7 +127,7 @@ def _overhear(player: Player, worlds: Tensor) -> tuple[Rollout, Tensor]:
         rollout = player.play(worlds, torch.zeros_like(worlds))
     finally:
         del channel.transmit
-    return rollout, torch.stack(said[: player.env.spec.horizon], dim=1)
+    return rollout, torch.stack(said[: player.env.spec.horizon * policy.rounds], dim=1)
 
 
 def make_channel(name: str, settings: dict[str, Any], message_size: int, width: int | None = None) -> Channel:

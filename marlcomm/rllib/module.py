@@ -43,8 +43,9 @@ class TeamRLModule(TorchRLModule):
 
     def replay(self, batch: dict[str, Tensor]) -> Decision:
         """The policy's answers to recorded episodes, with the channel noise of the rollout."""
+        policy, (steps, agents) = self.policy, batch["alive"].shape[1:3]
         noise = channel_noise(
-            self.policy.channel, self.seed, "train", batch["world"], batch["episode"], *batch["alive"].shape[1:3]
+            policy.channel, self.seed, "train", batch["world"], batch["episode"], steps, agents, policy.rounds
         )
         decision: Decision = self.policy(
             Moment(batch["observations"], batch["alive"], batch["spawned"], batch.get("gates"), noise)

@@ -79,7 +79,7 @@ class OffPolicyAlgorithm(TeamAlgorithm):
         burn_in = settings.burn_in if policy.remembers else 0
         self._exploration = Schedule.of(settings.exploration())
         self._draw = Draw(rows, length, burn_in, settings.seed)
-        shapes, worlds = episode_shapes(spec, policy.gated), settings.num_worlds
+        shapes, worlds = episode_shapes(spec, policy.gated, policy.draws_gate), settings.num_worlds
         rounds = fitting_rounds(shapes, worlds, spec.horizon, settings.replay_env_steps, settings.replay_bytes)
         self.replay = Replay(shapes, worlds, rounds)
 

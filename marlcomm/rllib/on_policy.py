@@ -9,7 +9,7 @@ from torch import Tensor
 
 from marlcomm.objectives.base import Batch, channel_loss
 from marlcomm.objectives.credit import message_credit
-from marlcomm.policies.base import Decision, first_worlds
+from marlcomm.policies.base import Decision, each_talk, first_worlds
 from marlcomm.policies.rollout import log_probs
 from marlcomm.rllib.algorithm import TeamAlgorithm
 from marlcomm.rllib.learner import TeamLearner
@@ -27,8 +27,9 @@ class OnPolicyAlgorithm(TeamAlgorithm):
     def _learn(self, batch: Batch) -> dict[str, float]:
         """All epochs over a round; returns the mean of each learner figure over the minibatches."""
         config = self.config
-        if config.objective().normalizes_advantages:
-            normalize_advantages(batch)
+        objective = config.objective()
+        if objective.normalizes_advantages:
+            normalize_advantages(batch, objective.normalized_over(batch), objective.sample_deviation)
         learners = max(config.num_learners, 1)
         size = config.num_worlds // (learners * config.num_minibatches)
         sums: dict[str, float] = {}
@@ -103,7 +104,7 @@ def _compare(batch: dict[str, Tensor], decision: Decision) -> tuple[int, int, fl
         worlds = max(_COMPARED_SYMBOLS // max(symbols[0].numel(), 1), 1)
         batch = {name: value[:worlds] for name, value in batch.items()}
         decision = first_worlds(decision, worlds)
-        heard = (batch["spoke"] & batch["acts"]).unsqueeze(-1)
+        heard = (batch["spoke"] & each_talk(batch["acts"], batch["spoke"])).unsqueeze(-1)
         flipped = (decision.talk.quantised.symbols != batch["symbols"]) & heard
         ratio = torch.exp(log_probs(decision, batch["actions"], batch.get("gate_choices")) - batch["log_probs"])
         clean = ~flipped.flatten(1).any(1).view(-1, 1, 1) & batch["acts"]

@@ -18,8 +18,11 @@ from marlcomm.registry import ConfigError
 Shapes = dict[str, tuple[tuple[int, ...], torch.dtype]]
 
 
-def episode_shapes(spec: TeamSpec, gated: bool) -> Shapes:
-    """What is kept of an episode: name -> shape without the axis of episodes, and type."""
+def episode_shapes(spec: TeamSpec, gated: bool, draws_gate: bool = False) -> Shapes:
+    """What is kept of an episode: name -> shape without the axis of episodes, and type.
+
+    Gates, and what was chosen of them, are kept where there are any; choices also where they are only drawn.
+    """
     actions, steps, agents = spec.actions, spec.horizon, spec.num_agents
     kept = torch.float32 if isinstance(actions, BoxActions) else torch.int16
     shapes: Shapes = {
@@ -34,7 +37,9 @@ def episode_shapes(spec: TeamSpec, gated: bool) -> Shapes:
         "goes_on": ((steps, agents), torch.bool),
     }
     if gated:
-        shapes |= {"gates": ((steps + 1, agents), torch.bool), "gate_choices": ((steps, agents), torch.bool)}
+        shapes["gates"] = (steps + 1, agents), torch.bool
+    if gated or draws_gate:
+        shapes["gate_choices"] = (steps, agents), torch.bool
     return shapes
 
 

@@ -6,9 +6,11 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from marlcomm import noise
 from marlcomm.objectives.base import Batch
+from marlcomm.policies.base import each_talk
 
 _DENOMINATORS = ("agent_steps", "messages", "env_steps")
 
@@ -23,13 +25,18 @@ def _concatenated(parts: Sequence[np.ndarray]) -> np.ndarray:
     return parts[0] if len(parts) == 1 and parts[0].flags.writeable else np.concatenate(parts)
 
 
-def normalize_advantages(batch: Batch) -> None:
-    """Centre and scale advantages in place by their moments over all acting agents of all runners."""
-    acting = batch["advantages"][batch["acts"]].double()
-    if not len(acting):  # nobody lived
+def normalize_advantages(batch: Batch, over: Tensor | None = None, sample: bool = False) -> None:
+    """Centre and scale advantages in place by their moments over all runners' rows, `over` the acting agents or others.
+
+    The standard deviation is that of a `sample`, or of all there are.
+    """
+    counted = batch["advantages"][batch["acts"] if over is None else over].double()
+    number = len(counted)
+    if not number:  # nobody lived
         return
-    mean = float(acting.sum()) / len(acting)
-    deviation = max(float(acting.square().sum()) / len(acting) - mean**2, 0.0) ** 0.5
+    mean = float(counted.sum()) / number
+    variance = max(float(counted.square().sum()) / number - mean**2, 0.0)
+    deviation = (variance * number / max(number - 1, 1) if sample else variance) ** 0.5
     batch["advantages"] = (batch["advantages"] - mean) / (deviation + 1e-8)
 
 
@@ -55,7 +62,7 @@ def _row_sums(batch: Batch) -> Batch:
     acts = batch["acts"]
     return {
         "agent_steps": acts.sum((1, 2)).float(),
-        "messages": (batch["spoke"] & acts).sum((1, 2)).float(),
+        "messages": (batch["spoke"] & each_talk(acts, batch["spoke"])).sum((1, 2)).float(),
         "env_steps": batch["running"].sum(1).float(),
     }
 

@@ -92,17 +92,22 @@ class BandwidthMeter:
         acts: NDArray[np.bool_],
         env_steps: int,
         episodes: int,
+        rounds: int = 1,
     ) -> BitCounts:
-        """Count symbols [..., N, S] where spoke [..., N], among agents that acts [..., N]."""
+        """Count symbols [..., N, S] where spoke [..., N], among agents that acts [..., N].
+
+        Where agents talk several `rounds` at a step, all arrays hold each of them: every one is a message, but the
+        right to speak, and whether it is used, is of the step.
+        """
         sent = spoke & acts
         messages = symbols[sent]
         lengths = self.code.lengths(messages)
         present = acts.sum(axis=-1, keepdims=True)
         listeners = np.broadcast_to(present - 1, acts.shape)
         entitled = self.entitled(acts)
-        agent_steps = int(entitled.sum())
+        agent_steps = int(entitled.sum()) // rounds
         presence = agent_steps if self.gated else 0
-        presence_heard = int((listeners * entitled).sum()) if self.gated else 0
+        presence_heard = int((listeners * entitled).sum()) // rounds if self.gated else 0
         signed, clipped = at_limit(self.alphabet, messages)
         return BitCounts(
             env_steps=env_steps,

@@ -1,0 +1,31 @@
+"""A training loop without Ray, for tiny worlds: what the runners and learners do, in one process."""
+
+import torch
+
+from marlcomm.objectives.base import channel_loss
+from marlcomm.policies.base import Moment
+from marlcomm.policies.rollout import Player, channel_noise
+from marlcomm.rllib.rows import epoch_rows
+
+
+def replayed(policy, batch, seed=0):
+    """The policy's answers to recorded rows, with the channel noise of the rollout."""
+    steps, agents = batch["acts"].shape[1:3]
+    draws = channel_noise(policy.channel, seed, "train", batch["world"], batch["episode"], steps, agents, policy.rounds)
+    return policy(Moment(batch["observations"], batch["alive"], batch["spawned"], batch.get("gates"), draws))
+
+
+def train(env, policy, objective, optimizer, rounds, worlds=128, seed=0):
+    """Rounds of one episode of every world, an update after each; returns the success of the last one's worlds."""
+    everyone = torch.arange(worlds)
+    for round_ in range(rounds):
+        played = Player(env, policy, seed).play(everyone, torch.full_like(everyone, round_))
+        batch = epoch_rows(objective.columns(played), seed, round_, 0, minibatches=1, learners=1)
+        decision = replayed(policy, batch, seed)
+        rate = channel_loss(policy.quantiser, decision.talk.quantised, batch["acts"], batch["messages"][0])
+        loss = objective.loss(batch, decision, round_ * worlds * env.spec.horizon).total + rate.total
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        policy.quantiser.after_update(round_ * worlds * env.spec.horizon)
+    return float(played.info["success"].mean())
