@@ -12,7 +12,7 @@ from marlcomm.objectives.ppo import PPO
 from marlcomm.objectives.reinforce import Reinforce
 from marlcomm.objectives.returns import advantages, discounted, goes_on, own_rewards
 from marlcomm.objectives.schedule import Schedule
-from marlcomm.policies.base import Decision, Talk
+from marlcomm.policies.base import Decision, Moment, Talk
 from marlcomm.policies.rollout import Rollout, entropies, log_probs
 
 YES, NO = True, False
@@ -90,6 +90,8 @@ def rollout(rewards, alive, spawned, values):
         talk=Talk(empty.unsqueeze(-1).int(), alive[:, :-1]),
         info={},
         seconds={},
+        last=Moment(empty[:, 0].unsqueeze(-1), alive[:, -1], spawned[:, -1]),
+        last_talk=Talk(empty[:, 0].unsqueeze(-1).int(), alive[:, -1]),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -219,6 +220,11 @@ class TeamPolicy(nn.Module, ABC):
         """
 
     @property
+    def value_heads(self) -> list[nn.Linear]:
+        """The linear layers whose outputs are the values."""
+        return [cast(nn.Linear, self.get_submodule("value_head"))]
+
+    @property
     def bottleneck(self) -> Channel | None:
         """The channel that stands at the read-out; None where the channel is at the sender."""
         return self.channel.bottleneck if isinstance(self.channel, ReadoutChannel) else None
@@ -378,6 +384,12 @@ def stack_talks(talks: list[Talk]) -> Talk:
         search=_stack_searches(searches) if searches else None,
         hearing=_stack_hearings(hearings) if hearings else None,
     )
+
+
+def join_moments(moments: list[Moment]) -> Moment:
+    """The moments of some worlds [B, ...] after others."""
+    columns = zip(*map(_fields, moments), strict=True)
+    return Moment(*(None if parts[0] is None else torch.cat(parts) for parts in columns))  # type: ignore[arg-type]
 
 
 def join_talks(talks: list[Talk]) -> Talk:

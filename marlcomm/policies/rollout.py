@@ -13,7 +13,7 @@ from torch import Tensor
 from marlcomm import noise
 from marlcomm.channels.base import Channel
 from marlcomm.envs.base import TeamEnv, TeamStep
-from marlcomm.policies.base import Decision, Moment, Overheard, Talk, TeamPolicy, join_talks, stack_talks
+from marlcomm.policies.base import Decision, Moment, Overheard, Talk, TeamPolicy, join_moments, join_talks, stack_talks
 from marlcomm.policies.distributions import CATEGORICAL
 
 
@@ -36,6 +36,8 @@ class Rollout:
         talk: what was said, [B, T, N, ...].
         info: episode statistics at the end, name -> [B].
         seconds: wall time spent, by part.
+        last: what the policy is given after the last action, [B, N, ...].
+        last_talk: what it says then, [B, N, ...], which nobody acts on.
     """
 
     worlds: Tensor
@@ -55,6 +57,8 @@ class Rollout:
     talk: Talk
     info: dict[str, Tensor]
     seconds: dict[str, float]
+    last: Moment
+    last_talk: Talk
 
     @property
     def env_steps(self) -> int:
@@ -83,6 +87,15 @@ def entropies(decision: Decision) -> Tensor:
     """Entropies [...] in nats of what agents may do, gate included."""
     total = decision.distribution.entropies(decision.logits)
     return total if decision.gate_logits is None else total + CATEGORICAL.entropies(decision.gate_logits)
+
+
+def entropy_ranges(decision: Decision) -> tuple[Tensor, Tensor]:
+    """The lowest and highest entropies [...] in nats that agents could have there, gate included."""
+    lowest, highest = decision.distribution.entropy_range(decision.logits)
+    if decision.gate_logits is None:
+        return lowest, highest
+    shut, open_ = CATEGORICAL.entropy_range(decision.gate_logits)
+    return lowest + shut, highest + open_
 
 
 class EpisodeClock:
@@ -170,7 +183,9 @@ class Player:
             seconds["world"] += perf_counter() - clock
             _append(record, rewards=episode.count(now), terminated=now.terminated)
         clock = perf_counter()
-        _append(record, alive=now.alive, spawned=now.spawned, values=self._last_values(now, memory, gates, draws))
+        last = self._last(now, gates, draws)
+        decision, _ = self.policy.step(last, memory)
+        _append(record, alive=now.alive, spawned=now.spawned, values=decision.values)
         columns = {name: torch.stack(values, dim=1) for name, values in record.items()}
         seconds["policy"] += perf_counter() - clock
         return Rollout(
@@ -182,6 +197,8 @@ class Player:
             talk=stack_talks(talks),
             info=episode.info,
             seconds=seconds,
+            last=last,
+            last_talk=decision.talk,
             **columns,
         )
 
@@ -210,12 +227,11 @@ class Player:
         """Which gates [B, N] of the last choices are still those of the agents now there."""
         return gates & now.alive if self.env.spec.keeps_memory else gates & now.alive & ~now.spawned
 
-    def _last_values(self, now: TeamStep, memory: dict[str, Tensor], gates: Tensor | None, draws: _Draws) -> Tensor:
+    def _last(self, now: TeamStep, gates: Tensor | None, draws: _Draws) -> Moment:
         if gates is not None:
             gates = self._open(gates, now)
         noise_now = None if draws.channel is None else draws.channel[:, -1]
-        decision, _ = self.policy.step(Moment(now.observations, now.alive, now.spawned, gates, noise_now), memory)
-        return decision.values
+        return Moment(now.observations, now.alive, now.spawned, gates, noise_now)
 
 
 def join_rollouts(rollouts: Sequence[Rollout]) -> Rollout:
@@ -231,6 +247,8 @@ def join_rollouts(rollouts: Sequence[Rollout]) -> Rollout:
             columns[name] = {key: torch.cat([value[key] for value in values]) for key in first}
         elif name == "seconds":
             columns[name] = {key: sum(value[key] for value in values) for key in first}
+        elif name == "last":
+            columns[name] = join_moments(values)
         else:
             columns[name] = None if first is None else join_talks(values)
     return Rollout(**columns)

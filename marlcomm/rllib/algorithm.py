@@ -12,6 +12,7 @@ import torch
 
 from marlcomm import log
 from marlcomm.objectives.base import Batch
+from marlcomm.objectives.entropy import HIGHEST_ENTROPY, LOWEST_ENTROPY, EntropyTarget
 from marlcomm.policies.metering import TalkCounts
 from marlcomm.registry import ConfigError
 from marlcomm.rllib.compat import (
@@ -28,8 +29,8 @@ from marlcomm.rllib.compat import (
     trial_folder,
 )
 from marlcomm.rllib.config import TeamConfig
-from marlcomm.rllib.learner import FIRST_EPOCH, LAST_EPOCH, TrainingError
-from marlcomm.rllib.rows import epoch_rows, join, normalize_advantages
+from marlcomm.rllib.learner import FIRST_EPOCH, LAST_EPOCH, VALUE_TARGETS, TrainingError
+from marlcomm.rllib.rows import epoch_rows, join, normalize_advantages, value_moments
 from marlcomm.rllib.runner import Sample, TeamEnvRunner
 from marlcomm.rllib.stopwatch import Stopwatch
 
@@ -52,6 +53,8 @@ class TeamAlgorithm(Algorithm):
     def setup(self, config: Any) -> None:
         self.round = 0
         self.env_steps = 0
+        self.entropy_target = self.config.entropy_target()
+        self.entropy_weight = 0.0 if self.entropy_target is None else self.entropy_target.first
         self.seconds = 0.0
         _refuse_too_few_resources(self.config)
         super().setup(config)
@@ -135,6 +138,9 @@ class TeamAlgorithm(Algorithm):
         """All epochs over a round; returns the mean of each learner figure over the minibatches."""
         config = self.config
         learners = max(config.num_learners, 1)
+        if self.entropy_target is not None:
+            batch["entropy_weight"] = torch.full((config.num_worlds,), self.entropy_weight)
+        once = {} if config.value_settings().normalization == "none" else {VALUE_TARGETS: value_moments(batch)}
         size = config.num_worlds // (learners * config.num_minibatches)
         sums: dict[str, float] = {}
         for epoch in range(config.num_epochs):
@@ -146,6 +152,7 @@ class TeamAlgorithm(Algorithm):
                     NUM_ENV_STEPS_SAMPLED_LIFETIME: self.env_steps,
                     FIRST_EPOCH: epoch == 0,
                     LAST_EPOCH: epoch == config.num_epochs - 1,
+                    **(once if epoch == 0 else {}),
                 },
                 num_epochs=1,
                 minibatch_size=size,
@@ -153,7 +160,18 @@ class TeamAlgorithm(Algorithm):
             for result in results:
                 _add_sums(sums, result[DEFAULT_MODULE_ID], compared=epoch == 0)
             self.metrics.aggregate(results, key=LEARNER_RESULTS)
-        return _learner_figures(sums, config.num_epochs * config.num_minibatches, learners)
+        figures = _learner_figures(sums, config.num_epochs * config.num_minibatches, learners)
+        return figures if self.entropy_target is None else self._follow_entropy(figures, self.entropy_target)
+
+    def _follow_entropy(self, figures: dict[str, float], target: EntropyTarget) -> dict[str, float]:
+        """Move the weight of the entropy by what the round's was; returns the figures with the weight that it had."""
+        lowest, highest = figures.pop(LOWEST_ENTROPY), figures.pop(HIGHEST_ENTROPY)
+        used = {"policy/entropy_weight": self.entropy_weight}
+        if highest <= lowest:  # nobody had a choice
+            return figures | used
+        share = (figures["policy/entropy"] - lowest) / (highest - lowest)
+        self.entropy_weight = target.next_weight(self.entropy_weight, share, self.env_steps)
+        return figures | used | {"policy/entropy_share": share}
 
     def _bits(self, samples: list[Sample]) -> dict[str, float]:
         counts = sum((sample.counts for sample in samples), TalkCounts())
@@ -205,7 +223,8 @@ class TeamAlgorithm(Algorithm):
 
     def counters(self) -> dict[str, Any]:
         """All state of the training outside weights and optimisers."""
-        return {"round": self.round, "env_steps": self.env_steps, "seconds": self.seconds}
+        counters: dict[str, Any] = {"round": self.round, "env_steps": self.env_steps, "seconds": self.seconds}
+        return counters if self.entropy_target is None else counters | {"entropy_weight": self.entropy_weight}
 
     def cleanup(self) -> None:
         self._log.close()

@@ -11,7 +11,9 @@ import torch
 
 from marlcomm.config import RunSettings, check_worlds, import_plugins
 from marlcomm.objectives.base import Objective
+from marlcomm.objectives.entropy import EntropyTarget
 from marlcomm.policies.team import TeamNames
+from marlcomm.policies.values import ValueSettings
 from marlcomm.registry import ConfigError, nearest, validate
 from marlcomm.rllib.compat import Algorithm, AlgorithmConfig, NotProvided, RLlibCallback, RLModuleSpec
 from marlcomm.rllib.learner import TeamLearner
@@ -216,6 +218,14 @@ class TeamConfig(AlgorithmConfig):
         """The loss; a subclass says which."""
         raise NotImplementedError
 
+    def value_settings(self) -> ValueSettings:
+        """Who judges in training; a subclass may say somebody else than the policy."""
+        return ValueSettings()
+
+    def entropy_target(self) -> EntropyTarget | None:
+        """What the entropy is to become, where its weight follows; None: the objective says the weight."""
+        return None
+
     def make_optimizer(self, parameters: Sequence[torch.nn.Parameter]) -> torch.optim.Optimizer:
         """The optimiser of the settings; RLlib sets its learning rate."""
         settings = self.algorithm_settings()
@@ -228,5 +238,11 @@ class TeamConfig(AlgorithmConfig):
 
     def get_default_rl_module_spec(self) -> RLModuleSpec:
         team = self.team_names()
-        config = {"team": vars(team), "seed": self.seed, "imports": list(self.imports), "init_from": self.init_from}
+        config = {
+            "team": vars(team),
+            "seed": self.seed,
+            "imports": list(self.imports),
+            "init_from": self.init_from,
+            "values": vars(self.value_settings()),
+        }
         return RLModuleSpec(module_class=TeamRLModule, model_config=config)

@@ -20,6 +20,7 @@ NON_FINITE_LIMIT = 10
 _COMPARED_SYMBOLS = 500_000
 FIRST_EPOCH = "first_epoch"
 LAST_EPOCH = "last_epoch"
+VALUE_TARGETS = "value_targets"  # number, sum and sum of squares of the round's, once a round
 
 
 class TrainingError(RuntimeError):
@@ -96,6 +97,8 @@ class TeamLearner(TorchLearner):
         self._first_epoch = self._compare_with_rollout = bool(timesteps[FIRST_EPOCH])
         if self._first_epoch:
             self._said.clear()
+        if VALUE_TARGETS in timesteps:
+            self._team_module().learn_units(*timesteps[VALUE_TARGETS])
 
     def after_gradient_based_update(self, *, timesteps: dict[str, Any]) -> None:
         super().after_gradient_based_update(timesteps=timesteps)
@@ -108,7 +111,9 @@ class TeamLearner(TorchLearner):
 
     def compute_loss_for_module(self, *, module_id: str, config: Any, batch: Any, fwd_out: Any) -> Tensor:
         decision: Decision = fwd_out[DECISION]
-        policy = self._team_module().policy
+        policy, value_scale = self._team_module().policy, self._team_module().value_scale
+        if value_scale is not None:
+            batch = {**batch, "value_scale": value_scale}
         loss = self.objective.loss(batch, decision, self._env_steps)
         said = decision.talk.quantised
         credit = message_credit(policy, self.objective, batch, said)

@@ -78,6 +78,7 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
         worlds = self._first_world() + torch.arange(self.config.num_envs_per_env_runner)
         self.module.eval()
         rollout = Player(self.env, self.module.policy, self.config.seed).play(worlds, torch.full_like(worlds, round))
+        rollout = self.module.valued(rollout)
         batch = columns(rollout, self.objective)
         statistics = Episodes()
         statistics.add(rollout.rewards, rollout.lengths, rollout.info)
