@@ -217,10 +217,11 @@ def _train(run: Run, settings: Experiment, resuming: bool) -> int | None:
         if settings.init_from is not None and not resuming:
             _tell_what_is_new(algorithm, Path(settings.init_from))
         with _progress() as progress, _told_how_to_go_on(run):
-            done = algorithm.env_steps
-            bar = progress.add_task("training", total=settings.run.env_steps, completed=done, figures="")
+            done = settings.run.done(algorithm.env_steps, algorithm.seconds)
+            bar = progress.add_task("training", total=1.0, completed=done, figures="")
             for figures in rounds(algorithm, run, settings, interruption):
-                progress.update(bar, completed=algorithm.env_steps, figures=_headline(figures))
+                done = settings.run.done(algorithm.env_steps, algorithm.seconds)
+                progress.update(bar, completed=done, figures=_headline(figures))
                 if not out.is_terminal and algorithm.round % _ROUNDS_PER_LINE == 0:
                     out.print(
                         f"{algorithm.env_steps:,} env steps  {_headline(figures)}", highlight=False, soft_wrap=True

@@ -121,6 +121,7 @@ def test_every_logged_tag_is_in_the_glossary_and_the_other_way_round(finished):
     # the other losses belong to other channels; entropies appear when samples suffice
     others = {tag for tag in known if tag.startswith("channel/")} - {"channel/rate"}
     sometimes = others | {tag for tag in known if "joint_entropy" in tag or "/bottleneck_" in tag}
+    sometimes |= {"policy/entropy_share", "policy/entropy_weight"}  # of a target for the entropy
     assert known - logged <= sometimes
     steps = [point.step for point in events.Scalars("train/success")]
     assert steps == [ROUND * (index + 1) for index in range(7)]

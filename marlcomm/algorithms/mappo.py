@@ -49,8 +49,12 @@ class MAPPOConfig(TeamConfig):
         settings = cast(MAPPOTraining, self.algorithm_settings())
         if settings.target_entropy is None:
             return None
-        first = Schedule.of(settings.entropy_coeff).at(0)
-        return EntropyTarget(Schedule.of(settings.target_entropy), settings.target_entropy_rate, first)
+        return EntropyTarget(
+            share=Schedule.of(settings.target_entropy),
+            rate=settings.target_entropy_rate,
+            gain=settings.target_entropy_gain,
+            first=Schedule.of(settings.entropy_coeff).at(0),
+        )
 
 
 class MAPPO(TeamAlgorithm):

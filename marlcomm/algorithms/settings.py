@@ -55,9 +55,13 @@ class MAPPOTraining(Training):
         "at env step 0; null: `entropy_coeff` is the weight",
     )
     target_entropy_rate: float = Field(
-        1.0,
-        gt=0,
-        description="each round, the logarithm of that weight moves by this times what the share lacks",
+        1.0, gt=0, description="each round, the logarithm of a multiplier moves by this times what the share lacks"
+    )
+    target_entropy_gain: float = Field(
+        10.0,
+        ge=0,
+        description="the logarithm of the weight is that of the multiplier plus this times what the share lacks; it "
+        "keeps the two from swinging",
     )
 
     @model_validator(mode="after")

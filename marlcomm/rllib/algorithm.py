@@ -12,7 +12,7 @@ import torch
 
 from marlcomm import log
 from marlcomm.objectives.base import Batch
-from marlcomm.objectives.entropy import HIGHEST_ENTROPY, LOWEST_ENTROPY, EntropyTarget
+from marlcomm.objectives.entropy import HIGHEST_ENTROPY, LOWEST_ENTROPY, EntropyWeight
 from marlcomm.policies.metering import TalkCounts
 from marlcomm.registry import ConfigError
 from marlcomm.rllib.compat import (
@@ -54,7 +54,7 @@ class TeamAlgorithm(Algorithm):
         self.round = 0
         self.env_steps = 0
         self.entropy_target = self.config.entropy_target()
-        self.entropy_weight = 0.0 if self.entropy_target is None else self.entropy_target.first
+        self.entropy_weight = None if self.entropy_target is None else self.entropy_target.start()
         self.seconds = 0.0
         _refuse_too_few_resources(self.config)
         super().setup(config)
@@ -138,8 +138,8 @@ class TeamAlgorithm(Algorithm):
         """All epochs over a round; returns the mean of each learner figure over the minibatches."""
         config = self.config
         learners = max(config.num_learners, 1)
-        if self.entropy_target is not None:
-            batch["entropy_weight"] = torch.full((config.num_worlds,), self.entropy_weight)
+        if self.entropy_weight is not None:
+            batch["entropy_weight"] = torch.full((config.num_worlds,), self.entropy_weight.present)
         once = {} if config.value_settings().normalization == "none" else {VALUE_TARGETS: value_moments(batch)}
         size = config.num_worlds // (learners * config.num_minibatches)
         sums: dict[str, float] = {}
@@ -161,17 +161,19 @@ class TeamAlgorithm(Algorithm):
                 _add_sums(sums, result[DEFAULT_MODULE_ID], compared=epoch == 0)
             self.metrics.aggregate(results, key=LEARNER_RESULTS)
         figures = _learner_figures(sums, config.num_epochs * config.num_minibatches, learners)
-        return figures if self.entropy_target is None else self._follow_entropy(figures, self.entropy_target)
+        return figures | self._follow_entropy(figures)
 
-    def _follow_entropy(self, figures: dict[str, float], target: EntropyTarget) -> dict[str, float]:
-        """Move the weight of the entropy by what the round's was; returns the figures with the weight that it had."""
+    def _follow_entropy(self, figures: dict[str, float]) -> dict[str, float]:
+        """Move the weight of the entropy by what the round's was; returns the weight that it had, and the share."""
+        if self.entropy_target is None or self.entropy_weight is None:
+            return {}
         lowest, highest = figures.pop(LOWEST_ENTROPY), figures.pop(HIGHEST_ENTROPY)
-        used = {"policy/entropy_weight": self.entropy_weight}
+        used = {"policy/entropy_weight": self.entropy_weight.present}
         if highest <= lowest:  # nobody had a choice
-            return figures | used
+            return used
         share = (figures["policy/entropy"] - lowest) / (highest - lowest)
-        self.entropy_weight = target.next_weight(self.entropy_weight, share, self.env_steps)
-        return figures | used | {"policy/entropy_share": share}
+        self.entropy_weight = self.entropy_target.follow(self.entropy_weight, share, self.env_steps)
+        return used | {"policy/entropy_share": share}
 
     def _bits(self, samples: list[Sample]) -> dict[str, float]:
         counts = sum((sample.counts for sample in samples), TalkCounts())
@@ -213,7 +215,7 @@ class TeamAlgorithm(Algorithm):
     def set_state(self, state: dict[str, Any]) -> None:
         super().set_state(state)
         for name, value in state.get("team", {}).items():
-            setattr(self, name, value)
+            setattr(self, name, EntropyWeight(**value) if name == "entropy_weight" else value)
         self._send_weights()
         self._log.go_back(self.env_steps)
 
@@ -224,7 +226,7 @@ class TeamAlgorithm(Algorithm):
     def counters(self) -> dict[str, Any]:
         """All state of the training outside weights and optimisers."""
         counters: dict[str, Any] = {"round": self.round, "env_steps": self.env_steps, "seconds": self.seconds}
-        return counters if self.entropy_target is None else counters | {"entropy_weight": self.entropy_weight}
+        return counters if self.entropy_weight is None else counters | {"entropy_weight": vars(self.entropy_weight)}
 
     def cleanup(self) -> None:
         self._log.close()
