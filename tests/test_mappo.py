@@ -11,8 +11,12 @@ import torch
 from box_world import LOW  # noqa: F401 (registers its world)
 from test_objectives import ANSWER, BATCH, NO, YES, decision, ppo, rollout
 
+from marlcomm import config
+from marlcomm.algorithms.build import algorithm_config
 from marlcomm.algorithms.settings import MAPPOTraining
+from marlcomm.checkpoint import read_policy
 from marlcomm.envs.actions import BoxActions
+from marlcomm.glossary import glossary
 from marlcomm.objectives.base import channel_loss, columns
 from marlcomm.objectives.entropy import HIGHEST_ENTROPY, LOWEST_ENTROPY, EntropyTarget, EntropyWeight
 from marlcomm.objectives.ppo import ValueLoss
@@ -23,7 +27,12 @@ from marlcomm.policies.rollout import Player, channel_noise, entropies, entropy_
 from marlcomm.policies.team import TeamNames
 from marlcomm.policies.values import CentralCritic, TeamValues, ValueNorm, ValueSettings
 from marlcomm.registry import ConfigError, validate
+from marlcomm.rllib import checkpoint
+from marlcomm.rllib.compat import DEFAULT_MODULE_ID
+from marlcomm.rllib.module import TeamRLModule, spaces
 from marlcomm.rllib.rows import epoch_rows, minibatches, normalize_advantages, value_moments
+from marlcomm.runs import Run
+from marlcomm.training import Interruption, rounds
 
 SMALL = {"hidden_size": 16, "message_size": 4}
 
@@ -161,18 +170,22 @@ def test_rollouts_in_turns_keep_what_came_last():
 
 def test_statistics_of_targets_by_hand():
     norm = ValueNorm(decay=0.5)
-    assert (norm.centre.item(), norm.scale.item()) == (0.0, 1.0)
+    assert (norm.mean.item(), norm.scale.item()) == (0.0, 1.0)
     norm.update(2, 2.0 + 4.0, 4.0 + 16.0)  # one round: its own mean and deviation, whatever the decay
-    assert (norm.centre.item(), norm.scale.item()) == (3.0, 1.0)
-    norm.update(4, 0.0, 16.0)  # weights 1/4 and 1/2 of 3/4
-    centre, square = (0.25 * 3 + 0.5 * 0) / 0.75, (0.25 * 10 + 0.5 * 4) / 0.75
-    assert norm.centre.item() == pytest.approx(centre)
-    assert norm.scale.item() == pytest.approx(math.sqrt(square - centre**2))
+    assert (norm.mean.item(), norm.variance.item()) == (3.0, 1.0)
+    norm.update(4, 0.0, 16.0)  # of weights 1/4 and 1/2 so far, the two rounds have 1/3 and 2/3
+    mean, square = (3.0 + 2 * 0.0) / 3, (10.0 + 2 * 4.0) / 3
+    assert norm.mean.item() == pytest.approx(mean)
+    assert norm.scale.item() == pytest.approx(math.sqrt(square - mean**2))
     norm.update(0, 0.0, 0.0)
-    assert norm.centre.item() == pytest.approx(centre)
-    assert norm.restore(torch.tensor([0.0, 2.0])).tolist() == pytest.approx(
-        [centre, centre + 2 * math.sqrt(square - centre**2)]
-    )
+    assert norm.mean.item() == pytest.approx(mean)
+    assert norm.restore(torch.tensor([0.0, 2.0])).tolist() == pytest.approx([1.0, 1.0 + 2 * math.sqrt(5.0)])
+
+
+def test_what_hardly_varies_is_not_blown_up():
+    norm = ValueNorm(decay=0.5)
+    norm.update(3, 3e4, 3e8)
+    assert (norm.mean.item(), norm.scale.item()) == (1e4, pytest.approx(1e-3))
 
 
 def test_moments_count_who_acted():
@@ -214,7 +227,7 @@ def test_value_losses_by_hand():
     assert value_loss(batch, values, huber_delta=1.0) == [0.125, 2.5, 1.5]
     # 0.5 came nearer by half, of which 0.25 counts; 3 and -2 went away
     assert value_loss(batch, values, clip=0.25) == pytest.approx([0.5 * 0.75**2, 4.5, 2.0])
-    scaled = batch | {"value_scale": torch.tensor(2.0), "value_targets": torch.tensor([1.0, 1.0, 1.0])}
+    scaled = batch | {"value_scale": torch.tensor([2.0]), "value_targets": torch.tensor([1.0, 1.0, 1.0])}
     assert value_loss(scaled, values, huber_delta=1.0) == pytest.approx([0.5 * 0.25**2, 0.5, 1.5 - 0.5])
     assert value_loss(scaled, values, clip=0.25)[0] == pytest.approx(0.5 * 0.25**2)  # reaches 0.5
 
@@ -222,8 +235,8 @@ def test_value_losses_by_hand():
 def test_errors_in_units_of_targets_are_those_of_standardised_outputs():
     norm, targets, outputs = ValueNorm(0.9), torch.tensor([3.0, -5.0, 8.0]), torch.tensor([0.3, -1.0, 2.0])
     norm.update(3, float(targets.sum()), float(targets.square().sum()))
-    batch = {"value_targets": targets, "value_scale": norm.scale}
-    standardised = (targets - norm.centre) / norm.scale
+    batch = {"value_targets": targets, "value_scale": norm.scale.view(1)}
+    standardised = (targets - norm.mean) / norm.scale
     assert torch.allclose(
         ValueLoss().of(batch, norm.restore(outputs)), 0.5 * (outputs - standardised).square(), atol=1e-6
     )
@@ -234,7 +247,7 @@ def test_the_default_loss_is_what_it_was():
     default = ppo().loss(BATCH, answer, 0).total
     error = 0.5 * (answer.values - BATCH["value_targets"]).square()
     assert torch.equal(ValueLoss().of(BATCH, answer.values), error)
-    weighed = BATCH | {"entropy_weight": torch.zeros(1), "value_scale": torch.tensor(1.0)}
+    weighed = BATCH | {"entropy_weight": torch.zeros(1), "value_scale": torch.ones(1)}
     assert torch.equal(ppo().loss(weighed, answer, 0).total, default)
 
 
@@ -346,7 +359,7 @@ class Loop:
         answer, noise = replayed(self.policy, part)
         answer = self.values.decision(self.policy, part, answer, noise)
         if self.values.norm is not None:
-            part = part | {"value_scale": self.values.norm.scale}
+            part = part | {"value_scale": self.values.norm.scale.view(1)}
         loss = self.objective.loss(part, answer, 0)
         total = loss.total + channel_loss(self.policy.quantiser, answer.talk, part["acts"], part["messages"][0]).total
         self.optimizer.zero_grad()
@@ -413,3 +426,120 @@ def test_the_listeners_loss_reaches_the_speaker_and_the_critics_does_not():
     env, policy = team("relay", channel="silent")
     values = TeamValues(policy, CENTRAL, seed=3)
     assert gradient_of_speaker(1.0, 1.0) == 0.0
+
+
+# --- runs -------------------------------------------------------------------------------------------------------------
+
+
+class Clockwork:
+    """An algorithm of which only the counters move."""
+
+    def __init__(self, env_steps=0, seconds=0.0, round_=0):
+        self.env_steps, self.seconds, self.round, self.training_iteration = env_steps, seconds, round_, round_
+        self.figures = {}
+
+    def train(self):
+        self.env_steps, self.seconds, self.round = self.env_steps + 100, self.seconds + 30.0, self.round + 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "begun", "rounds_left"),
+    [
+        ({"env_steps": 350}, {}, 4),
+        ({"env_steps": 350, "minutes": 1.25}, {}, 3),  # after 90 s, in the round in which the time was over
+        ({"env_steps": 350, "minutes": 9}, {}, 4),
+        ({"env_steps": None, "minutes": 2}, {}, 4),
+        ({"env_steps": None, "minutes": 2}, {"env_steps": 300, "seconds": 90.0, "round_": 3}, 1),  # of all sessions
+        ({"env_steps": None, "minutes": 2}, {"env_steps": 500, "seconds": 150.0, "round_": 5}, 0),
+    ],
+)
+def test_a_run_stops_where_steps_or_minutes_are_over(tmp_path, monkeypatch, settings, begun, rounds_left):
+    saved = []
+    monkeypatch.setattr("marlcomm.rllib.checkpoint.save", lambda algorithm, folder: saved.append(folder.name))
+    plan = config.experiment({"run": settings})
+    clockwork = Clockwork(**begun)
+    assert len(list(rounds(clockwork, Run(tmp_path), plan, Interruption(lambda: None)))) == rounds_left
+    assert saved[-1] == f"{clockwork.round:06d}"
+    assert plan.run.done(clockwork.env_steps, clockwork.seconds) >= 1
+
+
+def test_a_run_must_end():
+    with pytest.raises(ConfigError, match="env_steps or minutes must be a number"):
+        config.experiment({"run": {"env_steps": None}})
+
+
+def test_everything_travels_in_a_checkpoint(tmp_path, cluster):
+    """Critic, statistics of targets, the entropy's weight and the curriculum: two rounds and two more are four."""
+    plan = config.experiment(
+        {
+            "env": {"add_rate": 0.3, "curriculum": {"first_rate": 0.1, "start_epoch": 1, "end_epoch": 4}},
+            "policy": SMALL,
+            "run": {"worlds": 32},
+            "algorithm": {
+                "critic": "central_with_messages",
+                "critic_size": 16,
+                "value_normalization": "popart",
+                "value_loss": "huber",
+                "value_clip": 0.2,
+                "target_entropy": [[0, 0.9], [3000, 0.5]],
+                "num_epochs": 2,
+            },
+        }
+    )
+    teams = [algorithm_config(plan).logging(log_dir=tmp_path / name).build_algo() for name in ("whole", "second")]
+    whole, second = teams
+    for _ in range(2):
+        whole.train()
+    checkpoint.save(whole, tmp_path / "000002")
+    checkpoint.restore(second, tmp_path / "000002")
+    assert second.entropy_weight == whole.entropy_weight != whole.entropy_target.start()
+    for algorithm in teams:
+        for _ in range(2):
+            algorithm.train()
+    one, two = (algorithm.learner_group.get_weights()[DEFAULT_MODULE_ID] for algorithm in teams)
+    assert {"team_values.critic.value_head.weight", "team_values.norm.variance"} <= one.keys()
+    assert all(np.array_equal(one[name], two[name]) for name in one)
+    assert one["team_values.norm.weight"] == pytest.approx(1 - 0.99**4)
+    figures = [{k: v for k, v in algorithm.figures.items() if not k.startswith("time/")} for algorithm in teams]
+    assert figures[0] == figures[1]
+    assert figures[0].keys() <= glossary("traffic_junction").keys()
+    assert whole.figures["replay/ratio_error"] <= 1e-4
+    # Evaluations know the policy only.
+    assert read_policy(tmp_path / "000002").keys() == whole.env_runner.module.policy.state_dict().keys()
+    for algorithm in teams:
+        algorithm.stop()
+
+
+def test_by_default_the_module_is_the_policy():
+    observed, acted = spaces(names().make_env().spec)
+    default = algorithm_config(config.experiment({"policy": SMALL})).get_default_rl_module_spec()
+    module = TeamRLModule(observation_space=observed, action_space=acted, model_config=default.model_config)
+    assert all(name.startswith("policy.") for name in module.state_dict())
+    played = play(names().make_env(), module.policy)
+    assert module.valued(played) is played
+    assert module.value_scale is None
+
+
+DRY = ["run.worlds=32", "run.env_steps=6400", "run.evaluate_every=4", "run.evaluation_worlds=20"]
+DRY += ["policy.hidden_size=16", "algorithm.critic=central", "algorithm.critic_size=8", "resources.num_cpus=4"]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_dry_run_tells_and_leaves_nothing(trains_here, tmp_path, workers):
+    workplaces = [f"resources.num_env_runners={workers}", f"resources.num_learners={workers}", "resources.threads=1"]
+    said = trains_here("train", "--dry-run", *DRY, *workplaces, cwd=tmp_path).stdout
+    words = " ".join(said.split())
+    for wanted in (
+        "observations 32 x 20 x 5 x",
+        "actions 32 x 20 x 5 ",
+        "team_values ",
+        "channel 0",
+        "nominal",
+        "640 env steps in",
+        "10 rounds, about",
+        "memory of training process",
+    ):
+        assert wanted in words
+    assert ("memory of env runners (1)" in words) == bool(workers)
+    assert not list(tmp_path.iterdir())
+    assert "leave out --resume" in trains_here("train", "--dry-run", "--resume", "x", cwd=tmp_path, code=2).stderr

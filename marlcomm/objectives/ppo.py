@@ -19,7 +19,7 @@ from marlcomm.policies.rollout import Rollout, entropies, entropy_ranges, log_pr
 class ValueLoss:
     """What errors e of values cost: half their square, or Huber's loss, which grows linearly beyond delta.
 
-    Errors are in units of scaled rewards, or of the targets' deviation where values are normalised (`value_scale`).
+    Errors are in units of scaled rewards, or of the targets' deviation where rows carry one (`value_scale` [B]).
 
     Attributes:
         huber_delta: delta; None: half the square everywhere.
@@ -35,14 +35,14 @@ class ValueLoss:
         loss = self._of_error(batch, values)
         if self.clip is None:
             return loss
-        reach = self.clip * batch.get("value_scale", torch.ones(()))
-        near = batch["values"] + torch.minimum(torch.maximum(values - batch["values"], -reach), reach)
-        return torch.maximum(loss, self._of_error(batch, near))
+        before = batch["values"]
+        reach = self.clip * (batch["value_scale"][0] if "value_scale" in batch else torch.ones_like(before))
+        return torch.maximum(loss, self._of_error(batch, before + (values - before).clamp(-reach, reach)))
 
     def _of_error(self, batch: Batch, values: Tensor) -> Tensor:
         error = values - batch["value_targets"]
         if "value_scale" in batch:
-            error = error / batch["value_scale"]
+            error = error / batch["value_scale"][0]
         if self.huber_delta is None:
             return 0.5 * error.square()
         size, delta = error.abs(), self.huber_delta

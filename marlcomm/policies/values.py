@@ -82,48 +82,42 @@ class CentralCritic(nn.Module):
 
 
 class ValueNorm(nn.Module):
-    """Running mean and deviation of value targets, without the bias of their first value (Yu et al. 2022).
+    """Running mean and variance of value targets, without the bias of their first value (Yu et al. 2022).
 
-    Before the first targets they are 0 and 1.
+    Before the first targets they are 0 and 1. They are kept as they are used, and in float32: RLlib sends states so.
     """
 
     mean: Tensor
-    square: Tensor
+    variance: Tensor
     weight: Tensor
 
     def __init__(self, decay: float) -> None:
         super().__init__()
         self.decay = decay
-        for name in ("mean", "square", "weight"):
-            self.register_buffer(name, torch.zeros((), dtype=torch.float64))
+        self.register_buffer("mean", torch.zeros(()))
+        self.register_buffer("variance", torch.ones(()))
+        self.register_buffer("weight", torch.zeros(()))
 
     def update(self, count: float, total: float, squares: float) -> None:
         """Take in a round's targets: their number, sum and sum of squares over all runners."""
         if not count:  # nobody lived
             return
-        for buffer, new in ((self.mean, total / count), (self.square, squares / count), (self.weight, 1.0)):
-            buffer.mul_(self.decay).add_((1 - self.decay) * new)
-
-    @property
-    def centre(self) -> Tensor:
-        """The mean, a scalar."""
-        return (self.mean / self._seen).float()
+        mean = total / count
+        variance = max(squares / count - mean**2, 0.0)
+        self.weight.mul_(self.decay).add_(1 - self.decay)
+        share = (1 - self.decay) / self.weight
+        apart = mean - self.mean
+        self.mean.add_(share * apart)
+        self.variance.copy_((1 - share) * (self.variance + share * apart.square()) + share * variance)
 
     @property
     def scale(self) -> Tensor:
         """The standard deviation, a scalar."""
-        if not self.weight:
-            return torch.ones_like(self.weight).float()
-        variance = self.square / self._seen - (self.mean / self._seen).square()
-        return variance.clamp(min=_LEAST_VARIANCE).sqrt().float()
-
-    @property
-    def _seen(self) -> Tensor:
-        return self.weight if self.weight else torch.ones_like(self.weight)
+        return self.variance.clamp(min=_LEAST_VARIANCE).sqrt()
 
     def restore(self, outputs: Tensor) -> Tensor:
         """Values in units of rewards from a critic's outputs."""
-        return outputs * self.scale + self.centre
+        return outputs * self.scale + self.mean
 
 
 class TeamValues(nn.Module):
@@ -179,12 +173,12 @@ class TeamValues(nn.Module):
         """Take in a round's value targets; under popart all values stay what they were (Hessel et al. 2019)."""
         if self.norm is None:
             return
-        centre, scale = self.norm.centre, self.norm.scale
+        mean, scale = self.norm.mean.clone(), self.norm.scale
         self.norm.update(count, total, squares)
         if self.follows:
             for head in self._heads(policy):
                 head.weight.mul_(scale / self.norm.scale)
-                head.bias.mul_(scale).add_(centre - self.norm.centre).div_(self.norm.scale)
+                head.bias.mul_(scale).add_(mean - self.norm.mean).div_(self.norm.scale)
 
     def _heads(self, policy: TeamPolicy) -> list[nn.Linear]:
         """The last layers, whose outputs are standardised values."""

@@ -113,7 +113,7 @@ class TeamLearner(TorchLearner):
         decision: Decision = fwd_out[DECISION]
         policy, value_scale = self._team_module().policy, self._team_module().value_scale
         if value_scale is not None:
-            batch = {**batch, "value_scale": value_scale}
+            batch = {**batch, "value_scale": value_scale.expand(len(batch["world"]))}
         loss = self.objective.loss(batch, decision, self._env_steps)
         said = decision.talk.quantised
         credit = message_credit(policy, self.objective, batch, said)
