@@ -468,46 +468,79 @@ def test_a_run_must_end():
         config.experiment({"run": {"env_steps": None}})
 
 
-def test_everything_travels_in_a_checkpoint(tmp_path, cluster):
+EVERYTHING = {
+    "env": {"add_rate": 0.3, "curriculum": {"first_rate": 0.1, "start_epoch": 1, "end_epoch": 4}},
+    "policy": SMALL,
+    "run": {"worlds": 32},
+    "algorithm": {
+        "critic": "central_with_messages",
+        "critic_size": 16,
+        "value_normalization": "popart",
+        "value_loss": "huber",
+        "value_clip": 0.2,
+        "target_entropy": [[0, 0.9], [3000, 0.5]],
+        "num_epochs": 2,
+    },
+}
+
+
+@pytest.fixture
+def build(cluster, tmp_path):
+    """Builds MAPPO with everything on, and stops it after the test."""
+    built = []
+
+    def start(workers=0, **algorithm):
+        resources = {"num_env_runners": workers, "num_learners": workers}
+        parts = EVERYTHING | {"algorithm": EVERYTHING["algorithm"] | algorithm, "resources": resources}
+        settings = algorithm_config(config.experiment(parts))
+        built.append(settings.logging(log_dir=tmp_path / str(len(built))).build_algo())
+        return built[-1]
+
+    yield start
+    for algorithm in built:
+        algorithm.stop()
+
+
+def weights(algorithm):
+    state = algorithm.learner_group.get_weights()[DEFAULT_MODULE_ID]
+    return {name: np.asarray(value) for name, value in state.items()}
+
+
+def test_everything_travels_in_a_checkpoint(build, tmp_path):
     """Critic, statistics of targets, the entropy's weight and the curriculum: two rounds and two more are four."""
-    plan = config.experiment(
-        {
-            "env": {"add_rate": 0.3, "curriculum": {"first_rate": 0.1, "start_epoch": 1, "end_epoch": 4}},
-            "policy": SMALL,
-            "run": {"worlds": 32},
-            "algorithm": {
-                "critic": "central_with_messages",
-                "critic_size": 16,
-                "value_normalization": "popart",
-                "value_loss": "huber",
-                "value_clip": 0.2,
-                "target_entropy": [[0, 0.9], [3000, 0.5]],
-                "num_epochs": 2,
-            },
-        }
-    )
-    teams = [algorithm_config(plan).logging(log_dir=tmp_path / name).build_algo() for name in ("whole", "second")]
-    whole, second = teams
+    whole, second = build(), build()
     for _ in range(2):
         whole.train()
     checkpoint.save(whole, tmp_path / "000002")
     checkpoint.restore(second, tmp_path / "000002")
     assert second.entropy_weight == whole.entropy_weight != whole.entropy_target.start()
-    for algorithm in teams:
+    for algorithm in (whole, second):
         for _ in range(2):
             algorithm.train()
-    one, two = (algorithm.learner_group.get_weights()[DEFAULT_MODULE_ID] for algorithm in teams)
+    one, two = weights(whole), weights(second)
     assert {"team_values.critic.value_head.weight", "team_values.norm.variance"} <= one.keys()
     assert all(np.array_equal(one[name], two[name]) for name in one)
     assert one["team_values.norm.weight"] == pytest.approx(1 - 0.99**4)
-    figures = [{k: v for k, v in algorithm.figures.items() if not k.startswith("time/")} for algorithm in teams]
+    figures = [
+        {k: v for k, v in algorithm.figures.items() if not k.startswith("time/")} for algorithm in (whole, second)
+    ]
     assert figures[0] == figures[1]
     assert figures[0].keys() <= glossary("traffic_junction").keys()
     assert whole.figures["replay/ratio_error"] <= 1e-4
     # Evaluations know the policy only.
     assert read_policy(tmp_path / "000002").keys() == whole.env_runner.module.policy.state_dict().keys()
-    for algorithm in teams:
-        algorithm.stop()
+
+
+def test_two_runners_and_two_learners_equal_one_process(build):
+    teams = [build(workers, optimizer="sgd", lr=1e-3) for workers in (0, 2)]
+    before = weights(teams[0])
+    for _ in range(2):
+        for algorithm in teams:
+            algorithm.train()
+    one, two = map(weights, teams)
+    assert max(np.abs(one[name] - before[name]).max() for name in one) > 1e-3
+    assert max(np.abs(one[name] - two[name]).max() for name in one) < 1e-4
+    assert teams[1].entropy_weight.present == pytest.approx(teams[0].entropy_weight.present, rel=1e-3)
 
 
 def test_by_default_the_module_is_the_policy():
