@@ -261,7 +261,7 @@ def _dry_run(settings: Experiment) -> None:
         {
             "bits of a message": f"{bits['nominal']:.1f} nominal, {bits['prefix']:.1f} by the prefix code",
             "a round": f"{tried.env_steps:,.0f} env steps in {tried.round_seconds:.2f} s ({speed:,.0f} a second)",
-            "the whole run": f"{tried.rounds(run):,} rounds, about {minutes:,.1f} minutes with short evaluations",
+            "the whole run": f"{tried.rounds(run):,} rounds, about {minutes:,.1f} minutes",
             **{f"memory of {what}": f"{peak / 2**20:,.0f} MiB at most" for what, peak in tried.peak_bytes.items()},
         },
     )
