@@ -103,6 +103,12 @@ def train(
     evaluate_after: Annotated[
         bool, typer.Option("--evaluate/--no-evaluate", help="evaluate the end of the run")
     ] = True,
+    dry: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="build everything, train two rounds, and tell what the run will take; keep nothing"
+        ),
+    ] = False,
 ) -> None:
     """Train a team, then evaluate its last checkpoint.
 
@@ -116,6 +122,8 @@ def train(
     if resume is not None:
         if config_file is not None or overrides or imports or init_from is not None:
             raise ConfigError("--resume takes a run and nothing else: a run continues with the settings it has")
+        if dry:
+            raise ConfigError("--dry-run tries a run that has not begun: leave out --resume")
         run = Run.open(resume)
         settings = run.experiment()
         run.last_checkpoint()
@@ -127,6 +135,9 @@ def train(
     else:
         settings = _settings(config_file, overrides or [], imports or [], init_from)
         check_cpus(settings)
+        if dry:
+            _dry_run(settings)
+            return
         run = Run.create(settings, root, sys.argv[1:])
     try:
         exit_code = _train(run, settings, resuming=resume is not None)
@@ -198,12 +209,7 @@ def _train(run: Run, settings: Experiment, resuming: bool) -> int | None:
     from marlcomm.rllib.cluster import running_ray
     from marlcomm.training import Interruption, built, rounds
 
-    out.print(
-        f"[bold]{settings.name}[/bold]: {settings.policy.name} + {settings.channel.name} under "
-        f"{settings.algorithm.name} on {settings.env.name}, seed {settings.seed}, in {escape(str(run.folder))}",
-        highlight=False,
-        soft_wrap=True,
-    )
+    out.print(f"{_what(settings)}, in {escape(str(run.folder))}", highlight=False, soft_wrap=True)
 
     def announce() -> None:
         err.print("\nfinishing the update, then saving; once more stops at once")
@@ -216,18 +222,66 @@ def _train(run: Run, settings: Experiment, resuming: bool) -> int | None:
             algorithm = stack.enter_context(built(run, settings, resuming))
         if settings.init_from is not None and not resuming:
             _tell_what_is_new(algorithm, Path(settings.init_from))
-        for remark in algorithm.remarks:
-            out.print(escape(remark), highlight=False, soft_wrap=True)
+        _print_remarks(algorithm.remarks)
         with _progress() as progress, _told_how_to_go_on(run):
-            done = algorithm.env_steps
-            bar = progress.add_task("training", total=settings.run.env_steps, completed=done, figures="")
+            bar = progress.add_task("training", total=1.0, figures="")
+            progress.update(bar, completed=settings.run.done(algorithm.env_steps, algorithm.seconds))
             for figures in rounds(algorithm, run, settings, interruption):
-                progress.update(bar, completed=algorithm.env_steps, figures=_headline(figures))
+                done = settings.run.done(algorithm.env_steps, algorithm.seconds)
+                progress.update(bar, completed=done, figures=_headline(figures))
                 if not out.is_terminal and algorithm.round % _ROUNDS_PER_LINE == 0:
                     out.print(
                         f"{algorithm.env_steps:,} env steps  {_headline(figures)}", highlight=False, soft_wrap=True
                     )
     return interruption.exit_code if interruption.requested else None
+
+
+def _what(settings: Experiment) -> str:
+    return (
+        f"[bold]{settings.name}[/bold]: {settings.policy.name} + {settings.channel.name} under "
+        f"{settings.algorithm.name} on {settings.env.name}, seed {settings.seed}"
+    )
+
+
+def _dry_run(settings: Experiment) -> None:
+    """Try a run, and tell what the whole of it will take."""
+    from marlcomm.dry_run import dry_run
+    from marlcomm.rllib.cluster import running_ray
+
+    out.print(_what(settings), highlight=False, soft_wrap=True)
+    with out.status("trying two rounds"), running_ray(settings), _told_how_to_go_on(None):
+        tried = dry_run(settings)
+    _print_remarks(tried.remarks)
+    run, figures = settings.run, tried.figures
+    bits = {name: figures.get(f"bandwidth/{name}_bits_per_message", 0.0) for name in ("nominal", "prefix")}
+    minutes, speed = tried.seconds(run) / 60, tried.env_steps / tried.round_seconds
+    _print_rows("rows of a round", {name: " x ".join(map(str, shape)) for name, shape in tried.shapes.items()})
+    total = {"all": sum(tried.parameters.values())}
+    _print_rows("parameters", {name: f"{count:,}" for name, count in (tried.parameters | total).items()})
+    _print_rows(
+        "cost",
+        {
+            "bits of a message": f"{bits['nominal']:.1f} nominal, {bits['prefix']:.1f} by the prefix code",
+            "a round": f"{tried.env_steps:,.0f} env steps in {tried.round_seconds:.2f} s ({speed:,.0f} a second)",
+            "the whole run": f"{tried.rounds(run):,} rounds, about {minutes:,.1f} minutes",
+            **{f"memory of {what}": f"{peak / 2**20:,.0f} MiB at most" for what, peak in tried.peak_bytes.items()},
+        },
+    )
+
+
+def _print_remarks(remarks: list[str]) -> None:
+    for remark in remarks:
+        out.print(escape(remark), highlight=False, soft_wrap=True)
+
+
+def _print_rows(title: str, rows: dict[str, str]) -> None:
+    table = Table(title=title, box=None, pad_edge=False, show_header=False, title_justify="left")
+    table.add_column(style="bold")
+    table.add_column()
+    for name, value in rows.items():
+        table.add_row(escape(name), escape(value))
+    out.print()
+    out.print(table, highlight=False)
 
 
 def _tell_what_is_new(algorithm: TeamAlgorithm, folder: Path) -> None:
@@ -245,7 +299,7 @@ def _tell_what_is_new(algorithm: TeamAlgorithm, folder: Path) -> None:
 
 
 @contextmanager
-def _told_how_to_go_on(run: Run) -> Iterator[None]:
+def _told_how_to_go_on(run: Run | None) -> Iterator[None]:
     """Where training fails, say what is saved; a known reason is a sentence and exit code 1, not a traceback."""
     from marlcomm.rllib.learner import TrainingError
     from marlcomm.wire import WireError
@@ -257,7 +311,7 @@ def _told_how_to_go_on(run: Run) -> Iterator[None]:
         if known:
             reason = str(getattr(error, "cause", error))  # Ray wraps what a worker raised
             err.print(f"[bold red]error:[/bold red] {escape(reason)}", highlight=False, soft_wrap=True)
-        if run.checkpoints():
+        if run is not None and run.checkpoints():
             saved, go_on = escape(str(run.last_checkpoint())), escape(_resume(run))
             err.print(f"saved: {saved}; continue with\n  [bold]{go_on}[/bold]", highlight=False, soft_wrap=True)
         if known:

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from marlcomm.registry import TABLES, ConfigError, Settings, check_multiple, nearest, validate
 
@@ -23,10 +23,30 @@ class RunSettings(Settings):
     """How long to train, and how often to look."""
 
     worlds: int = Field(512, ge=1, description="worlds played at a time, over all runners: one episode of each a round")
-    env_steps: int = Field(2_200_000, ge=1, description="train until this many env steps were sampled")
+    env_steps: int | None = Field(
+        2_200_000, ge=1, description="train until this many env steps were sampled; null: until the minutes are over"
+    )
+    minutes: float | None = Field(
+        None,
+        gt=0,
+        description="train for so many minutes at most, over all sessions of the run and without evaluations (like "
+        "time/training_seconds); the round that is under way is finished; null: as long as it takes",
+    )
     evaluate_every: int | None = Field(10, ge=1, description="rounds between short evaluations; null: none")
     evaluation_worlds: int = Field(500, ge=1, description="episodes of a short evaluation")
     checkpoint_every: int = Field(10, ge=1, description="rounds between checkpoints")
+
+    @model_validator(mode="after")
+    def _ends(self) -> RunSettings:
+        if self.env_steps is None and self.minutes is None:
+            raise ValueError("env_steps or minutes must be a number: a run must end")
+        return self
+
+    def done(self, env_steps: int, seconds: float) -> float:
+        """The share of the run that is over after so many env steps and seconds of training; 1 or more: it ends."""
+        shares = [0.0 if self.env_steps is None else env_steps / self.env_steps]
+        shares.append(0.0 if self.minutes is None else seconds / (60 * self.minutes))
+        return max(shares)
 
 
 class ResourceSettings(Settings):

@@ -173,11 +173,20 @@ ERRORS = {
 }
 LEARNING = {
     "loss/policy": Figure("1", "policy loss, mean over acting agents and the round's minibatches"),
-    "loss/value": Figure("scaled reward^2", "value loss before its weight, mean over acting agents and minibatches"),
+    "loss/value": Figure(
+        "scaled reward^2",
+        "value loss before its weight, mean over acting agents and minibatches; no unit where values are normalised",
+    ),
     "policy/entropy": Figure(
         "nats",
         "entropy of the action distribution (gate included), mean over acting agents; of box actions that of the "
         "density in units of half the box, before clipping: it may be negative",
+    ),
+    "policy/entropy_share": Figure(
+        "share", "MAPPO with target_entropy: where policy/entropy is between the lowest and the highest possible"
+    ),
+    "policy/entropy_weight": Figure(
+        "scaled reward / nat", "MAPPO with target_entropy: weight of the entropy bonus in this round"
     ),
     "policy/clipped_fraction": Figure("share", "MAPPO: agent steps whose probability ratio left the clipping range"),
     "policy/penalty": Figure("1", "MADDPG: mean square of logits (or of the means of box actions), before its weight"),

@@ -84,7 +84,7 @@ def built(run: Run, settings: Experiment, resume: bool) -> Iterator[TeamAlgorith
 def rounds(
     algorithm: TeamAlgorithm, run: Run, settings: Experiment, interruption: Interruption
 ) -> Iterator[dict[str, float]]:
-    """Train until the env steps are reached or a stop is requested; yields the figures of each round.
+    """Train until env steps or minutes are reached, or a stop is requested; yields the figures of each round.
 
     Saves before the first one, every `checkpoint_every` rounds and at the end, whichever end that is.
     """
@@ -93,7 +93,7 @@ def rounds(
     if not run.checkpoints():
         save(algorithm, run.checkpoint(algorithm.round))
     saved = algorithm.round
-    while algorithm.env_steps < settings.run.env_steps and not interruption.requested:
+    while settings.run.done(algorithm.env_steps, algorithm.seconds) < 1 and not interruption.requested:
         algorithm.train()
         if algorithm.round % settings.run.checkpoint_every == 0:
             save(algorithm, run.checkpoint(algorithm.round))

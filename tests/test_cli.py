@@ -123,6 +123,7 @@ def test_every_logged_tag_is_in_the_glossary_and_the_other_way_round(finished):
     sometimes = others | {tag for tag in known if "joint_entropy" in tag or "/bottleneck_" in tag}
     sometimes |= {tag for tag in known if "env_message_bits" in tag}  # where a world has words of its own
     sometimes |= {tag for tag, figure in glossary("traffic_junction").items() if figure.formula.startswith("MADDPG:")}
+    sometimes |= {"policy/entropy_share", "policy/entropy_weight"}  # of a target for the entropy
     assert known - logged <= sometimes
     steps = [point.step for point in events.Scalars("train/success")]
     assert steps == [ROUND * (index + 1) for index in range(7)]

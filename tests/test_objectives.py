@@ -91,6 +91,7 @@ def rollout(rewards, alive, spawned, values):
         info={},
         seconds={},
         last=Moment(empty[:, 0].unsqueeze(-1), alive[:, -1], spawned[:, -1]),
+        last_talk=Talk(empty[:, :1].unsqueeze(-1).int(), alive[:, -1:]),
     )
 
 

@@ -11,7 +11,7 @@ from marlcomm.rllib.settings import OnPolicyTraining, Scheduled, Training
 
 
 class MAPPOTraining(OnPolicyTraining):
-    """PPO for each agent with shared parameters. The critic is local: it values what the agent itself knows."""
+    """PPO for each agent with shared parameters, judged by a local critic or by one that sees the whole team."""
 
     reward_scale: float = Field(0.1, gt=0, description="rewards are multiplied by this in training only")
     entropy_coeff: Scheduled = Field(
@@ -27,6 +27,58 @@ class MAPPOTraining(OnPolicyTraining):
     grad_clip: float | None = Field(0.5, gt=0, description="largest norm of the whole gradient; null: not clipped")
     num_epochs: int = Field(4, ge=1, description="passes over each round of episodes")
     num_minibatches: int = Field(2, ge=1, description="into how many equal groups of worlds a pass is cut")
+    critic: Literal["local", "central", "central_with_messages"] = Field(
+        "local",
+        description="local: values what an agent itself sees, remembers and heard; central: a network, in training "
+        "only, that sees all living agents' observations; central_with_messages: and the messages of the step",
+    )
+    critic_size: int = Field(128, ge=1, description="width of the central critic's layers")
+    value_normalization: Literal["none", "running", "popart"] = Field(
+        "none",
+        description="running: values are learned in units of the running mean and deviation of their targets; popart: "
+        "and the last layer is changed with them, so that values stay what they were",
+    )
+    value_norm_decay: float = Field(0.99, ge=0, lt=1, description="share of those statistics that each round keeps")
+    value_loss: Literal["squared", "huber"] = Field("squared", description="squared (half of it), or huber")
+    huber_delta: float = Field(
+        10.0, gt=0, description="error from which Huber's loss is linear, in units of what values are learned in"
+    )
+    value_clip: float | None = Field(
+        None,
+        gt=0,
+        description="how far a value can move from the rollout's, in the same units, before it gains nothing more; "
+        "null: at will",
+    )
+    target_entropy: Scheduled | None = Field(
+        None,
+        description="wanted entropy, as a share of the highest possible (of box actions: of the way from the lowest to "
+        "the highest): a number, or [[env steps, value], ...]; the weight of the bonus follows, from `entropy_coeff` "
+        "at env step 0; null: `entropy_coeff` is the weight",
+    )
+    target_entropy_rate: float = Field(
+        1.0, gt=0, description="each round, the logarithm of a multiplier moves by this times what the share lacks"
+    )
+    target_entropy_gain: float = Field(
+        10.0,
+        ge=0,
+        description="the logarithm of the weight is that of the multiplier plus this times what the share lacks; it "
+        "keeps the two from swinging",
+    )
+
+    @model_validator(mode="after")
+    def _entropy_can_follow(self) -> MAPPOTraining:
+        if self.target_entropy is None:
+            return self
+        if max(_numbers(self.target_entropy)) > 1:
+            raise ValueError(f"target_entropy is a share of the highest entropy: at most 1, got {self.target_entropy}")
+        if not _numbers(self.entropy_coeff)[0]:
+            raise ValueError("entropy_coeff must begin above 0 where the weight is to follow target_entropy")
+        return self
+
+
+def _numbers(scheduled: float | list[tuple[float, float]]) -> list[float]:
+    """The values that a schedule goes through."""
+    return [value for _, value in scheduled] if isinstance(scheduled, list) else [scheduled]
 
 
 class IC3NetTraining(OnPolicyTraining):

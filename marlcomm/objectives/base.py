@@ -84,6 +84,7 @@ def columns(rollout: Rollout, objective: Objective) -> Batch:
         "log_probs": rollout.log_probs,
         "advantages": advantages,
         "value_targets": value_targets,
+        "values": rollout.values[:, :-1],
         "symbols": rollout.talk.quantised.symbols,
         "spoke": rollout.talk.quantised.spoke,
     }

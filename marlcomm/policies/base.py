@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -253,6 +253,11 @@ class TeamPolicy(nn.Module, ABC):
     def action_heads(self) -> list[nn.Module]:
         """What gives the parameters of the actions' distribution, made by `distribution.head`."""
         return [self.get_submodule("action_head")]
+
+    @property
+    def value_heads(self) -> list[nn.Linear]:
+        """The linear layers whose outputs are the values."""
+        return [cast(nn.Linear, self.get_submodule("value_head"))]
 
     @property
     def bottleneck(self) -> Channel | None:

@@ -21,6 +21,7 @@ _CERTAIN = -1e9  # the log standard deviation of what is not drawn
 _LOWEST_LOG_STD, _HIGHEST_LOG_STD = -5.0, 0.0
 _FIRST_STD = 0.5
 _NARROW = -30.0  # its sigmoid is zero in float32: the lowest spread
+_ENTROPY_OF_UNIT = 0.5 * math.log(2 * math.pi * math.e)  # of a number drawn with standard deviation 1
 _MEAN_GAIN = 0.01  # first means are nearly the same everywhere, as Andrychowicz et al. (2021) advise
 
 
@@ -54,6 +55,10 @@ class ActionDistribution(ABC):
     @abstractmethod
     def entropies(self, parameters: Tensor) -> Tensor:
         """Entropies [...] in nats."""
+
+    @abstractmethod
+    def entropy_range(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        """The lowest and highest entropies [...] in nats that a policy could have where it gave these parameters."""
 
     @abstractmethod
     def idle(self, parameters: Tensor, slots: Tensor) -> Tensor:
@@ -130,6 +135,10 @@ class Categorical(ActionDistribution):
     def entropies(self, parameters: Tensor) -> Tensor:
         log_p = torch.log_softmax(parameters, -1)
         return -(log_p.exp() * log_p).sum(-1)
+
+    def entropy_range(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        options = (parameters > _NEVER / 2).sum(-1)
+        return torch.zeros_like(parameters[..., 0]), torch.log(options.to(parameters.dtype))
 
     def idle(self, parameters: Tensor, slots: Tensor) -> Tensor:
         later = torch.arange(parameters.shape[-1], device=parameters.device) > 0
@@ -216,7 +225,11 @@ class DiagonalGaussian(ActionDistribution):
 
     def entropies(self, parameters: Tensor) -> Tensor:
         _, log_std = self._split(parameters)
-        return torch.where(log_std > _CERTAIN, log_std + 0.5 * math.log(2 * math.pi * math.e), 0.0).sum(-1)
+        return torch.where(log_std > _CERTAIN, log_std + _ENTROPY_OF_UNIT, 0.0).sum(-1)
+
+    def entropy_range(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        numbers = (self._split(parameters)[1] > _CERTAIN).to(parameters.dtype).sum(-1)
+        return numbers * (_LOWEST_LOG_STD + _ENTROPY_OF_UNIT), numbers * (_HIGHEST_LOG_STD + _ENTROPY_OF_UNIT)
 
     def idle(self, parameters: Tensor, slots: Tensor) -> Tensor:
         zeros = parameters.new_zeros(self.box.shape)

@@ -41,6 +41,10 @@ class PerAgent(TeamPolicy):
     def action_heads(self) -> list[nn.Module]:
         return [head for policy in self._policies for head in policy.action_heads]
 
+    @property
+    def value_heads(self) -> list[nn.Linear]:
+        return [head for policy in self._policies for head in policy.value_heads]
+
     def see(self, observations: Tensor) -> Tensor:
         return self._each(lambda policy, slot: policy.see(observations[..., slot, :]), dim=-2)
 

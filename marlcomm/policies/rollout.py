@@ -48,6 +48,7 @@ class Rollout:
         info: episode statistics at the end, name -> [B].
         seconds: wall time spent, by part.
         last: what the policy is given after the last action, [B, N, ...].
+        last_talk: what it says then, [B, R, N, ...], which nobody acts on.
     """
 
     worlds: Tensor
@@ -68,6 +69,7 @@ class Rollout:
     info: dict[str, Tensor]
     seconds: dict[str, float]
     last: Moment
+    last_talk: Talk
 
     @property
     def env_steps(self) -> int:
@@ -113,6 +115,15 @@ def entropies(decision: Decision) -> Tensor:
     """Entropies [...] in nats of what agents may do, gate included."""
     total = decision.distribution.entropies(decision.logits)
     return total if decision.gate_logits is None else total + CATEGORICAL.entropies(decision.gate_logits)
+
+
+def entropy_ranges(decision: Decision) -> tuple[Tensor, Tensor]:
+    """The lowest and highest entropies [...] in nats that agents could have there, gate included."""
+    lowest, highest = decision.distribution.entropy_range(decision.logits)
+    if decision.gate_logits is None:
+        return lowest, highest
+    shut, open_ = CATEGORICAL.entropy_range(decision.gate_logits)
+    return lowest + shut, highest + open_
 
 
 class EpisodeClock:
@@ -223,6 +234,7 @@ class Player:
             info=episode.info,
             seconds=seconds,
             last=last,
+            last_talk=stack_talks([decision.talk]),
             **columns,
         )
 

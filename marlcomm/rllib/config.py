@@ -10,7 +10,9 @@ from typing import Any, ClassVar, Self, cast
 import torch
 
 from marlcomm.config import RunSettings, import_plugins
+from marlcomm.objectives.entropy import EntropyTarget
 from marlcomm.policies.team import TeamNames
+from marlcomm.policies.values import ValueSettings
 from marlcomm.registry import ConfigError, nearest, validate
 from marlcomm.rllib.compat import Algorithm, AlgorithmConfig, NotProvided, RLlibCallback, RLModuleSpec
 from marlcomm.rllib.learner import TeamLearner
@@ -210,6 +212,14 @@ class TeamConfig(AlgorithmConfig):
         """What is kept of rollouts, and the loss of it; a subclass says which (`Objective`, `MADDPG`)."""
         raise NotImplementedError
 
+    def value_settings(self) -> ValueSettings:
+        """Who judges in training; a subclass may say somebody else than the policy."""
+        return ValueSettings()
+
+    def entropy_target(self) -> EntropyTarget | None:
+        """What the entropy is to become, where its weight follows; None: the objective says the weight."""
+        return None
+
     def make_optimizer(self, parameters: Sequence[torch.nn.Parameter]) -> torch.optim.Optimizer:
         """The optimiser of the settings; RLlib sets its learning rate."""
         settings = self.algorithm_settings()
@@ -222,5 +232,11 @@ class TeamConfig(AlgorithmConfig):
 
     def get_default_rl_module_spec(self) -> RLModuleSpec:
         team = self.team_names()
-        config = {"team": vars(team), "seed": self.seed, "imports": list(self.imports), "init_from": self.init_from}
+        config = {
+            "team": vars(team),
+            "seed": self.seed,
+            "imports": list(self.imports),
+            "init_from": self.init_from,
+            "values": vars(self.value_settings()),
+        }
         return RLModuleSpec(module_class=TeamRLModule, model_config=config)

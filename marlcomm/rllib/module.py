@@ -15,8 +15,9 @@ from marlcomm.checkpoint import read_policy
 from marlcomm.config import import_plugins
 from marlcomm.envs.base import TeamSpec
 from marlcomm.policies.base import Decision, Moment
-from marlcomm.policies.rollout import channel_noise
+from marlcomm.policies.rollout import Rollout, channel_noise
 from marlcomm.policies.team import TeamNames
+from marlcomm.policies.values import TeamValues, ValueSettings
 from marlcomm.rllib.compat import TorchRLModule
 
 DECISION = "decision"
@@ -37,6 +38,8 @@ class TeamRLModule(TorchRLModule):
         self.spec: TeamSpec = env.spec
         start = config["init_from"]
         self.policy = names.make_policy(env, self.seed, {} if start is None else read_policy(Path(start)))
+        values = ValueSettings(**config.get("values", {}))
+        self.team_values = None if values.plain else TeamValues(self.policy, values, self.seed)
 
     def _forward(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         return {DECISION: self.replay(batch)}
@@ -50,7 +53,22 @@ class TeamRLModule(TorchRLModule):
         decision: Decision = self.policy(
             Moment(batch["observations"], batch["alive"], batch["spawned"], batch.get("gates"), noise)
         )
-        return decision
+        return decision if self.team_values is None else self.team_values.decision(self.policy, batch, decision, noise)
+
+    def valued(self, rollout: Rollout) -> Rollout:
+        """A rollout of training with the values that learners use."""
+        return rollout if self.team_values is None else self.team_values.rollout(self.policy, rollout, self.seed)
+
+    def learn_units(self, count: float, total: float, squares: float) -> None:
+        """Take in the number, sum and sum of squares of a round's value targets, where values are standardised."""
+        if self.team_values is not None:
+            self.team_values.learn_units(self.policy, count, total, squares)
+
+    @property
+    def value_scale(self) -> Tensor | None:
+        """The standard deviation of value targets that errors are measured in; None: in units of rewards."""
+        norm = None if self.team_values is None else self.team_values.norm
+        return None if norm is None else norm.scale
 
     @contextlib.contextmanager
     def no_sync(self) -> Iterator[None]:

@@ -9,20 +9,30 @@ from torch import Tensor
 
 from marlcomm.objectives.base import Batch, channel_loss
 from marlcomm.objectives.credit import message_credit
+from marlcomm.objectives.entropy import HIGHEST_ENTROPY, LOWEST_ENTROPY, EntropyTarget, EntropyWeight
 from marlcomm.policies.base import Decision, each_talk, first_worlds
 from marlcomm.policies.rollout import log_probs
 from marlcomm.rllib.algorithm import TeamAlgorithm
 from marlcomm.rllib.learner import TeamLearner
 from marlcomm.rllib.module import DECISION
-from marlcomm.rllib.rows import epoch_rows, normalize_advantages
+from marlcomm.rllib.rows import epoch_rows, normalize_advantages, value_moments
 
 FIRST_EPOCH = "first_epoch"
 LAST_EPOCH = "last_epoch"
+VALUE_TARGETS = "value_targets"  # number, sum and sum of squares of the round's, once a round
 _COMPARED_SYMBOLS = 500_000
 
 
 class OnPolicyAlgorithm(TeamAlgorithm):
-    """Several epochs over the rows of a round, in minibatches of whole worlds."""
+    """Several epochs over the rows of a round, in minibatches of whole worlds.
+
+    Where the config has a target for the entropy, its weight is the same for a whole round and follows after it.
+    """
+
+    def setup(self, config: Any) -> None:
+        self.entropy_target: EntropyTarget | None = self.config.entropy_target()
+        self.entropy_weight = None if self.entropy_target is None else self.entropy_target.start()
+        super().setup(config)
 
     def _learn(self, batch: Batch) -> dict[str, float]:
         """All epochs over a round; returns the mean of each learner figure over the minibatches."""
@@ -30,15 +40,40 @@ class OnPolicyAlgorithm(TeamAlgorithm):
         objective = config.objective()
         if objective.normalizes_advantages:
             normalize_advantages(batch, objective.normalized_over(batch), objective.sample_deviation)
+        if self.entropy_weight is not None:
+            batch["entropy_weight"] = torch.full((config.num_worlds,), self.entropy_weight.present)
+        once = {} if config.value_settings().normalization == "none" else {VALUE_TARGETS: value_moments(batch)}
         learners = max(config.num_learners, 1)
         size = config.num_worlds // (learners * config.num_minibatches)
         sums: dict[str, float] = {}
         for epoch in range(config.num_epochs):
             rows = epoch_rows(batch, config.seed, self.round, epoch, config.num_minibatches, learners)
             ends = {FIRST_EPOCH: epoch == 0, LAST_EPOCH: epoch == config.num_epochs - 1}
-            for result in self._update(rows, size, **ends):
+            for result in self._update(rows, size, **ends, **(once if epoch == 0 else {})):
                 _add_sums(sums, result, compared=epoch == 0)
-        return _learner_figures(sums, config.num_epochs * config.num_minibatches, learners)
+        figures = _learner_figures(sums, config.num_epochs * config.num_minibatches, learners)
+        return figures | self._follow_entropy(figures)
+
+    def _follow_entropy(self, figures: dict[str, float]) -> dict[str, float]:
+        """Move the weight of the entropy by what the round's was; returns the weight that it had, and the share."""
+        if self.entropy_target is None or self.entropy_weight is None:
+            return {}
+        lowest, highest = figures.pop(LOWEST_ENTROPY), figures.pop(HIGHEST_ENTROPY)
+        used = {"policy/entropy_weight": self.entropy_weight.present}
+        if highest <= lowest:  # nobody had a choice
+            return used
+        share = (figures["policy/entropy"] - lowest) / (highest - lowest)
+        self.entropy_weight = self.entropy_target.follow(self.entropy_weight, share, self.env_steps)
+        return used | {"policy/entropy_share": share}
+
+    def counters(self) -> dict[str, Any]:
+        weight = self.entropy_weight
+        return super().counters() | ({} if weight is None else {"entropy_weight": vars(weight)})
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        super().set_state(state)
+        if "entropy_weight" in state.get("team", {}):
+            self.entropy_weight = EntropyWeight(**state["team"]["entropy_weight"])
 
 
 class OnPolicyLearner(TeamLearner):
@@ -51,6 +86,8 @@ class OnPolicyLearner(TeamLearner):
     def before_gradient_based_update(self, *, timesteps: dict[str, Any]) -> None:
         super().before_gradient_based_update(timesteps=timesteps)
         self._first_epoch = self._compare_with_rollout = bool(timesteps[FIRST_EPOCH])
+        if VALUE_TARGETS in timesteps:
+            self._team_module().learn_units(*timesteps[VALUE_TARGETS])
 
     def after_gradient_based_update(self, *, timesteps: dict[str, Any]) -> None:
         super().after_gradient_based_update(timesteps=timesteps)
@@ -59,7 +96,9 @@ class OnPolicyLearner(TeamLearner):
 
     def compute_loss_for_module(self, *, module_id: str, config: Any, batch: Any, fwd_out: Any) -> Tensor:
         decision: Decision = fwd_out[DECISION]
-        policy = self._team_module().policy
+        policy, value_scale = self._team_module().policy, self._team_module().value_scale
+        if value_scale is not None:
+            batch = {**batch, "value_scale": value_scale.expand(len(batch["world"]))}
         loss = self.objective.loss(batch, decision, self._env_steps)
         said = decision.talk.quantised
         credit = message_credit(policy, self.objective, batch, said)

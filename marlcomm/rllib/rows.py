@@ -40,6 +40,12 @@ def normalize_advantages(batch: Batch, over: Tensor | None = None, sample: bool 
     batch["advantages"] = (batch["advantages"] - mean) / (deviation + 1e-8)
 
 
+def value_moments(batch: Batch) -> tuple[float, float, float]:
+    """Number, sum and sum of squares of the value targets of all agents that acted."""
+    targets = batch["value_targets"][batch["acts"]].double()
+    return float(len(targets)), float(targets.sum()), float(targets.square().sum())
+
+
 def epoch_rows(batch: Batch, seed: int, round_: int, epoch: int, minibatches: int, learners: int) -> Batch:
     """The rows of one epoch, ordered so that one learner and several see the same minibatches.
 

@@ -75,7 +75,7 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
         worlds = self._first_world() + torch.arange(self.config.num_envs_per_env_runner)
         self.module.eval()
         player = Player(self.env, self.module.policy, self.config.seed, exploration=exploration)
-        rollout = player.play(worlds, torch.full_like(worlds, round))
+        rollout = self.module.valued(player.play(worlds, torch.full_like(worlds, round)))
         batch = self.objective.columns(rollout)
         statistics = Episodes()
         statistics.add(rollout.rewards, rollout.lengths, rollout.info)

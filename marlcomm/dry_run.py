@@ -1,0 +1,146 @@
+"""A run in miniature: two rounds that leave nothing behind, to see that all fits together and what it will cost."""
+
+from __future__ import annotations
+
+import math
+import resource
+import sys
+import tempfile
+from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+
+from marlcomm.config import Choice, Experiment, RunSettings
+from marlcomm.policies.rollout import Player
+from marlcomm.runs import Run
+from marlcomm.training import built
+
+if TYPE_CHECKING:
+    from marlcomm.rllib.algorithm import TeamAlgorithm
+    from marlcomm.rllib.runner import TeamEnvRunner
+
+_ROUNDS = 2  # the first is slower than those that follow
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """What was seen of a run, and what the whole of it is expected to take.
+
+    Attributes:
+        shapes: of the rows that are learned from in a round, name -> [B, T, N, ...].
+        parameters: how many trainable numbers each part has.
+        figures: what the last round logged.
+        env_steps: of a round.
+        round_seconds, evaluation_seconds: of a round, and of a short evaluation (zero where there is none).
+        peak_bytes: memory of processes at their largest, by kind.
+        remarks: what the algorithm has to say of itself, in sentences.
+    """
+
+    shapes: dict[str, tuple[int, ...]]
+    parameters: dict[str, int]
+    figures: dict[str, float]
+    env_steps: float
+    round_seconds: float
+    evaluation_seconds: float
+    peak_bytes: dict[str, int]
+    remarks: list[str]
+
+    def rounds(self, run: RunSettings) -> int:
+        """How many rounds a whole run is expected to have."""
+        by_steps = math.inf if run.env_steps is None else run.env_steps / self.env_steps
+        by_time = math.inf if run.minutes is None else 60 * run.minutes / self.round_seconds
+        return math.ceil(min(by_steps, by_time))
+
+    def seconds(self, run: RunSettings) -> float:
+        """How long a whole run is expected to take, short evaluations included."""
+        rounds = self.rounds(run)
+        evaluations = 0 if run.evaluate_every is None else rounds // run.evaluate_every
+        return rounds * self.round_seconds + evaluations * self.evaluation_seconds
+
+
+def dry_run(settings: Experiment) -> DryRun:
+    """Build everything, play and learn two rounds, evaluate once if the run will; no run folder is left."""
+    run = settings.run
+    short = replace(
+        settings, run=run.model_copy(update={"evaluate_every": None}), algorithm=_from_the_start(settings.algorithm)
+    )
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        built(Run.create(short, Path(folder), []), short, resume=False) as algorithm,
+    ):
+        for _ in range(_ROUNDS):
+            clock = perf_counter()
+            algorithm.train()
+            round_seconds = perf_counter() - clock
+        figures = dict(algorithm.figures)
+        clock = perf_counter()
+        if run.evaluate_every is not None:
+            algorithm.evaluate()
+        return DryRun(
+            shapes=_shapes(algorithm, run.worlds),
+            parameters=_parameters(algorithm),
+            figures=figures,
+            env_steps=algorithm.env_steps / _ROUNDS,
+            round_seconds=round_seconds,
+            evaluation_seconds=0.0 if run.evaluate_every is None else perf_counter() - clock,
+            peak_bytes=_peaks(algorithm),
+            remarks=algorithm.remarks,
+        )
+
+
+def _from_the_start(algorithm: Choice) -> Choice:
+    """The algorithm, learning from the first round on: rounds that only fill a replay say nothing of later ones."""
+    if "learning_starts" not in type(algorithm.settings).model_fields:
+        return algorithm
+    return replace(algorithm, settings=algorithm.settings.model_copy(update={"learning_starts": 0}))
+
+
+def _shapes(algorithm: TeamAlgorithm, worlds: int) -> dict[str, tuple[int, ...]]:
+    """The shapes of the rows of so many worlds, from those of one."""
+    runner = cast("TeamEnvRunner", algorithm.env_runner)
+    player = Player(runner.env, runner.module.policy, algorithm.config.seed)
+    one = player.play(torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.int64))
+    return {name: (worlds, *values.shape[1:]) for name, values in runner.objective.columns(one).items()}
+
+
+def _parameters(algorithm: TeamAlgorithm) -> dict[str, int]:
+    """Trainable numbers by part: of the policy its parts (the channel is one), and what else the module has."""
+    counts = Counter({"channel": 0})  # many have none
+    for name, parameter in cast("TeamEnvRunner", algorithm.env_runner).module.named_parameters():
+        if parameter.requires_grad:
+            first, second, *_ = name.split(".")
+            counts[second if first == "policy" else first] += parameter.numel()
+    return dict(counts)
+
+
+def _peaks(algorithm: TeamAlgorithm) -> dict[str, int]:
+    config = algorithm.config
+    peaks = {"training process": _peak_of_process()}
+    if config.num_env_runners:
+        each = algorithm.env_runner_group.foreach_env_runner(_peak_of_process, local_env_runner=False)
+        peaks[f"env runners ({config.num_env_runners})"] = sum(each)
+    learners = algorithm.learner_group
+    if config.num_learners:
+        peaks[f"learners ({config.num_learners})"] = sum(_got(learners.foreach_learner(_peak_of_process)))
+    on_gpu = sum(_got(learners.foreach_learner(_peak_of_gpu)))
+    return peaks | {"GPU": on_gpu} if on_gpu else peaks
+
+
+def _got(results: Any) -> list[int]:
+    """The numbers that learners answered."""
+    return [result.get() for result in results]
+
+
+def _peak_of_process(worker: Any = None) -> int:
+    """The largest resident memory of this process so far, in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak  # Linux counts kibibytes
+
+
+def _peak_of_gpu(learner: Any) -> int:
+    """The largest memory that tensors of this process took on its GPU, in bytes."""
+    return torch.cuda.max_memory_allocated() if torch.cuda.is_initialized() else 0
