@@ -287,7 +287,7 @@ def test_another_channel_on_the_command_line_trains(workplace, trains_here):
     assert "no longer apply" in done.stderr
     config = (only_run(workplace) / "config.yaml").read_text()
     assert "codebook_size: 64" in config
-    assert "delta" not in config
+    assert "\n  delta:" not in config
 
 
 def test_a_trained_team_goes_on_with_another_channel(copied, trains_here):
