@@ -15,7 +15,7 @@ from common import median_ratio, report
 
 from marlcomm.algorithms import IC3NetConfig
 from marlcomm.channels.base import Peers
-from marlcomm.objectives.base import channel_loss, columns, sent_messages
+from marlcomm.objectives.base import channel_loss, sent_messages
 from marlcomm.objectives.credit import message_credit
 from marlcomm.policies.base import Moment, Talk
 from marlcomm.policies.metering import count
@@ -45,9 +45,9 @@ class BareLoop:
         rollout = self.player.play(self.worlds, torch.full_like(self.worlds, self.round))
         self.env_steps += rollout.env_steps
         count(self.meter, rollout)
-        batch = columns(rollout, self.objective)
+        batch = self.objective.columns(rollout)
         if self.objective.normalizes_advantages:
-            normalize_advantages(batch)
+            normalize_advantages(batch, self.objective.normalized_over(batch), self.objective.sample_deviation)
         return batch
 
     def minibatches(self, batch: dict[str, torch.Tensor], epoch: int) -> list[dict[str, torch.Tensor]]:

@@ -41,6 +41,20 @@ def cluster():
 
 
 @pytest.fixture
+def built(tmp_path):
+    """Builds the algorithms of configs, each with a folder of its own, and stops them after the test."""
+    algorithms = []
+
+    def build(config):
+        algorithms.append(config.logging(log_dir=tmp_path / str(len(algorithms))).build_algo())
+        return algorithms[-1]
+
+    yield build
+    for algorithm in algorithms:
+        algorithm.stop()
+
+
+@pytest.fixture
 def here(monkeypatch, capsys):
     """`marlcomm` in this process."""
     from commands import Here

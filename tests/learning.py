@@ -1,5 +1,6 @@
 """A training loop without Ray, for tiny worlds: what the runners and learners do, in one process."""
 
+import numpy as np
 import torch
 
 from marlcomm.objectives.base import channel_loss
@@ -29,3 +30,11 @@ def train(env, policy, objective, optimizer, rounds, worlds=128, seed=0):
         optimizer.step()
         policy.quantiser.after_update(round_ * worlds * env.spec.horizon)
     return float(played.info["success"].mean())
+
+
+def weights(algorithm):
+    """What the learners of an RLlib algorithm have, name -> array."""
+    from marlcomm.rllib.compat import DEFAULT_MODULE_ID
+
+    state = algorithm.learner_group.get_weights()[DEFAULT_MODULE_ID]
+    return {name: np.asarray(value) for name, value in state.items()}

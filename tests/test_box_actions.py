@@ -15,7 +15,7 @@ from marlcomm.analysis.trace import prove, record
 from marlcomm.envs import TeamSpec
 from marlcomm.envs.actions import BoxActions, DiscreteActions
 from marlcomm.envs.pettingzoo import aec_env, parallel_env
-from marlcomm.objectives.base import channel_loss, columns
+from marlcomm.objectives.base import channel_loss
 from marlcomm.objectives.ppo import PPO
 from marlcomm.objectives.reinforce import Reinforce
 from marlcomm.objectives.schedule import Schedule
@@ -274,7 +274,7 @@ def objective(name, entropy=0.0):
 
 def update(policy, optimizer, loss, played, epochs=1):
     """Updates on whole rounds; returns the largest |probability ratio - 1| before the first."""
-    batch = columns(played, loss)
+    batch = loss.columns(played)
     batch["agent_steps"] = played.acts.sum().float().expand(len(played.worlds))
     batch["env_steps"] = played.lengths.sum().float().expand(len(played.worlds))
     first = 0.0

@@ -15,7 +15,7 @@ from marlcomm.channels.daps import DAPSChannel
 from marlcomm.channels.settings import DAPSSettings
 from marlcomm.envs import TeamEnv, TeamSpec, TeamStep
 from marlcomm.glossary import glossary
-from marlcomm.objectives.base import channel_loss, columns
+from marlcomm.objectives.base import channel_loss
 from marlcomm.objectives.credit import message_credit
 from marlcomm.objectives.ppo import PPO
 from marlcomm.objectives.reinforce import Reinforce
@@ -221,7 +221,7 @@ def team(policy, **channel):
 def played(env, policy, worlds=12):
     """A rollout's rows, and the inputs of its replay."""
     rollout = Player(env, policy, seed=0).play(torch.arange(worlds), torch.zeros(worlds, dtype=torch.int64))
-    batch = columns(rollout, PPO_OBJECTIVE)
+    batch = PPO_OBJECTIVE.columns(rollout)
     messages = (batch["spoke"] & batch["acts"]).sum().float()
     return batch | {"messages": messages.expand(worlds)}, replayed(policy, batch, seed=0)
 
@@ -398,7 +398,7 @@ def learn(mode, seed, rounds=50, worlds=256):
     for number in range(rounds):
         rollout = player.play(numbers, torch.full_like(numbers, number))
         successes.append(rollout.info["success"].mean().item())
-        batch = columns(rollout, PPO_OBJECTIVE)
+        batch = PPO_OBJECTIVE.columns(rollout)
         normalize_advantages(batch)
         batch = epoch_rows(batch, seed, number, 0, 1, 1)
         for _ in range(3):

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import supersuit
+from learning import weights
 from pettingzoo.test import parallel_api_test
 
 from marlcomm.algorithms import IC3NetConfig, MAPPOConfig
@@ -13,7 +14,6 @@ from marlcomm.envs import communicating_goal_v0, particle_spread_v0, predator_pr
 from marlcomm.envs.pettingzoo import TeamParallelEnv
 from marlcomm.glossary import glossary
 from marlcomm.registry import ENVS
-from marlcomm.rllib.compat import DEFAULT_MODULE_ID
 
 SPEAKER = "mpe2.simple_speaker_listener_v4:parallel_env"
 REFERENCE = "mpe2.simple_reference_v3:parallel_env"
@@ -22,9 +22,8 @@ SMALL = {"hidden_size": 16, "message_size": 4}
 
 
 @pytest.fixture
-def build(cluster, tmp_path):
-    """Builds algorithms on a third-party environment, and stops them after the test."""
-    built = []
+def build(cluster, built):
+    """Builds algorithms on a third-party environment."""
 
     def start(kind=MAPPOConfig, *, channel="ddcl", policy="transformer", runners=0, worlds=8, training=None, **env):
         config = (
@@ -34,20 +33,11 @@ def build(cluster, tmp_path):
             .env_runners(num_env_runners=runners, num_envs_per_env_runner=worlds // max(runners, 1))
             .training(**training or {})
             .evaluation(evaluation_duration=100)
-            .logging(log_dir=tmp_path / str(len(built)))
             .debugging(seed=3)
         )
-        built.append(config.build_algo())
-        return built[-1]
+        return built(config)
 
-    yield start
-    for algorithm in built:
-        algorithm.stop()
-
-
-def weights(algorithm):
-    state = algorithm.learner_group.get_weights()[DEFAULT_MODULE_ID]
-    return {name: np.asarray(value) for name, value in state.items()}
+    return start
 
 
 @pytest.mark.parametrize(

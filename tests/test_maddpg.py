@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tiny_world  # noqa: F401 (registers worlds)
 import torch
+from learning import weights
 
 from marlcomm import checkpoint, noise
 from marlcomm.envs.actions import BoxActions
@@ -656,11 +657,9 @@ def test_networks_of_their_own_learn_apart():
 
 
 @pytest.fixture
-def build(cluster, tmp_path):
-    """Builds algorithms, and stops them after the test."""
+def build(cluster, built):
+    """Builds MADDPG."""
     from marlcomm.algorithms import MADDPGConfig
-
-    built = []
 
     def start(
         env="relay", env_config=None, channel="ddcl", policy_config=MEMORYLESS, runners=0, learners=0, **training
@@ -670,19 +669,9 @@ def build(cluster, tmp_path):
         training = {"learning_starts": 64, "env_steps_per_update": 32, "batch_size": 64} | training
         config.training(**training).learners(num_learners=learners).debugging(seed=7)
         config.env_runners(num_env_runners=runners, num_envs_per_env_runner=16 // max(runners, 1))
-        built.append(config.logging(log_dir=tmp_path / str(len(built))).build_algo())
-        return built[-1]
+        return built(config)
 
-    yield start
-    for algorithm in built:
-        algorithm.stop()
-
-
-def weights(algorithm):
-    from marlcomm.rllib.compat import DEFAULT_MODULE_ID
-
-    state = algorithm.learner_group.get_weights()[DEFAULT_MODULE_ID]
-    return {name: np.array(value) for name, value in state.items()}
+    return start
 
 
 def same(first, second):

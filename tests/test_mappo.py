@@ -9,6 +9,7 @@ import third_party  # noqa: F401 (registers its channels)
 import tiny_world  # noqa: F401 (registers its worlds)
 import torch
 from box_world import LOW  # noqa: F401 (registers its world)
+from learning import weights
 from test_objectives import ANSWER, BATCH, NO, YES, decision, ppo, rollout
 
 from marlcomm import config
@@ -18,7 +19,7 @@ from marlcomm.checkpoint import read_policy
 from marlcomm.dry_run import dry_run
 from marlcomm.envs.actions import BoxActions
 from marlcomm.glossary import glossary
-from marlcomm.objectives.base import channel_loss, columns
+from marlcomm.objectives.base import channel_loss
 from marlcomm.objectives.entropy import HIGHEST_ENTROPY, LOWEST_ENTROPY, EntropyTarget, EntropyWeight
 from marlcomm.objectives.ppo import ValueLoss
 from marlcomm.objectives.schedule import Schedule
@@ -29,7 +30,6 @@ from marlcomm.policies.team import TeamNames
 from marlcomm.policies.values import CentralValue, TeamValues, ValueNorm, ValueSettings
 from marlcomm.registry import ConfigError, validate
 from marlcomm.rllib import checkpoint
-from marlcomm.rllib.compat import DEFAULT_MODULE_ID
 from marlcomm.rllib.module import TeamRLModule, spaces
 from marlcomm.rllib.rows import epoch_rows, minibatches, normalize_advantages, value_moments
 from marlcomm.runs import Run
@@ -57,7 +57,7 @@ def play(env, policy, worlds=40):
 
 
 def batch_of(played, objective=None):
-    rows = columns(played, objective or ppo())
+    rows = (objective or ppo()).columns(played)
     return rows | {"agent_steps": rows["acts"].sum().float().expand(len(rows["world"]))}
 
 
@@ -362,7 +362,7 @@ class Loop:
         """One round; returns the share of successes."""
         player = Player(self.env, self.policy, 3)
         played = player.play(self.worlds, torch.full_like(self.worlds, self.round))
-        rows = columns(self.values.rollout(self.policy, played, 3), self.objective)
+        rows = self.objective.columns(self.values.rollout(self.policy, played, 3))
         normalize_advantages(rows)
         if self.weight is not None:
             rows["entropy_weight"] = torch.full((len(self.worlds),), self.weight.present)
@@ -508,25 +508,15 @@ EVERYTHING = {
 
 
 @pytest.fixture
-def build(cluster, tmp_path):
-    """Builds MAPPO with everything on, and stops it after the test."""
-    built = []
+def build(cluster, built):
+    """Builds MAPPO with everything on."""
 
     def start(workers=0, **algorithm):
         resources = {"num_env_runners": workers, "num_learners": workers}
         parts = EVERYTHING | {"algorithm": EVERYTHING["algorithm"] | algorithm, "resources": resources}
-        settings = algorithm_config(config.experiment(parts))
-        built.append(settings.logging(log_dir=tmp_path / str(len(built))).build_algo())
-        return built[-1]
+        return built(algorithm_config(config.experiment(parts)))
 
-    yield start
-    for algorithm in built:
-        algorithm.stop()
-
-
-def weights(algorithm):
-    state = algorithm.learner_group.get_weights()[DEFAULT_MODULE_ID]
-    return {name: np.asarray(value) for name, value in state.items()}
+    return start
 
 
 def test_everything_travels_in_a_checkpoint(build, tmp_path):

@@ -7,7 +7,7 @@ import torch
 
 from marlcomm.channels.ddcl import DDCLChannel
 from marlcomm.channels.settings import DDCLSettings
-from marlcomm.objectives.base import channel_loss, columns
+from marlcomm.objectives.base import channel_loss
 from marlcomm.objectives.ppo import PPO
 from marlcomm.objectives.reinforce import Reinforce
 from marlcomm.objectives.returns import advantages, discounted, goes_on, own_rewards
@@ -261,4 +261,4 @@ def test_schedules(points, step, value):
 def test_columns_mark_the_steps_that_were_played():
     played = rollout(**EXAMPLE)
     played = Rollout(**(vars(played) | {"lengths": torch.tensor([1])}))
-    assert columns(played, ppo())["running"].tolist() == [[True, False]]
+    assert ppo().columns(played)["running"].tolist() == [[True, False]]

@@ -14,7 +14,7 @@ from marlcomm.channels import Peers, check_channel
 from marlcomm.channels.readout import ReadoutChannel
 from marlcomm.config import experiment
 from marlcomm.glossary import glossary
-from marlcomm.objectives.base import channel_loss, columns, sent_messages
+from marlcomm.objectives.base import channel_loss, sent_messages
 from marlcomm.objectives.reinforce import Reinforce
 from marlcomm.objectives.schedule import Schedule
 from marlcomm.policies.base import Moment
@@ -279,7 +279,7 @@ def test_the_packets_of_an_evaluation_are_all_that_was_heard():
 def test_losses_are_means_over_receivers_that_heard_somebody():
     env, policy = team("ic3net", "vq")
     played = play(env, policy)
-    batch = columns(played, Reinforce(1.0, 0.0, 0.01, Schedule.of(0.0), reward_scale=1.0))
+    batch = Reinforce(1.0, 0.0, 0.01, Schedule.of(0.0), reward_scale=1.0).columns(played)
     read = heard_by_hand(played) & played.acts
     assert torch.equal(batch["spoke"] & batch["acts"], read)
     assert torch.equal(batch["symbols"], played.talk.readout.symbols)

@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 import ray
 import torch
+from learning import weights
 
 from marlcomm.algorithms import MAPPO, IC3NetConfig, MAPPOConfig
 from marlcomm.glossary import glossary
 from marlcomm.registry import ConfigError
 from marlcomm.rllib import checkpoint
 from marlcomm.rllib.algorithm import TeamAlgorithm
-from marlcomm.rllib.compat import DEFAULT_MODULE_ID, RLlibCallback, check_version
+from marlcomm.rllib.compat import RLlibCallback, check_version
 from marlcomm.rllib.learner import NON_FINITE_LIMIT, NonFiniteGradientsError, TrainingError
 from marlcomm.rllib.rows import epoch_rows, join, minibatches, normalize_advantages
 
@@ -57,23 +58,9 @@ def config(
 
 
 @pytest.fixture
-def build(tmp_path):
-    """Builds algorithms, and stops them after the test."""
-    built = []
-
-    def start(*arguments, **settings):
-        settings.setdefault("log_dir", tmp_path / str(len(built)))
-        built.append(config(*arguments, **settings).build_algo())
-        return built[-1]
-
-    yield start
-    for algorithm in built:
-        algorithm.stop()
-
-
-def weights(algorithm):
-    state = algorithm.learner_group.get_weights()[DEFAULT_MODULE_ID]
-    return {name: np.asarray(value) for name, value in state.items()}
+def build(built):
+    """Builds algorithms."""
+    return lambda *arguments, **settings: built(config(*arguments, log_dir=None, **settings))
 
 
 def largest_difference(first, second):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, cast
 
 from marlcomm.algorithms.settings import MADDPGTraining
-from marlcomm.envs.actions import BoxActions
+from marlcomm.envs.actions import ActionSpace, BoxActions
 from marlcomm.objectives import maddpg
 from marlcomm.policies.distributions import Relaxation
 from marlcomm.rllib.compat import RLModuleSpec
@@ -34,11 +34,10 @@ class MADDPGConfig(TeamConfig):
             mean_ratio=settings.mean_ratio,
         )
 
-    def exploration(self) -> Any:
+    def exploration(self, actions: ActionSpace) -> Any:
         """How much runners explore, a number or points of a schedule: by `action_noise` in a box, else by `epsilon`."""
         settings = cast(MADDPGTraining, self.algorithm_settings())
-        in_a_box = isinstance(self.team_names().make_env().spec.actions, BoxActions)
-        return settings.action_noise if in_a_box else settings.epsilon
+        return settings.action_noise if isinstance(actions, BoxActions) else settings.epsilon
 
     def get_default_learner_class(self) -> type[TeamLearner]:
         return OffPolicyLearner

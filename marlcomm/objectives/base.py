@@ -43,8 +43,31 @@ class Objective(ABC):
     sample_deviation: bool = False
 
     def columns(self, rollout: Rollout) -> Batch:
-        """The rows that a learner needs (see `columns`); an objective may add what its loss needs besides."""
-        return columns(rollout, self)
+        """The rows that a learner needs, worlds first: name -> [B, T, N, ...], [B, T] (running) or [B].
+
+        Symbols, and who spoke, are those of the channel: where it is at the read-out, what each receiver read. An
+        objective may add what its loss needs besides.
+        """
+        advantages, value_targets = self.targets(rollout)
+        steps = torch.arange(rollout.acts.shape[1], device=rollout.lengths.device)
+        batch = {
+            "world": rollout.worlds,
+            "episode": rollout.episodes,
+            "observations": rollout.observations,
+            "alive": rollout.alive[:, :-1],
+            "spawned": rollout.spawned[:, :-1],
+            "acts": rollout.acts,
+            "running": steps < rollout.lengths.unsqueeze(1),
+            "actions": rollout.actions,
+            "log_probs": rollout.log_probs,
+            "advantages": advantages,
+            "value_targets": value_targets,
+            "symbols": rollout.talk.quantised.symbols,
+            "spoke": rollout.talk.quantised.spoke,
+        }
+        gates = {"gates": rollout.gates, "gate_choices": rollout.gate_choices}
+        batch |= {name: values for name, values in gates.items() if values is not None}
+        return batch
 
     @abstractmethod
     def targets(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
@@ -64,33 +87,6 @@ class Objective(ABC):
     @abstractmethod
     def loss(self, batch: Batch, decision: Decision, env_steps: int) -> Loss:
         """The policy's and critic's loss on rows [B, T, N] (see `columns`), at a point of the training."""
-
-
-def columns(rollout: Rollout, objective: Objective) -> Batch:
-    """The rows that a learner needs, worlds first: name -> [B, T, N, ...], [B, T] (running) or [B].
-
-    Symbols, and who spoke, are those of the channel: where it is at the read-out, what each receiver read.
-    """
-    advantages, value_targets = objective.targets(rollout)
-    batch = {
-        "world": rollout.worlds,
-        "episode": rollout.episodes,
-        "observations": rollout.observations,
-        "alive": rollout.alive[:, :-1],
-        "spawned": rollout.spawned[:, :-1],
-        "acts": rollout.acts,
-        "running": torch.arange(rollout.acts.shape[1], device=rollout.lengths.device) < rollout.lengths.unsqueeze(1),
-        "actions": rollout.actions,
-        "log_probs": rollout.log_probs,
-        "advantages": advantages,
-        "value_targets": value_targets,
-        "values": rollout.values[:, :-1],
-        "symbols": rollout.talk.quantised.symbols,
-        "spoke": rollout.talk.quantised.spoke,
-    }
-    gates = {"gates": rollout.gates, "gate_choices": rollout.gate_choices}
-    batch |= {name: values for name, values in gates.items() if values is not None}
-    return batch
 
 
 def channel_loss(channel: Channel, talk: Talk, acts: Tensor, messages: Tensor, credit: Tensor | None = None) -> Loss:

@@ -81,6 +81,12 @@ class PPO(Objective):
         estimates = advantages(rewards, rollout.values, on, rollout.acts, self.gamma, self.lam)
         return estimates, estimates + rollout.values[:, :-1]
 
+    def columns(self, rollout: Rollout) -> Batch:
+        batch = super().columns(rollout)
+        if self.value_loss.clip is not None:
+            batch["values"] = rollout.values[:, :-1]
+        return batch
+
     def gain(self, batch: Batch, decision: Decision) -> Tensor:
         return self._clipped(_ratio(batch, decision), batch["advantages"])
 

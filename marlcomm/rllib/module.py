@@ -26,7 +26,7 @@ DECISION = "decision"
 class TeamRLModule(TorchRLModule):
     """Everything trainable of a team. `model_config` holds names and plain settings, so any process can rebuild it.
 
-    A batch holds columns [B, T, N, ...] (see `marlcomm.objectives.base.columns`); the output is ``{"decision": ...}``.
+    A batch holds columns [B, T, N, ...] (see `Objective.columns`); the output is ``{"decision": ...}``.
     """
 
     def setup(self) -> None:

@@ -77,7 +77,7 @@ class OffPolicyAlgorithm(TeamAlgorithm):
         length = settings.sequence_length or spec.horizon if policy.remembers else 1
         rows = max(settings.batch_size // (length * learners), 1) * learners
         burn_in = settings.burn_in if policy.remembers else 0
-        self._exploration = Schedule.of(settings.exploration())
+        self._exploration = Schedule.of(settings.exploration(spec.actions))
         self._draw = Draw(rows, length, burn_in, settings.seed)
         shapes, worlds = episode_shapes(spec, policy.gated, policy.draws_gate), settings.num_worlds
         rounds = fitting_rounds(shapes, worlds, spec.horizon, settings.replay_env_steps, settings.replay_bytes)
