@@ -19,6 +19,7 @@ from typing import Any
 from pydantic.fields import FieldInfo
 
 from marlcomm import glossary
+from marlcomm.analysis.study import StudySettings
 from marlcomm.config import EvaluationSettings, ResourceSettings, RunSettings
 from marlcomm.envs.cards import cards
 from marlcomm.envs.traffic_junction.settings import Curriculum
@@ -32,6 +33,7 @@ SECTIONS: dict[str, type[Settings]] = {
     "resources": ResourceSettings,
     "evaluation": EvaluationSettings,
     "env.curriculum": Curriculum,
+    "study": StudySettings,
 }
 GROUPS = {
     "episode": glossary.EPISODE,

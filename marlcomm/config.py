@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -72,6 +72,10 @@ class EvaluationSettings(Settings):
     )
     learned_prior: bool = Field(
         False, description="let a learned factorised prior stand among the codes and tables that are fitted"
+    )
+    stream: Literal["evaluation", "tuning"] = Field(
+        "evaluation",
+        description="random stream of its worlds; tuning: for choosing settings, so that results are of other worlds",
     )
 
 

@@ -2,7 +2,8 @@
 
 Tags are GROUP/NAME. Training logs one point a round, over the episodes of that round: ``train``, ``bandwidth``,
 ``loss``, ``policy``, ``channel``, ``replay``, ``update``, ``time``. A short evaluation logs under ``validation``;
-summary.json holds ``evaluation`` (sampled actions, the headline), ``greedy``, ``floor`` and ``ceiling``.
+summary.json holds ``evaluation`` (sampled actions, the headline), ``greedy``, ``shuffled`` (everybody hears what is
+said in another episode), ``floor`` and ``ceiling``.
 """
 
 from __future__ import annotations
@@ -136,6 +137,10 @@ CODED = {
     ),
     "coded_bits_per_message": Figure("bits / message", "the same bits over messages"),
     "coded_bits_per_episode": Figure("bits / episode", "the same bits over episodes"),
+    "compression_ratio": Figure(
+        "1",
+        "32 bits for each number of a step's message vectors (D, times the rounds), over coded bits / agent step",
+    ),
     **{
         f"coded_bits_per_{unit}_{end}": Figure(
             f"bits / {unit.replace('_', ' ')}", f"{_ENDS[end]} end of its 95 % interval, by bootstrap over episodes"
@@ -234,6 +239,9 @@ LEARNING = {
     "time/transfer": Figure("share of a round", "everything between: counting, joining, sending, weights"),
     "time/env_steps_per_second": Figure("env steps / s", "env steps of the round over its wall time"),
     "time/training_seconds": Figure("s", "wall time of all rounds so far, evaluations left out"),
+    "time/core_seconds": Figure(
+        "core s", "processor time of all rounds so far, summed over the threads of driver, runners and learners"
+    ),
 }
 
 

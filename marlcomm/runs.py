@@ -1,12 +1,13 @@
 """Run folders: where everything about a run lies.
 
-``runs/NAME/STAMP/`` holds config.yaml (resolved), origin.json (the command and the versions), tensorboard/,
+``runs/NAME/STAMP/`` holds config.yaml (resolved), origin.json (the command, versions, the machine), tensorboard/,
 metrics.jsonl, checkpoints/ROUND/ and, after the final evaluation, summary.json.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import platform
 import re
 import shlex
@@ -34,7 +35,7 @@ class Run:
 
     @staticmethod
     def create(settings: Experiment, root: Path, command: Sequence[str]) -> Run:
-        """A new folder under ``root/NAME/`` with the resolved config, the command line and the versions of packages."""
+        """A new folder under ``root/NAME/`` with the resolved config, the command line, versions and machine."""
         stamp = time.strftime("%Y-%m-%d_%H-%M-%S")
         for attempt in range(1000):
             folder = root / settings.name / (stamp if attempt == 0 else f"{stamp}_{attempt}")
@@ -46,7 +47,7 @@ class Run:
             except OSError as error:
                 raise ConfigError(f"--runs: cannot make {str(folder)!r}: {error.strerror}") from None
         (folder / "config.yaml").write_text(settings.as_yaml(), encoding="utf-8")
-        origin = {"command": shlex.join(["marlcomm", *command]), "versions": versions()}
+        origin = {"command": shlex.join(["marlcomm", *command]), "versions": versions(), "machine": machine()}
         (folder / "origin.json").write_text(json.dumps(origin, indent=2) + "\n", encoding="utf-8")
         return Run(folder)
 
@@ -67,13 +68,14 @@ class Run:
         data, _ = read(self.folder / "config.yaml", overrides)
         return experiment(data)
 
-    def command(self) -> str:
-        """The command line that began the run."""
+    def origin(self) -> dict[str, Any]:
+        """What began the run: ``command``, ``versions`` of packages, ``machine``."""
         file = self.folder / "origin.json"
         try:
-            return cast(str, json.loads(file.read_text(encoding="utf-8"))["command"])
+            origin = json.loads(file.read_text(encoding="utf-8"))
+            return {name: origin[name] for name in ("command", "versions", "machine")}
         except (OSError, ValueError, KeyError) as error:
-            raise ConfigError(f"run: {str(file)!r} does not say which command began it: {error}") from None
+            raise ConfigError(f"run: {str(file)!r} does not say what began it: {error}") from None
 
     def checkpoint(self, round_: int) -> Path:
         return self.folder / "checkpoints" / f"{round_:06d}"
@@ -127,3 +129,20 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
+
+
+def machine() -> dict[str, Any]:
+    """What this is, for the record: ``processor``, ``cores``, ``gpus``."""
+    import torch
+
+    gpus = [torch.cuda.get_device_name(device) for device in range(torch.cuda.device_count())]
+    return {"processor": _processor(), "cores": os.cpu_count(), "gpus": gpus}
+
+
+def _processor() -> str:
+    """The processor's name, which Python knows on few systems."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

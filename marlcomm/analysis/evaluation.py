@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from marlcomm import checkpoint
+from marlcomm.analysis.evidence import shortcomings
 from marlcomm.config import Experiment
 from marlcomm.envs.base import TeamEnv, TeamSpec
 from marlcomm.policies.base import TeamPolicy
 from marlcomm.policies.coding import frozen_code
-from marlcomm.policies.evaluation import evaluate, evaluate_script
+from marlcomm.policies.evaluation import evaluate, evaluate_script, evaluate_shuffled
 from marlcomm.policies.team import TeamNames, what_fits
 from marlcomm.registry import ConfigError
 from marlcomm.runs import Run
@@ -82,15 +83,18 @@ def evaluate_run(
     seed: int | None = None,
     watch: Callable[[str], None] = lambda what: None,
 ) -> dict[str, Any]:
-    """The summary of a run's last checkpoint: figures under evaluation/, greedy/, floor/ and ceiling/.
+    """The summary of a run's last checkpoint: figures under evaluation/, greedy/, shuffled/, floor/ and ceiling/.
 
-    Sampled actions are the headline, the likeliest ones stand beside. All play the same worlds.
+    Sampled actions are the headline; beside them stand the likeliest ones, and, where there is talk, a team that hears
+    the messages of other episodes. All play the same worlds. ``no_evidence`` says in sentences why the numbers are no
+    evidence, if they are not (see `marlcomm.analysis.evidence`).
     """
-    folder = run.last_checkpoint()
-    env, policy = load_team(settings, folder, trained=run.experiment())
+    folder, trained = run.last_checkpoint(), run.experiment()
+    env, policy = load_team(settings, folder, trained=trained)
     counters = checkpoint.read_counters(folder)
     episodes = settings.evaluation.episodes if episodes is None else episodes
     seed = settings.seed if seed is None else seed
+    fitting, stream = settings.evaluation, settings.evaluation.stream
     clock = time.perf_counter()
     summary: dict[str, Any] = {
         "name": settings.name,
@@ -104,27 +108,33 @@ def evaluate_run(
         "checkpoint": folder.name,
         "env_steps": counters["env_steps"],
         "training_seconds": round(counters["seconds"], 1),
+        "core_seconds": round(counters["core_seconds"], 1),
+        "trained": trained.run.done(counters["env_steps"], counters["seconds"]),
         "episodes": episodes,
         "evaluation_seed": seed,
-        "command": run.command(),
+        "stream": stream,
+        **run.origin(),
     }
+    summary["no_evidence"] = shortcomings(summary)
     if env.spec.card is not None and "silent" in env.spec.card:
         summary["silent"] = env.spec.card["silent"]
     watch("what is said in training")
-    fitting = settings.evaluation
     code = frozen_code(env, policy, seed, fitting.code_episodes, learned_prior=fitting.learned_prior)
     summary["code"] = code.digest
     if code.links is not None:
         summary["stream_tables"] = code.links.tables.digest
     watch("sampled actions")
-    groups = {"evaluation": evaluate(env, policy, seed, episodes, code=code)}
+    groups = {"evaluation": evaluate(env, policy, seed, episodes, stream=stream, code=code)}
     watch("greedy actions")
-    groups["greedy"] = evaluate(env, policy, seed, episodes, greedy=True, code=code)
+    groups["greedy"] = evaluate(env, policy, seed, episodes, stream=stream, greedy=True, code=code)
+    if policy.channel.carries and env.worlds_at_once != 1:
+        watch("messages of other episodes")
+        groups["shuffled"] = evaluate_shuffled(env, policy, seed, episodes, stream=stream)
     for group, script in (("floor", env.spec.floor), ("ceiling", env.spec.ceiling)):
         if script is not None:
             watch(f"the {group}, {script}")
             summary[group] = script
-            groups[group] = evaluate_script(env, env.scripts()[script], seed, episodes)
+            groups[group] = evaluate_script(env, env.scripts()[script], seed, episodes, stream=stream)
     env.close()
     summary["evaluation_seconds"] = round(time.perf_counter() - clock, 1)
     for group, figures in groups.items():

@@ -22,6 +22,7 @@ from torch import Tensor
 from marlcomm import noise
 from marlcomm.analysis import proving_ground
 from marlcomm.analysis.evaluation import load_team
+from marlcomm.analysis.trainings import Watch, train
 from marlcomm.channels.base import Channel
 from marlcomm.envs.base import TeamEnv
 from marlcomm.envs.communicating_goal.settings import Cell, CommunicatingGoalSettings
@@ -131,13 +132,13 @@ def compare(
     root: Path,
     jobs: int,
     episodes: int,
-    watch: Callable[[str], None] = lambda what: None,
+    watch: Watch = lambda what: None,
 ) -> list[Team]:
     """Train what is not trained yet below `root`, with the rate weight and without, and listen to every team."""
     labels = {f"ddcl, rate weight {weight:g}": weight for weight in (rate_weight, 0.0)}
     channels = {label: (*_RECIPE, f"channel.rate_weight={weight:g}") for label, weight in labels.items()}
     found = []
-    for (label, seed), file in proving_ground.train(config, channels, seeds, root, jobs, watch).items():
+    for (label, seed), file in train(config, channels, range(seeds), root, jobs, watch).items():
         watch(f"listening to {label}, seed {seed}")
         trained = proving_ground.read(file, label, seed)
         found.append(_team(Run(file.parent), trained, labels[label], episodes))

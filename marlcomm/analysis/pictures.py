@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Any
 from marlcomm.analysis.shannon import SOURCES
 
 if TYPE_CHECKING:
+    from marlcomm.analysis.evidence import Scale
+    from marlcomm.analysis.findings import Row
     from marlcomm.analysis.frequency import Team
     from marlcomm.analysis.proving_ground import Trained
     from marlcomm.analysis.rate_distortion import Point
+    from marlcomm.analysis.study import Study
 
 _MOST_BITS = 48.0
 _COLORS = [f"C{place}" for place in (0, 1, 2, 3, 4, 5, 6, 8, 9)]  # no grey
@@ -153,3 +156,34 @@ def _draw_goals(panel: Any, teams: Sequence[Team]) -> None:
 
 def _signed(value: float | None) -> str:
     return "-" if value is None else f"{value:+.2f}".replace("-", "\N{MINUS SIGN}")
+
+
+def draw_study(study: Study, rows: Sequence[Row], scale: Scale, file: Path) -> None:
+    """The headline figure of every seed over its coded bits, with the mean of each team, between floor and ceiling."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 4.8), layout="constrained")
+    panel = figure.subplots()
+    for name, level in (("floor", scale.floor), ("ceiling", scale.ceiling)):
+        panel.axhline(level, color="0.6", linewidth=0.8)
+        panel.annotate(name, (1, level), xycoords=("axes fraction", "data"), ha="right", va="bottom", color="0.4")
+    for place, row in enumerate(rows):
+        color, marker = _COLORS[place % len(_COLORS)], _MARKERS[place % len(_MARKERS)]
+        bits = [summary["evaluation/coded_bits_per_agent_step"] for summary in row.summaries]
+        panel.scatter(bits, list(row.by_seed.values()), 25, c=color, marker=marker, alpha=0.6, linewidths=0)
+        panel.scatter(
+            row.bits.mean, row.figure.mean, 120, marker=marker, facecolors="none", edgecolors=color, label=row.label
+        )
+    panel.axvline(study.settings.most_bits, color="0.8", linewidth=0.8, linestyle="--")
+    panel.set_xscale("symlog", linthresh=1.0)
+    panel.set_xlim(left=-0.1)
+    panel.set_xlabel("coded bits per agent step (dots: seeds; large: their mean; dashed: the most that count)")
+    share = "" if study.settings.share == 1 else f" / {study.settings.share}"
+    panel.set_ylabel(f"{study.settings.metric}{share}")
+    if study.settings.metric == "length":
+        panel.invert_yaxis()  # less is better
+    panel.set_title(study.settings.title, fontsize=11)
+    panel.grid(alpha=0.3)
+    figure.legend(loc="outside right center", fontsize=9)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(file, dpi=110)

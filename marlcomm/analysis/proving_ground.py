@@ -1,22 +1,18 @@
 """The proving ground: every channel trained on Communicating Goal, beside the least bits that any naming needs.
 
-Each run is a ``marlcomm train`` in a process of its own, so a comparison that was stopped goes on with what is missing.
+What has been trained before is not trained again (see `marlcomm.analysis.trainings`).
 """
 
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from marlcomm.analysis.lower_curve import lower_hull, points, references
-from marlcomm.config import experiment
-from marlcomm.config import read as config_data
+from marlcomm.analysis.trainings import Watch, evaluated, train
 from marlcomm.envs.communicating_goal.settings import CommunicatingGoalSettings
 from marlcomm.registry import ConfigError
 from marlcomm.runs import Run
@@ -49,7 +45,6 @@ CHANNELS: dict[str, tuple[str, ...]] = {
 AFTERWARDS = {
     f"continuous, then {bits} bits": ("channel.name=post_training", f"channel.bits={bits}") for bits in (2, 4, 8)
 }
-_THREADS = ("resources.threads=1", "resources.num_cpus=1")
 _KEPT = ("success", "return", "return_standard_error")
 _CODED = ("coded_bits_per_agent_step", "coded_bits_per_episode")
 
@@ -81,96 +76,15 @@ def compare(
     seeds: int,
     root: Path,
     jobs: int,
-    watch: Callable[[str], None] = lambda what: None,
+    watch: Watch = lambda what: None,
 ) -> list[Trained]:
     """Train what is not trained yet below `root`, and read all evaluations."""
-    runs = train(config, {label: CHANNELS[label] for label in labels}, seeds, root, jobs, watch)
-    found = [read(file, label, seed) for (label, seed), file in runs.items()]
-    return found + _afterwards(root, seeds) if "continuous" in labels else found
-
-
-def train(
-    config: Path,
-    channels: Mapping[str, Sequence[str]],
-    seeds: int,
-    root: Path,
-    jobs: int,
-    watch: Callable[[str], None] = lambda what: None,
-) -> dict[tuple[str, int], Path]:
-    """Train a config under each channel's overrides, but nothing that has been trained below `root` before.
-
-    Returns the summary of each label and seed. Raises `ConfigError` where a team of that name was trained otherwise.
-    """
-    wanted = [(label, seed) for label in channels for seed in range(seeds)]
-    missing = []
-    for label, seed in wanted:
-        found = _summaries(root, label, seed)
-        if found:
-            _check_same(Run(found[-1].parent), config, _overrides(channels[label], label, seed))
-        else:
-            missing.append((label, seed))
-
-    def one(case: tuple[str, int]) -> None:
-        label, seed = case
-        watch(f"{label}, seed {seed}")
-        _run("train", str(config), *_overrides(channels[label], label, seed), root=root)
-
-    with ThreadPoolExecutor(jobs) as pool:
-        for _ in pool.map(one, missing):
-            pass
-    return {(label, seed): _summaries(root, label, seed)[-1] for label, seed in wanted}
-
-
-def _overrides(changes: Sequence[str], label: str, seed: int) -> list[str]:
-    return [*changes, f"seed={seed}", f"name={_name(label, seed)}", *_THREADS]
-
-
-def _check_same(run: Run, config: Path, overrides: Sequence[str]) -> None:
-    """Raise `ConfigError` where a run was not trained as it would be now."""
-    then, now = run.experiment().as_data(), experiment(config_data(config, overrides)[0]).as_data()
-    different = [key for key, value in now.items() if then[key] != value]
-    if different:
-        keys = [f"{key}.{name}" for key in different if isinstance(now[key], dict) for name in now[key]]
-        keys = [key for key in keys if _at(then, key) != _at(now, key)] or different
-        raise ConfigError(
-            f"{run.folder} was trained with {keys[0]} = {_at(then, keys[0])!r}, wanted {_at(now, keys[0])!r}: "
-            "give another --runs, or remove it"
-        )
-
-
-def _at(data: dict[str, Any], key: str) -> Any:
-    group, _, name = key.partition(".")
-    return data[group].get(name) if name else data[group]
-
-
-def _afterwards(root: Path, seeds: int) -> list[Trained]:
-    """The continuous teams, quantised without training."""
-    found = []
-    for label, overrides in AFTERWARDS.items():
-        for seed in range(seeds):
-            run = Run(_summaries(root, "continuous", seed)[-1].parent)
-            file = run.summary_file(overrides)
-            if not file.is_file():
-                _run("evaluate", str(run.folder), *overrides)
-            found.append(read(file, label, seed))
+    summaries = train(config, {label: CHANNELS[label] for label in labels}, range(seeds), root, jobs, watch)
+    found = [read(file, label, seed) for (label, seed), file in summaries.items()]
+    for label, overrides in AFTERWARDS.items() if "continuous" in labels else ():
+        runs = [(seed, Run(summaries["continuous", seed].parent)) for seed in range(seeds)]
+        found += [read(evaluated(run, overrides), label, seed) for seed, run in runs]
     return found
-
-
-def _run(*arguments: str, root: Path | None = None) -> None:
-    runs = [] if root is None else ["--runs", str(root)]
-    command = [sys.executable, "-m", "marlcomm.cli", *arguments, *runs]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise ConfigError(f"{' '.join(command[3:])} failed:\n{done.stderr.strip()[-2000:]}")
-
-
-def _name(label: str, seed: int) -> str:
-    return f"{''.join(c if c.isalnum() else '_' for c in label)}-{seed}"
-
-
-def _summaries(root: Path, label: str, seed: int) -> list[Path]:
-    """The evaluations of a team, oldest first."""
-    return sorted((root / _name(label, seed)).glob("*/summary.json"))
 
 
 def read(file: Path, label: str, seed: int) -> Trained:

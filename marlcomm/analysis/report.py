@@ -43,9 +43,12 @@ def summary_table(summary: dict[str, Any]) -> Table:
         )
     _add(table, "[bold]sampled actions[/bold]", summary, "evaluation", bits)
     _add(table, "greedy actions", summary, "greedy", bits)
+    if "shuffled/success" in summary:
+        _add(table, "hearing other episodes", summary, "shuffled", bits)
     if "ceiling" in summary:
         _add(table, f"ceiling: {_words(summary['ceiling'])}", summary, "ceiling", bits)
     notes = [f"trained on {summary['env_steps']:,} env steps in {_minutes(summary['training_seconds'])}"]
+    notes += [f"no evidence yet: {reason}" for reason in summary["no_evidence"]]
     notes.append(f"evaluated in {_minutes(summary['evaluation_seconds'])}")
     notes += _diagnostics(summary)
     own = summary.get("evaluation/env_message_bits_per_agent_step")

@@ -141,6 +141,30 @@ class Overheard:
     replaced: Tensor
 
 
+@dataclass(frozen=True)
+class Shuffled:
+    """Everybody hears each sender of another world: messages as they are, that say nothing of one's own world.
+
+    Attributes:
+        places: [B, N], draws that put the worlds in a row for each sender; each world hears the next one.
+        among: [B] bool, worlds whose messages are heard.
+    """
+
+    places: Tensor
+    among: Tensor
+
+    def received(self, received: Tensor, spoke: Tensor) -> Tensor:
+        """What is heard, [B, N, D], of what was received of each sender, who `spoke` [B, N]."""
+        speaks = spoke & self.among.unsqueeze(-1)
+        row = (self.places + ~speaks).argsort(0)  # draws are below 1, so speakers come first
+        following = (row.argsort(0) + 1) % speaks.sum(0).clamp(min=1)
+        return received.gather(0, row.gather(0, following).unsqueeze(-1).expand_as(received))
+
+
+# What agents may hear in place of what is said to them.
+Instead = Overheard | Shuffled
+
+
 class TeamPolicy(nn.Module, ABC):
     """One network shared by all agents of a team, talking through one channel.
 
@@ -293,13 +317,13 @@ class TeamPolicy(nn.Module, ABC):
         return memory
 
     def step(
-        self, moment: Moment, memory: Memory, overheard: Overheard | Sequence[Overheard] | None = None
+        self, moment: Moment, memory: Memory, instead: Instead | Sequence[Instead] | None = None
     ) -> tuple[Decision, Memory]:
-        """One step of B worlds: all tensors [B, N, ...]; what was overheard is given for each round of talk."""
-        if isinstance(overheard, Overheard):
-            overheard = (overheard,)
+        """One step of B worlds: all tensors [B, N, ...]; what is heard instead is given for each round of talk."""
+        if isinstance(instead, Instead):
+            instead = (instead,) * self.rounds
         features = self.see(self._inputs(moment.observations))
-        states, memory, talk = self._live(features, moment, memory, overheard)
+        states, memory, talk = self._live(features, moment, memory, instead)
         return Decision(*self._decide(states, self._candidates(moment.observations)), talk, self.distribution), memory
 
     def entitled(self, alive: Tensor) -> Tensor:
@@ -358,7 +382,7 @@ class TeamPolicy(nn.Module, ABC):
         return logits, gate_logits, values
 
     def _live(
-        self, features: Tensor, moment: Moment, memory: Memory, overheard: Sequence[Overheard] | None = None
+        self, features: Tensor, moment: Moment, memory: Memory, instead: Sequence[Instead] | None = None
     ) -> tuple[Tensor, Memory, Talk]:
         """Speak and hear, round after round: states [B, N, H], new memory, and what was said."""
         if not self.spec.keeps_memory:
@@ -366,11 +390,11 @@ class TeamPolicy(nn.Module, ABC):
             memory = {name: value * keeps for name, value in memory.items()}
         before = None
         for index in range(self.rounds - 1):
-            words = None if overheard is None else overheard[index]
+            words = None if instead is None else instead[index]
             talk, received, audible = self._talk(features, moment, memory, index, words)
             memory = self.consider(features, memory, received, audible, moment.alive)
             before = replace(talk, before=before)
-        words = None if overheard is None else overheard[-1]
+        words = None if instead is None else instead[-1]
         talk, received, audible = self._talk(features, moment, memory, self.rounds - 1, words)
         talk = replace(talk, before=before)
         if self.bottleneck is None:
@@ -384,21 +408,23 @@ class TeamPolicy(nn.Module, ABC):
         return states, memory, replace(talk, readout=readout)
 
     def _talk(
-        self, features: Tensor, moment: Moment, memory: Memory, index: int, overheard: Overheard | None
+        self, features: Tensor, moment: Moment, memory: Memory, index: int, instead: Instead | None
     ) -> tuple[Talk, Tensor, Tensor]:
         """One round: what was said, the vectors received of each sender [B, N, D], and who hears whom [B, N, N]."""
         draws = None if moment.noise is None else moment.noise.unflatten(-1, (self.rounds, -1))[..., index, :]
         messages = self.say(features, memory)
         sent = self.channel.transmit(messages, draws)
         symbols, received = sent.symbols, sent.received
-        if overheard is not None:
-            symbols = torch.where(overheard.replaced.unsqueeze(-1), overheard.symbols, symbols)
+        if isinstance(instead, Overheard):
+            symbols = torch.where(instead.replaced.unsqueeze(-1), instead.symbols, symbols)
             received = self.channel.decode(symbols, draws).to(received.dtype)
         spoke = self.entitled(moment.alive)
         if moment.gates is not None:
             spoke = spoke & moment.gates
         if not self.channel.carries:
             spoke = torch.zeros_like(spoke)
+        if isinstance(instead, Shuffled):
+            received = instead.received(received, spoke)
         audible = self.audible(spoke)
         if self.bottleneck is not None:
             return Talk(symbols, spoke), received, audible

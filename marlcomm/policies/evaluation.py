@@ -22,6 +22,7 @@ from marlcomm.wire.packets import HEADER_BYTES, MessageCode, read_packets, write
 _WORLDS_AT_ONCE = 1000
 _NUMBERS_AT_ONCE = 2**24  # of the widest column of a rollout
 _BITS_AT_ONCE = 2**22  # the coders spend several bytes on each bit
+_FLOAT_BITS = 32
 _BITS_A_SYMBOL = 32  # hardly any code writes more
 
 
@@ -93,6 +94,9 @@ def evaluate(
     figures = statistics.with_errors() | meter.report(counts)
     if code is not None:
         figures |= coded.report(seed)
+        if figures["coded_bits_per_agent_step"]:
+            uncoded = _FLOAT_BITS * policy.settings.message_width * policy.rounds
+            figures["compression_ratio"] = uncoded / figures["coded_bits_per_agent_step"]
     if diagnostics is not None:
         figures |= diagnostics.report()
     figures["wire_bytes_per_episode"] = wire_bytes / episodes
@@ -101,6 +105,21 @@ def evaluate(
         if paper_bits:
             figures["paper_bits_per_message"] = float(np.concatenate(paper_bits).mean())
     return figures
+
+
+def evaluate_shuffled(
+    env: TeamEnv, policy: TeamPolicy, seed: int, episodes: int, *, stream: str = "evaluation"
+) -> dict[str, float]:
+    """The same worlds, sampled actions, and messages that come from another episode: what talk is worth without sense.
+
+    Whoever is as good as with its own messages has not learned to listen.
+    """
+    player, statistics = Player(env, policy, seed, stream), Episodes()
+    for worlds in _chunks(env, episodes, env.spec.horizon * policy.rounds * env.spec.observation_size):
+        with policy.channel.evaluation():
+            rollout = player.play(worlds, torch.zeros_like(worlds), shuffled=True)
+        statistics.add(rollout.rewards, rollout.lengths, rollout.info)
+    return statistics.with_errors()
 
 
 def evaluate_script(
@@ -118,7 +137,9 @@ def evaluate_script(
 def _chunks(env: TeamEnv, episodes: int, numbers_per_agent: int) -> tuple[Tensor, ...]:
     """The worlds of an evaluation, few enough at a time for the memory."""
     worlds = min(max(_NUMBERS_AT_ONCE // (env.spec.num_agents * numbers_per_agent), 1), _WORLDS_AT_ONCE)
-    return torch.split(torch.arange(episodes, device=env.device), min(worlds, env.worlds_at_once or worlds))
+    parts = -(-episodes // min(worlds, env.worlds_at_once or worlds))
+    # Of nearly the same size, so that none is too small for messages to be shuffled.
+    return torch.tensor_split(torch.arange(episodes, device=env.device), parts)
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,10 @@ from marlcomm.channels.base import Channel
 from marlcomm.envs.base import TeamEnv, TeamStep
 from marlcomm.policies.base import (
     Decision,
+    Instead,
     Moment,
     Overheard,
+    Shuffled,
     Talk,
     TeamPolicy,
     each_talk,
@@ -167,19 +169,30 @@ class Player:
         return parts
 
     @torch.no_grad()
-    def play(self, worlds: Tensor, episodes: Tensor, greedy: bool = False, heard: Talk | None = None) -> Rollout:
-        """One episode of every world; what agents say is replaced by what is `heard`, [B, T, N, ...], if given."""
+    def play(
+        self,
+        worlds: Tensor,
+        episodes: Tensor,
+        greedy: bool = False,
+        heard: Talk | None = None,
+        shuffled: bool = False,
+    ) -> Rollout:
+        """One episode of every world; what agents say is replaced by what is `heard`, [B, T, N, ...], if given.
+
+        With `shuffled`, everybody hears what is said in another one of the worlds that are played at the same time.
+        """
         rollouts, start = [], 0
         for some in self.turns(worlds):
             part = slice(start, start + len(some))
             words = None if heard is None else Talk(heard.symbols[part], heard.spoke[part])
-            rollouts.append(self._play(some, episodes[part], greedy, words))
+            rollouts.append(self._play(some, episodes[part], greedy, words, shuffled))
             start += len(some)
         return join_rollouts(rollouts)
 
-    def _play(self, worlds: Tensor, episodes: Tensor, greedy: bool, heard: Talk | None) -> Rollout:
+    def _play(self, worlds: Tensor, episodes: Tensor, greedy: bool, heard: Talk | None, shuffled: bool) -> Rollout:
         env, spec = self.env, self.env.spec
         draws = self._draws(worlds, episodes)
+        places = self._places(worlds, episodes) if shuffled else None
         seconds = {"world": 0.0, "policy": 0.0}
         memory = self.policy.begin(len(worlds))
         record: dict[str, list[Tensor]] = {}
@@ -201,8 +214,10 @@ class Player:
                 gates,
                 None if draws.channel is None else draws.channel[:, time],
             )
-            overheard = None if heard is None else self._words(heard, time)
-            decision, memory = self.policy.step(moment, memory, overheard)
+            instead: Instead | list[Overheard] | None = None if heard is None else self._words(heard, time)
+            if places is not None:
+                instead = Shuffled(places, episode.running)
+            decision, memory = self.policy.step(moment, memory, instead)
             actions, choices = self._choose(decision, draws, time, greedy)
             talks.append(decision.talk)
             _append(record, observations=now.observations, alive=now.alive, spawned=now.spawned)
@@ -242,6 +257,11 @@ class Player:
         """What is heard in each round of a step instead of what would be said."""
         talks = range(time * self.policy.rounds, (time + 1) * self.policy.rounds)
         return [Overheard(heard.symbols[:, talk], heard.spoke[:, talk]) for talk in talks]
+
+    def _places(self, worlds: Tensor, episodes: Tensor) -> Tensor:
+        """Draws [B, N] that say from which world each sender's messages come, where they are shuffled."""
+        keys = noise.world_keys(self.seed, f"{self.stream}/shuffle", worlds, episodes)
+        return noise.uniform(keys, self.env.spec.num_agents)
 
     def _draws(self, worlds: Tensor, episodes: Tensor) -> _Draws:
         steps, agents = self.env.spec.horizon, self.env.spec.num_agents

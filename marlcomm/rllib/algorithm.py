@@ -27,7 +27,7 @@ from marlcomm.rllib.compat import (
     ray,
     trial_folder,
 )
-from marlcomm.rllib.learner import TrainingError
+from marlcomm.rllib.learner import CORE_SECONDS, TrainingError
 from marlcomm.rllib.rows import join
 from marlcomm.rllib.runner import Sample, TeamEnvRunner
 from marlcomm.rllib.stopwatch import Stopwatch
@@ -57,7 +57,7 @@ class TeamAlgorithm(Algorithm):
     def setup(self, config: Any) -> None:
         self.round = 0
         self.env_steps = 0
-        self.seconds = 0.0
+        self.seconds = self.core_seconds = 0.0
         self.last_checkpoint: Path | None = None
         _refuse_too_few_resources(self.config)
         super().setup(config)
@@ -82,6 +82,9 @@ class TeamAlgorithm(Algorithm):
         watch.lap("sync")
         self.round += 1
         self.seconds += watch.total
+        self.core_seconds += watch.core_seconds
+        if self.config.num_env_runners:
+            self.core_seconds += sum(sample.core_seconds for sample in samples)
         self._figures = {
             **_episode_figures(samples),
             **{f"bandwidth/{name}": value for name, value in self._bits(samples).items()},
@@ -89,6 +92,7 @@ class TeamAlgorithm(Algorithm):
             **_time_shares(samples, watch),
             "time/env_steps_per_second": env_steps / watch.total,
             "time/training_seconds": self.seconds,
+            "time/core_seconds": self.core_seconds,
         }
         self._report(env_steps)
 
@@ -106,7 +110,10 @@ class TeamAlgorithm(Algorithm):
             minibatch_size=minibatch_size,
         )
         self.metrics.aggregate(results, key=LEARNER_RESULTS)
-        return [result[DEFAULT_MODULE_ID] for result in results]
+        figures = [result[DEFAULT_MODULE_ID] for result in results]
+        if self.config.num_learners:
+            self.core_seconds += sum(float(one[CORE_SECONDS].peek()) for one in figures)
+        return figures
 
     @property
     def _how_to_play(self) -> dict[str, Any]:
@@ -202,7 +209,12 @@ class TeamAlgorithm(Algorithm):
 
     def counters(self) -> dict[str, Any]:
         """All state of the training outside weights and optimisers."""
-        return {"round": self.round, "env_steps": self.env_steps, "seconds": self.seconds}
+        return {
+            "round": self.round,
+            "env_steps": self.env_steps,
+            "seconds": self.seconds,
+            "core_seconds": self.core_seconds,
+        }
 
     def parts(self, last: Path | None) -> dict[str, Any]:
         """What else a checkpoint holds, by name; `last` is the one before, which may hold some of it already."""

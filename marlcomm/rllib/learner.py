@@ -14,8 +14,10 @@ from marlcomm.objectives.base import sent_messages
 from marlcomm.policies.base import Talk
 from marlcomm.rllib.compat import DEFAULT_MODULE_ID, NUM_ENV_STEPS_SAMPLED_LIFETIME, TorchLearner, set_log_level
 from marlcomm.rllib.module import TeamRLModule
+from marlcomm.rllib.stopwatch import Stopwatch
 
 NON_FINITE_LIMIT = 10
+CORE_SECONDS = "core_seconds"  # processor time of the learner's process in an update
 
 
 class TrainingError(RuntimeError):
@@ -59,6 +61,7 @@ class TeamLearner(TorchLearner):
         set_log_level(kwargs["config"].log_level)
         super().__init__(**kwargs)
         self._env_steps = 0
+        self._watch = Stopwatch()
         self._said: list[Tensor] = []
         self._non_finite = 0
 
@@ -90,8 +93,13 @@ class TeamLearner(TorchLearner):
         return cast(TeamRLModule, module.unwrapped())
 
     def before_gradient_based_update(self, *, timesteps: dict[str, Any]) -> None:
+        self._watch = Stopwatch()
         super().before_gradient_based_update(timesteps=timesteps)
         self._env_steps = int(timesteps[NUM_ENV_STEPS_SAMPLED_LIFETIME])
+
+    def after_gradient_based_update(self, *, timesteps: dict[str, Any]) -> None:
+        super().after_gradient_based_update(timesteps=timesteps)
+        self.metrics.log_value((DEFAULT_MODULE_ID, CORE_SECONDS), self._watch.core_seconds, reduce="sum")
 
     def _advance_channel(self) -> None:
         """Let the channel absorb what was said since the last time, and advance its schedules."""

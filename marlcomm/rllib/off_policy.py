@@ -59,8 +59,8 @@ class OffPolicyLearner(TeamLearner):
         self._networks().follow(self.config.tau)
 
     def after_gradient_based_update(self, *, timesteps: dict[str, Any]) -> None:
-        super().after_gradient_based_update(timesteps=timesteps)
         self._advance_channel()
+        super().after_gradient_based_update(timesteps=timesteps)
 
 
 class OffPolicyAlgorithm(TeamAlgorithm):

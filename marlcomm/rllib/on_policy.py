@@ -90,9 +90,9 @@ class OnPolicyLearner(TeamLearner):
             self._team_module().learn_units(*timesteps[VALUE_TARGETS])
 
     def after_gradient_based_update(self, *, timesteps: dict[str, Any]) -> None:
-        super().after_gradient_based_update(timesteps=timesteps)
         if timesteps[LAST_EPOCH]:
             self._advance_channel()
+        super().after_gradient_based_update(timesteps=timesteps)
 
     def compute_loss_for_module(self, *, module_id: str, config: Any, batch: Any, fwd_out: Any) -> Tensor:
         decision: Decision = fwd_out[DECISION]

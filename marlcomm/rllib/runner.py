@@ -22,6 +22,7 @@ from marlcomm.rllib.compat import (
     set_log_level,
 )
 from marlcomm.rllib.module import TeamRLModule, spaces
+from marlcomm.rllib.stopwatch import Stopwatch
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Sample:
         counts: of what was said.
         means: of the episodes' statistics.
         seconds: wall time by part.
+        core_seconds: processor time of the runner's process.
     """
 
     batch: dict[str, np.ndarray]
@@ -41,6 +43,7 @@ class Sample:
     counts: TalkCounts
     means: dict[str, float]
     seconds: dict[str, float]
+    core_seconds: float
 
 
 class TeamEnvRunner(EnvRunner, Checkpointable):
@@ -72,6 +75,7 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
 
     def sample(self, *, round: int, exploration: float = 0.0, **kwargs: Any) -> Sample:  # noqa: A002 (the design's word)
         """One episode of each of this runner's worlds, the `round`-th, with exploration as `Player` has it."""
+        watch = Stopwatch()
         worlds = self._first_world() + torch.arange(self.config.num_envs_per_env_runner)
         self.module.eval()
         player = Player(self.env, self.module.policy, self.config.seed, exploration=exploration)
@@ -85,6 +89,7 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
             counts=self.meter.count(rollout),
             means=statistics.means(),
             seconds=rollout.seconds,
+            core_seconds=watch.core_seconds,
         )
 
     def try_sample(self, **how: Any) -> Sample | str:

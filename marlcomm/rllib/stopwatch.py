@@ -6,7 +6,7 @@ import time
 
 
 class Stopwatch:
-    """Wall time since the start, cut into named laps.
+    """Wall time since the start, cut into named laps, and the processor time that this process used meanwhile.
 
     Attributes:
         laps: name -> seconds.
@@ -15,6 +15,7 @@ class Stopwatch:
     def __init__(self) -> None:
         self.laps: dict[str, float] = {}
         self._last = time.perf_counter()
+        self._processor = time.process_time()
 
     def lap(self, name: str) -> None:
         """End a lap, and begin the next."""
@@ -25,3 +26,8 @@ class Stopwatch:
     @property
     def total(self) -> float:
         return sum(self.laps.values())
+
+    @property
+    def core_seconds(self) -> float:
+        """Processor time of all threads of this process since the start."""
+        return time.process_time() - self._processor

@@ -22,7 +22,7 @@ from marlcomm.envs.lewis_game.rounds import Rounds, build_rounds
 from marlcomm.envs.lewis_game.settings import Game, LewisGameSettings
 
 SENDER, RECEIVER = 0, 1
-HELD_OUT = ("validation", "evaluation", "card")  # streams that play rounds for validation
+HELD_OUT = ("validation", "tuning", "evaluation", "card")  # streams that play rounds for validation
 
 
 class LewisGame(TeamEnv):

@@ -1,0 +1,117 @@
+"""What makes numbers evidence: how they were got, how they compare over paired seeds, and when few bits count."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+FEWEST_EPISODES = 2000
+FEWEST_PAIRS = 5
+CLOSE = 0.02  # to `continuous`: 2 points of success, or 2 % of the way from floor to ceiling
+_CONFIDENCE = 0.95
+
+
+def shortcomings(summary: Mapping[str, Any]) -> list[str]:
+    """Why an evaluation is no evidence, in sentences; none where it is. See `evaluate_run` for the keys."""
+    found = []
+    if summary["episodes"] < FEWEST_EPISODES:
+        found.append(f"{summary['episodes']:,} episodes, and evidence takes {FEWEST_EPISODES:,}")
+    if summary["stream"] != "evaluation":
+        found.append(f"played on the stream {summary['stream']!r}, on which settings are chosen")
+    if summary["trained"] < 1:
+        found.append(f"only {summary['trained']:.0%} of its training is over")
+    return found
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean over seeds, and the ends of its 95 % interval (by bootstrap; None of a single seed)."""
+
+    mean: float
+    low: float | None = None
+    high: float | None = None
+
+
+def interval(values: Sequence[float]) -> Interval:
+    """The mean of seeds' figures; where all are equal, the interval has no width."""
+    mean = float(np.mean(values))
+    if len(values) < 2:
+        return Interval(mean)
+    if max(values) == min(values):
+        return Interval(mean, mean, mean)
+    ends = stats.bootstrap(
+        (np.asarray(values),), np.mean, confidence_level=_CONFIDENCE, method="BCa", rng=np.random.default_rng(0)
+    ).confidence_interval
+    return Interval(mean, float(ends.low), float(ends.high))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The difference of two teams' figures, seed by seed.
+
+    Attributes:
+        difference: first minus second.
+        pairs: seeds that both were trained with.
+    """
+
+    difference: Interval
+    pairs: int
+
+    @property
+    def claim(self) -> str | None:
+        """``higher`` or ``lower``, where that may be said of the first one: enough pairs, and an interval without 0."""
+        low, high = self.difference.low, self.difference.high
+        if self.pairs < FEWEST_PAIRS or low is None or high is None or low <= 0 <= high:
+            return None
+        return "higher" if low > 0 else "lower"
+
+
+def compare(first: Mapping[int, float], second: Mapping[int, float]) -> Comparison | None:
+    """Two teams' figures by seed; None where no seed is common to them."""
+    common = sorted(first.keys() & second.keys())
+    if not common:
+        return None
+    return Comparison(interval([first[seed] - second[seed] for seed in common]), len(common))
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What a figure is judged by.
+
+    Attributes:
+        metric: ``success``, ``return`` or ``length``, of which less is better.
+        floor, ceiling: the references' figures.
+    """
+
+    metric: str
+    floor: float
+    ceiling: float
+
+    @property
+    def margin(self) -> float:
+        """How much worse than `continuous` a team may be whose few bits count."""
+        way = CLOSE * abs(self.ceiling - self.floor)
+        return max(CLOSE, way) if self.metric == "success" else way
+
+    def worse(self, value: float, than: float) -> float:
+        """How much worse a value is than another."""
+        return value - than if self.metric == "length" else than - value
+
+
+def few_bits_count(value: float, continuous: float | None, bits: float, most_bits: float, scale: Scale) -> list[str]:
+    """Why a team with a bounded channel does not count, in sentences; none where it does.
+
+    It must be as good as `continuous` is under the same recipe, and its coded bits per living agent's step few.
+    """
+    found = []
+    if continuous is None:
+        found.append("there is no continuous team to compare with")
+    elif scale.worse(value, continuous) > scale.margin:
+        found.append(f"{scale.worse(value, continuous):.3g} worse than continuous, {scale.margin:.3g} is allowed")
+    if bits > most_bits:
+        found.append(f"{bits:.1f} bits, {most_bits:g} are allowed")
+    return found

@@ -1,0 +1,166 @@
+"""The page of results: every study's rows in Markdown, and a picture, made of the committed files alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from marlcomm.analysis.evidence import Interval
+from marlcomm.analysis.findings import Row, rows, scale
+from marlcomm.analysis.study import CONTINUOUS, SILENT, Study
+
+_HEAD = """# Results
+
+Made by `{command}` from the files in `{results}/`, which hold everything that an evaluation found, and the command,
+versions, machine, env steps and processor time of its training. Every figure is of a run's last checkpoint, on 2,000
+episodes of the stream `evaluation`, which no training and no choice of settings has seen. Actions are sampled; *greedy*
+takes the likeliest. *Shuffled* lets everybody hear what is said in another episode: a team that talks loses by it.
+Intervals are of the mean over seeds, 95 %, by bootstrap. Bits are coded ones for each living agent's step
+([bits](bits.md)); *times fewer* compares with float32 numbers. Few bits *count* where a team is as good as `continuous`
+under the same recipe (within 2 points, or 2 % of the way from floor to ceiling) and its bits are few enough not to
+spell out where everybody is. Differences are claimed from five paired seeds on, if the interval excludes 0.
+"""
+
+
+def write_page(studies: Sequence[Study], file: Path, command: str) -> None:
+    """Write the page of all studies, and a picture of each beside it."""
+    from marlcomm.analysis.pictures import draw_study
+
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(page(studies, command), encoding="utf-8")
+    for study in studies:
+        found = rows(study)
+        if found:
+            draw_study(study, found, scale(study, found[0].summaries), file.parent / _picture(study))
+
+
+def page(studies: Sequence[Study], command: str) -> str:
+    """All studies in Markdown; the command is what makes the page."""
+    head = _HEAD.format(command=command, results=studies[0].results.parent.name)
+    return "\n".join([head, *(section(study, rows(study)) for study in studies)])
+
+
+def _picture(study: Study) -> Path:
+    return Path("pictures") / f"results_{study.name}.png"
+
+
+def section(study: Study, found: Sequence[Row]) -> str:
+    """A study in Markdown."""
+    settings = study.settings
+    missing = [label for label in (*settings.teams, *settings.afterwards) if label not in {row.label for row in found}]
+    parts = [f"## {settings.title}", settings.about.strip()]
+    if found:
+        parts += [
+            f"![{settings.title}]({_picture(study)})",
+            _table(study, found),
+            *_asked(study, found),
+            *_claims(found),
+        ]
+        parts += [*_doubts(study, found), _provenance(found)]
+    if missing:
+        parts.append(f"Not run yet: {', '.join(missing)}.")
+    trials = study.trials()
+    if trials:
+        parts.append(_trials(trials))
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _table(study: Study, found: Sequence[Row]) -> str:
+    settings = study.settings
+    name = settings.metric if settings.share == 1 else f"{settings.metric} / {settings.share}"
+    columns = [f"{name}, mean", "by seed", "greedy", "shuffled", "bits / agent step", "times fewer", "counts"]
+    lines = [f"| team | {' | '.join(columns)} | env steps | core min |", "|---" * (len(columns) + 3) + "|"]
+    ends, summary = scale(study, found[0].summaries), found[0].summaries[0]
+    for label, value in ((summary["floor"], ends.floor), (summary["ceiling"], ends.ceiling)):
+        lines.append(f"| *{label.replace('_', ' ')}* | {_number(value)} | | | | | | | | |")
+    for row in found:
+        beside = (row.mean(f"{group}/{settings.metric}") for group in ("greedy", "shuffled"))
+        cells = [_interval(row.figure), " ".join(_number(value) for value in row.by_seed.values())]
+        cells += ["-" if value is None else _number(settings.shared(value)) for value in beside]
+        ratio = row.mean("evaluation/compression_ratio")
+        cells += [f"{row.bits.mean:.2f}", "-" if ratio is None else f"{ratio:.1f}", _counts(row)]
+        env_steps, core_minutes = row.cost
+        cells += [f"{env_steps / 1e6:.2f} M", f"{core_minutes:.1f}"]
+        lines.append(f"| {row.label} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _counts(row: Row) -> str:
+    if row.label in (CONTINUOUS, SILENT):
+        return ""
+    return "; ".join(row.reasons) if row.reasons else "yes"
+
+
+def _asked(study: Study, found: Sequence[Row]) -> list[str]:
+    """What was to be reached, and whether it was."""
+    settings, sentences = study.settings, []
+    less = settings.metric == "length"
+    for row in found:
+        wanted = [
+            f"{what} {'at most' if less else 'at least'} {asked[row.label]:g}"
+            for what, asked in (("mean", settings.reach), ("every seed", settings.worst))
+            if row.label in asked
+        ]
+        if wanted:
+            seeds = f" ({len(row.by_seed)} of {len(settings.seeds)} seeds yet)"
+            verdict = "reached" if row.reached else "not reached"
+            sentences.append(
+                f"{row.label}: {' and '.join(wanted)}: **{verdict}**"
+                f"{seeds if len(row.by_seed) < len(settings.seeds) else ''}"
+            )
+    return ["\n".join(f"- {sentence}" for sentence in sentences)] if sentences else []
+
+
+def _claims(found: Sequence[Row]) -> list[str]:
+    lines = ["| difference | mean | pairs | claim |", "|---|---|---|---|"]
+    for row in found:
+        for other, comparison in row.against.items():
+            claim = comparison.claim or "none"
+            lines.append(
+                f"| {row.label} - {other} | {_interval(comparison.difference)} | {comparison.pairs} | {claim} |"
+            )
+    return ["\n".join(lines)] if len(lines) > 2 else []
+
+
+def _doubts(study: Study, found: Sequence[Row]) -> list[str]:
+    """Why some of it is no evidence."""
+    doubts = {
+        f"{row.label}, seed {summary['seed']}: {reason}"
+        for row in found
+        for summary in row.summaries
+        for reason in summary["no_evidence"]
+    }
+    return ["\n".join(f"- no evidence: {doubt}" for doubt in sorted(doubts))] if doubts else []
+
+
+def _provenance(found: Sequence[Row]) -> str:
+    lines = [summary["command"] for row in found for summary in row.summaries]
+    commands = "\n".join(dict.fromkeys(lines))
+    machines = dict.fromkeys(
+        f"{summary['machine']['processor']}, {summary['machine']['cores']} cores"
+        for row in found
+        for summary in row.summaries
+    )
+    versions = found[0].summaries[0]["versions"]
+    kept = ", ".join(f"{name} {versions[name]}" for name in ("python", "torch", "ray") if name in versions)
+    return f"<details><summary>Commands ({'; '.join(machines)}; {kept})</summary>\n\n```\n{commands}\n```\n\n</details>"
+
+
+def _trials(trials: Sequence[Mapping[str, Any]]) -> str:
+    lines = ["Tried before, on the stream `tuning`:", "", "| team | settings | by seed | chosen |", "|---|---|---|---|"]
+    for trial in trials:
+        by_seed = " ".join(f"{seed}: {_number(value)}" for seed, value in trial["by_seed"].items())
+        chosen = "yes" if trial["chosen"] else ""
+        lines.append(f"| {trial['team']} | `{' '.join(trial['changes'])}` | {by_seed} | {chosen} |")
+    return "\n".join(lines)
+
+
+def _interval(figure: Interval) -> str:
+    if figure.low is None or figure.high is None:
+        return _number(figure.mean)
+    return f"{_number(figure.mean)} [{_number(figure.low)}, {_number(figure.high)}]"
+
+
+def _number(value: float) -> str:
+    return f"{value:.3f}" if abs(value) < 1.5 else f"{value:.2f}"

@@ -1,0 +1,223 @@
+"""Studies: which teams to train on a world and with which seeds, what they are to reach, and what they did reach.
+
+A study is a YAML file. Its result files are the summaries of its teams, one for each seed, and what was tried before.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import Field, field_validator, model_validator
+
+from marlcomm.analysis.trainings import Watch, evaluated, train
+from marlcomm.registry import ConfigError, Settings, nearest, validate
+from marlcomm.runs import Run
+
+CONTINUOUS, SILENT = "continuous", "silent"  # the teams that others stand beside
+_TUNING = "tuning"
+_TRIALS = "trials.json"
+
+
+class Afterwards(Settings):
+    """Teams that are trained already, evaluated under changes."""
+
+    of: str = Field(description="whose teams")
+    changes: tuple[str, ...] = Field(description="channel.KEY=VALUE or env.KEY=VALUE, as for marlcomm evaluate")
+
+
+class StudySettings(Settings):
+    """What is trained, and what it is judged by."""
+
+    title: str = Field(description="of its section on the page of results")
+    about: str = Field("", description="what a reader should know, in Markdown")
+    config: Path = Field(description="config of all teams, relative to the study's file")
+    changes: tuple[str, ...] = Field((), description="KEY=VALUE of all teams")
+    seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1, description="seeds of training and evaluation")
+    metric: Literal["success", "return", "length"] = Field(
+        "success", description="the headline; of length, less is better"
+    )
+    share: int = Field(1, ge=1, description="what returns are divided by: agents, where they are told for each agent")
+    most_bits: float = Field(gt=0, description="coded bits per agent step that a bounded channel may use")
+    teams: dict[str, tuple[str, ...]] = Field(
+        min_length=1, description="label -> KEY=VALUE; those called continuous and silent are what others stand beside"
+    )
+    afterwards: dict[str, Afterwards] = Field({}, description="label -> teams that are evaluated under changes")
+    reach: dict[str, float] = Field({}, description="label -> what the mean over seeds is to reach")
+    worst: dict[str, float] = Field({}, description="label -> what every seed is to reach")
+    tuning_seeds: tuple[int, ...] = Field((1000,), min_length=1, description="seeds that settings are chosen on")
+    trials: dict[str, tuple[tuple[str, ...], ...]] = Field(
+        {}, description="label -> lists of KEY=VALUE to choose from, equally many for all"
+    )
+
+    @field_validator("trials")
+    @classmethod
+    def _equally_many(cls, trials: dict[str, Any]) -> dict[str, Any]:
+        counts = {label: len(tried) for label, tried in trials.items()}
+        if len(set(counts.values())) > 1:
+            raise ValueError(f"equally many trials for each team, these are {counts}")
+        return trials
+
+    @model_validator(mode="after")
+    def _labels_and_seeds(self) -> StudySettings:
+        labels = [*self.teams, *self.afterwards]
+        for key, named, known in (
+            ("reach", self.reach, labels),
+            ("worst", self.worst, labels),
+            ("trials", self.trials, self.teams),
+            ("afterwards", [one.of for one in self.afterwards.values()], self.teams),
+        ):
+            for label in named:
+                if label not in known:
+                    raise ValueError(f"{key}: no team {label!r}; {nearest(label, known)}")
+        both = set(self.seeds) & set(self.tuning_seeds)
+        if both:
+            raise ValueError(f"tuning_seeds: {sorted(both)} are seeds of results too; choose others")
+        return self
+
+    def shared(self, value: float) -> float:
+        """A headline figure as it is told: of returns, each agent's share."""
+        return value / self.share if self.metric == "return" else value
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study and where it lies.
+
+    Attributes:
+        name: of its file.
+        settings: what is in it.
+        config: the config of its teams.
+        results: folder of its result files.
+    """
+
+    name: str
+    settings: StudySettings
+    config: Path
+    results: Path
+
+    @staticmethod
+    def read(file: Path, results: Path) -> Study:
+        """A study from its file, whose results lie in a folder of its name below `results`."""
+        try:
+            data = OmegaConf.to_container(OmegaConf.load(file), resolve=True)
+        except (OmegaConfBaseException, ValueError, OSError) as error:
+            raise ConfigError(f"study: cannot read {str(file)!r}: {error}") from None
+        if not isinstance(data, dict):
+            raise ConfigError(f"study: {str(file)!r} must hold keys and values")
+        settings = cast(StudySettings, validate(StudySettings, cast(dict[str, Any], data), file.stem))
+        config = file.parent / settings.config
+        if not config.is_file():
+            raise ConfigError(f"{file.stem}.config: no file {str(config)!r}")
+        return Study(file.stem, settings, config, results / file.stem)
+
+    def chosen(self) -> dict[str, tuple[str, ...]]:
+        """What is trained: the settings of all and of each team, and after them those that were chosen for it."""
+        found = {trial["team"]: trial for trial in self.trials() if trial["chosen"]}
+        missing = self.settings.trials.keys() - found.keys()
+        if missing:
+            raise ConfigError(
+                f"{self.name}.trials: settings of {', '.join(sorted(missing))} have not been chosen yet: "
+                "marlcomm study tune does it"
+            )
+        return {
+            label: (*self.settings.changes, *changes, *(found[label]["changes"] if label in found else ()))
+            for label, changes in self.settings.teams.items()
+        }
+
+    def trials(self) -> list[dict[str, Any]]:
+        """What was tried before: a team, changes, the figure on each tuning seed, and whether it was chosen."""
+        file = self.results / _TRIALS
+        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
+
+    def evaluations(self) -> dict[str, list[dict[str, Any]]]:
+        """The result files there are: label -> summaries by seed, in the order of the study."""
+        found = {}
+        for label in (*self.settings.teams, *self.settings.afterwards):
+            files = [self._file(label, seed) for seed in self.settings.seeds]
+            own = [json.loads(file.read_text(encoding="utf-8")) for file in files if file.is_file()]
+            if own:
+                found[label] = own
+        return found
+
+    def keep(self, label: str, seed: int, summary: Path) -> None:
+        """Store a summary as a result file."""
+        self.results.mkdir(parents=True, exist_ok=True)
+        data = json.loads(summary.read_text(encoding="utf-8"))
+        data["command"] = data["command"].partition(" --runs ")[0]
+        self._file(label, seed).write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+
+    def keep_trials(self, trials: Sequence[Mapping[str, Any]]) -> None:
+        """Store what was tried."""
+        self.results.mkdir(parents=True, exist_ok=True)
+        (self.results / _TRIALS).write_text(json.dumps(trials, indent=1) + "\n", encoding="utf-8")
+
+    def _file(self, label: str, seed: int) -> Path:
+        return self.results / f"{''.join(c if c.isalnum() else '_' for c in label)}-{seed}.json"
+
+
+def run(
+    study: Study,
+    root: Path,
+    jobs: int,
+    labels: Iterable[str] | None = None,
+    seeds: Sequence[int] | None = None,
+    watch: Watch = lambda what: None,
+) -> None:
+    """Train and evaluate what is missing below `root`, and store the result files; some of it, or all."""
+    teams = study.chosen()
+    labels = list(teams) if labels is None else list(labels)
+    for label in labels:
+        if label not in teams:
+            raise ConfigError(f"{study.name}: no team {label!r}; {nearest(label, teams)}")
+    seeds = study.settings.seeds if seeds is None else seeds
+    strange = sorted(set(seeds) - set(study.settings.seeds))
+    if strange:
+        raise ConfigError(f"{study.name}.seeds: got {strange[0]}, wanted one of {list(study.settings.seeds)}")
+    summaries = train(study.config, {label: teams[label] for label in labels}, seeds, root / study.name, jobs, watch)
+    for (label, seed), file in summaries.items():
+        study.keep(label, seed, file)
+    for label, afterwards in study.settings.afterwards.items():
+        for seed in seeds if afterwards.of in labels else ():
+            watch(f"{label}, seed {seed}")
+            study.keep(label, seed, evaluated(Run(summaries[afterwards.of, seed].parent), afterwards.changes))
+
+
+def tune(study: Study, root: Path, jobs: int, watch: Watch = lambda what: None) -> list[dict[str, Any]]:
+    """Try all trials on the tuning seeds and worlds, and choose the best of each team; stores and returns what was."""
+    settings = study.settings
+    tried = {
+        f"{label} {number}": (label, changes)
+        for label, trials in settings.trials.items()
+        for number, changes in enumerate(trials)
+    }
+    teams = {
+        name: (*settings.changes, *settings.teams[label], *changes, f"evaluation.stream={_TUNING}")
+        for name, (label, changes) in tried.items()
+    }
+    summaries = train(study.config, teams, settings.tuning_seeds, root / study.name / _TUNING, jobs, watch)
+    found: list[dict[str, Any]] = []
+    for name, (label, changes) in tried.items():
+        own = [
+            json.loads(summaries[name, seed].read_text(encoding="utf-8"))[f"evaluation/{settings.metric}"]
+            for seed in settings.tuning_seeds
+        ]
+        by_seed = dict(zip(map(str, settings.tuning_seeds), own, strict=True))
+        found.append({"team": label, "changes": list(changes), "metric": settings.metric, "by_seed": by_seed})
+    sign = -1 if settings.metric == "length" else 1
+    for label in settings.trials:
+        best = max(
+            (trial for trial in found if trial["team"] == label),
+            key=lambda trial: sign * float(np.mean(list(trial["by_seed"].values()))),
+        )
+        for trial in found:
+            if trial["team"] == label:
+                trial["chosen"] = trial is best
+    study.keep_trials(found)
+    return found

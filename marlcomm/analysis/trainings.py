@@ -1,0 +1,108 @@
+"""Many trainings of one config: each a ``marlcomm train`` in a process of its own, so what was stopped goes on."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from marlcomm.config import experiment
+from marlcomm.config import read as config_data
+from marlcomm.registry import ConfigError
+from marlcomm.runs import Run
+
+Watch = Callable[[str], None]
+_THREADS = ("resources.threads=1", "resources.num_cpus=1")
+
+
+def train(
+    config: Path,
+    teams: Mapping[str, Sequence[str]],
+    seeds: Sequence[int],
+    root: Path,
+    jobs: int,
+    watch: Watch = lambda what: None,
+) -> dict[tuple[str, int], Path]:
+    """Train a config under each label's overrides, but nothing that has been trained below `root` before.
+
+    A training that was stopped goes on from its last checkpoint. Returns the summary of each label and seed. Raises
+    `ConfigError` where a team of that name was trained otherwise, or, after all others, where a training fails.
+    """
+    wanted = [(label, seed) for seed in seeds for label in teams]
+    missing = []
+    for label, seed in wanted:
+        runs = _begun(root, label, seed)
+        if runs:
+            _check_same(runs[-1], config, _overrides(teams[label], label, seed))
+        if not _summaries(root, label, seed):
+            missing.append((label, seed))
+
+    def one(case: tuple[str, int]) -> None:
+        label, seed = case
+        watch(f"{label}, seed {seed}")
+        runs = _begun(root, label, seed)
+        if runs:
+            run("train", "--resume", str(runs[-1].folder))
+        else:
+            run("train", str(config), *_overrides(teams[label], label, seed), "--runs", str(root))
+
+    with ThreadPoolExecutor(jobs) as pool:
+        for _ in map(one, missing) if jobs == 1 else pool.map(one, missing):
+            pass
+    return {(label, seed): _summaries(root, label, seed)[-1] for label in teams for seed in seeds}
+
+
+def evaluated(trained: Run, changes: Sequence[str]) -> Path:
+    """The summary of a trained team under changes, which is evaluated if it was not before."""
+    file = trained.summary_file(changes)
+    if not file.is_file():
+        run("evaluate", str(trained.folder), *changes)
+    return file
+
+
+def run(*arguments: str) -> None:
+    """A marlcomm command in a process of its own; raises `ConfigError` with its last words if it fails."""
+    command = [sys.executable, "-m", "marlcomm.cli", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise ConfigError(f"{' '.join(command[3:])} failed:\n{(done.stderr or done.stdout).strip()[-2000:]}")
+
+
+def _overrides(changes: Sequence[str], label: str, seed: int) -> list[str]:
+    return [*changes, f"seed={seed}", f"name={_name(label, seed)}", *_THREADS]
+
+
+def _check_same(trained: Run, config: Path, overrides: Sequence[str]) -> None:
+    """Raise `ConfigError` where a run was not trained as it would be now."""
+    then, now = trained.experiment().as_data(), experiment(config_data(config, overrides)[0]).as_data()
+    different = [key for key, value in now.items() if then[key] != value]
+    if different:
+        keys = [f"{key}.{name}" for key in different if isinstance(now[key], dict) for name in now[key]]
+        keys = [key for key in keys if _at(then, key) != _at(now, key)] or different
+        raise ConfigError(
+            f"{trained.folder} was trained with {keys[0]} = {_at(then, keys[0])!r}, wanted {_at(now, keys[0])!r}: "
+            "give another --runs, or remove it"
+        )
+
+
+def _at(data: dict[str, Any], key: str) -> Any:
+    group, _, name = key.partition(".")
+    return data[group].get(name) if name else data[group]
+
+
+def _name(label: str, seed: int) -> str:
+    return f"{''.join(c if c.isalnum() else '_' for c in label)}-{seed}"
+
+
+def _begun(root: Path, label: str, seed: int) -> list[Run]:
+    """The runs of a team that have a checkpoint, oldest first."""
+    runs = [Run(file.parent) for file in sorted((root / _name(label, seed)).glob("*/config.yaml"))]
+    return [run for run in runs if run.checkpoints()]
+
+
+def _summaries(root: Path, label: str, seed: int) -> list[Path]:
+    """The evaluations of a team, oldest first."""
+    return sorted((root / _name(label, seed)).glob("*/summary.json"))

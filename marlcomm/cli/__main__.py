@@ -1,0 +1,5 @@
+"""``python -m marlcomm.cli``."""
+
+from marlcomm.cli import main
+
+main()

@@ -1,0 +1,221 @@
+"""marlcomm bench: what the tables compare with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from marlcomm import config, registry
+from marlcomm.cli.shell import Imports, checked_settings, command_line, err, out, tell_where
+from marlcomm.registry import ConfigError
+
+if TYPE_CHECKING:
+    from marlcomm.envs.communicating_goal.settings import CommunicatingGoalSettings
+
+app = typer.Typer(help="Measure what the tables compare with.", no_args_is_help=True)
+
+
+@app.command(name="card")
+def bench_card(
+    name: Annotated[str, typer.Argument(help="name of a registered environment")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[KEY=VALUE]...", help="one setting of it, in place of all that it names", show_default=False
+        ),
+    ] = None,
+    episodes: Annotated[int, typer.Option(min=1, help="episodes of each reference")] = 4000,
+    silent: Annotated[
+        list[Path] | None, typer.Option(metavar="RUN", help="a run trained in silence, once a seed", show_default=False)
+    ] = None,
+    file: Annotated[
+        Path | None, typer.Option("--out", help="JSON file to write the cards to", show_default=False)
+    ] = None,
+    write: Annotated[bool, typer.Option("--write", help="write them to the package, for every later report")] = False,
+    imports: Imports = None,
+) -> None:
+    """Measure an environment's card: random, floor and ceiling in every setting that it names."""
+    from marlcomm.runs import Run
+
+    config.import_plugins(imports or [])
+    known = registry.ENVS.row(name).settings_model().card_settings  # type: ignore[attr-defined]
+    chosen = [checked_settings("env", name, overrides, None)] if overrides else list(known)
+    if not chosen:
+        raise ConfigError(
+            f"bench card: {name} is whatever env.maker makes, and has no card of its own: say which, as in marlcomm "
+            f"bench card {name} env.maker=package.module:function"
+        )
+    if write and chosen != list(known):
+        raise ConfigError("--write: the package holds the cards of the settings that a world names; use --out FILE")
+    runs = [Run.open(path) for path in silent or []]
+    with out.status("measuring") as status:
+        from marlcomm.analysis.cards import card_file, measure_cards, silent_entry, write_cards
+
+        learned = [silent_entry(runs)] if runs else []
+        measured = measure_cards(name, episodes, chosen, watch=lambda what: status.update(f"measuring {escape(what)}"))
+    for setting, entry in learned:
+        measured.setdefault(setting, {})["silent"] = entry
+    table = Table(title=f"{name}: {episodes} episodes each")
+    for column in ("setting", "reference"):
+        table.add_column(column)
+    for column in ("success", "return"):
+        table.add_column(column, justify="right")
+    for setting, card in measured.items():
+        figures = card.get("references", {}) | ({"silent": card["silent"]} if "silent" in card else {})
+        for reference, scores in figures.items():
+            table.add_row(setting, reference, f"{scores['success']:.3f}", f"{scores['return']:.2f}")
+    out.print(table)
+    for target in [*([file] if file else []), *([card_file(name)] if write else [])]:
+        write_cards(measured, target)
+        tell_where(target)
+
+
+@app.command(name="channels")
+def bench_channels(
+    config_file: Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file of a team on communicating_goal")],
+    channels: Annotated[
+        list[str] | None,
+        typer.Option("--channel", help="one of them, once or more; by default all", show_default=False),
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="how many seeds of each, from 0")] = 3,
+    root: Annotated[Path, typer.Option("--runs", help="folder that runs are made in, and looked for")] = Path("runs"),
+    jobs: Annotated[int, typer.Option(min=1, help="trainings at a time, of one thread each")] = 2,
+    target: Annotated[
+        Path | None, typer.Option("--out", help="folder for teams.json and teams.png", show_default=False)
+    ] = None,
+) -> None:
+    """Train every channel on Communicating Goal, and draw return over bits beside the lower curve.
+
+    What is trained already is not trained again, so a comparison that was stopped goes on.
+    """
+    settings = _goal_world(config_file)
+    with out.status("comparing") as status:
+        from marlcomm.analysis import proving_ground as ground
+
+        for label in channels or []:
+            if label not in ground.CHANNELS:
+                raise ConfigError(f"--channel: unknown {label!r}; {registry.nearest(label, ground.CHANNELS)}")
+        labels = channels or list(ground.CHANNELS)
+        teams = ground.compare(config_file, labels, seeds, root, jobs, watch=lambda what: status.update(escape(what)))
+    table = Table(title=f"communicating goal, {seeds} seeds each")
+    table.add_column("channel")
+    for column in ("seed", "return", "way from silence to oracle", "coded bits/agent step", "prefix bits/message"):
+        table.add_column(column, justify="right")
+    for team in teams:
+        figures = team.figures
+        numbers = (figures["return"], team.normalized_return, figures["coded_bits_per_agent_step"])
+        prefix = figures.get("prefix_bits_per_message")
+        cells = [f"{number:.3f}" for number in numbers] + ["-" if prefix is None else f"{prefix:.2f}"]
+        table.add_row(escape(team.label), str(team.seed), *cells)
+    out.print(table)
+    if target is not None:
+        from marlcomm.analysis.pictures import draw_proving_ground
+
+        ground.write(teams, settings, target / "teams.json", command=command_line())
+        draw_proving_ground(teams, ground.curve(settings), target / "teams.png")
+        tell_where(target)
+
+
+@app.command(name="frequency")
+def bench_frequency(
+    config_file: Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file of a team on communicating_goal")],
+    rate_weight: Annotated[float, typer.Option(min=0, help="of ddcl, to be compared with none")] = 3e-3,
+    seeds: Annotated[int, typer.Option(min=1, help="how many seeds of each, from 0")] = 5,
+    root: Annotated[Path, typer.Option("--runs", help="folder that runs are made in, and looked for")] = Path("runs"),
+    jobs: Annotated[int, typer.Option(min=1, help="trainings at a time, of one thread each")] = 2,
+    episodes: Annotated[int, typer.Option(min=1, help="episodes in which each team is listened to")] = 20_000,
+    target: Annotated[
+        Path | None, typer.Option("--out", help="folder for frequency.json and frequency.png", show_default=False)
+    ] = None,
+) -> None:
+    """Train ddcl with a rate weight and without, and correlate how often a goal is drawn with the bits it costs.
+
+    What is trained already is not trained again, so a comparison that was stopped goes on.
+    """
+    _goal_world(config_file)
+    with out.status("comparing") as status:
+        from marlcomm.analysis import frequency
+
+        teams = frequency.compare(
+            config_file, rate_weight, seeds, root, jobs, episodes, watch=lambda what: status.update(escape(what))
+        )
+    table = Table(
+        title=f"communicating goal under ddcl, {seeds} seeds: how often goals are drawn, and their Elias-gamma bits",
+        caption=f"the paper's Pearson correlation, of bits that no code has: {frequency.PUBLISHED_PEARSON}",
+        box=None,
+        padding=(0, 1, 0, 0),
+    )
+    columns = ("rate\nweight", "seed", "success", "way to\noracle", "Spearman", "Pearson", "bits per\nmessage")
+    for column in (*columns, "H(goal)", "H(m)", "H(m |\ndither)"):
+        table.add_column(column, justify="right", vertical="bottom")
+    for team in teams:
+        numbers = [team.success, team.normalized_return, team.spearman["code_bits"], team.pearson["code_bits"]]
+        numbers += [team.code_bits, team.goal_entropy, team.entropy, team.entropy_given_dither]
+        cells = ["-" if number is None else f"{number:.2f}" for number in numbers]
+        table.add_row(f"{team.rate_weight:g}", str(team.seed), *cells)
+    out.print(table)
+    if target is not None:
+        from marlcomm.analysis.pictures import draw_frequency
+
+        frequency.write(teams, target / "frequency.json", command_line(), episodes)
+        draw_frequency(teams, target / "frequency.png")
+        tell_where(target)
+
+
+def _goal_world(config_file: Path) -> CommunicatingGoalSettings:
+    """The world of a config, if it is Communicating Goal."""
+    from marlcomm.envs.communicating_goal.settings import CommunicatingGoalSettings
+
+    settings = config.experiment(config.read(config_file)[0]).env.settings
+    if not isinstance(settings, CommunicatingGoalSettings):
+        raise ConfigError("env.name: wanted communicating_goal, the world whose lower curve is known")
+    return settings
+
+
+@app.command(name="rate-distortion")
+def bench_rate_distortion(
+    channels: Annotated[
+        str | None, typer.Option(help="names with commas between; by default all", show_default=False)
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="how often to train each channel")] = 1,
+    steps: Annotated[int, typer.Option(min=1, help="updates of each training")] = 400,
+    file: Annotated[Path | None, typer.Option("--out", help="JSON file to write points to", show_default=False)] = None,
+    image: Annotated[
+        Path | None, typer.Option("--picture", help="PNG file to draw them in", show_default=False)
+    ] = None,
+) -> None:
+    """Measure rate and distortion of channels on Gaussian vectors, beside Shannon's bound.
+
+    Exit code 1 if a point lies below the bound: its bits were not counted right.
+    """
+    names = None if channels is None else channels.split(",")
+    with out.status("measuring") as status:
+        from marlcomm.analysis import rate_distortion
+
+        points = rate_distortion.sweep(names, seeds, steps=steps, watch=lambda what: status.update(escape(what)))
+    table = Table(title="rate and distortion on Gaussian vectors")
+    for column in ("part", "source", "channel"):
+        table.add_column(column)
+    for column in ("bits", "packet bits", "mse", "gap dB"):
+        table.add_column(column, justify="right")
+    for point in points:
+        figures = (f"{point.bits:.2f}", f"{point.packet_bits:.2f}", f"{point.mse:.3g}", f"{point.gap_db:.2f}")
+        table.add_row(point.part, point.source, point.label, *figures)
+    out.print(table)
+    if file is not None:
+        rate_distortion.write(points, file, command=command_line())
+    if image is not None:
+        from marlcomm.analysis.pictures import draw_rate_distortion
+
+        draw_rate_distortion(points, image)
+    for target in filter(None, (file, image)):
+        tell_where(target)
+    below = [point for point in points if point.impossible]
+    for point in below:
+        err.print(f"below Shannon's bound: {point.part} {point.source} {escape(point.label)}, {point.bits:.2f} bits")
+    if below:
+        raise typer.Exit(1)

@@ -1,0 +1,105 @@
+"""marlcomm study: trainings that answer a question, by the rules of evidence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from marlcomm.cli.shell import command_line, out, tell_where
+
+if TYPE_CHECKING:
+    from marlcomm.analysis.study import Study
+
+app = typer.Typer(help="Train what answers a question, and tell what was found.", no_args_is_help=True)
+
+File = Annotated[Path, typer.Argument(metavar="STUDY", help="YAML file, as in studies/")]
+Root = Annotated[Path, typer.Option("--runs", help="folder that runs are made in, and looked for")]
+Jobs = Annotated[int, typer.Option(min=1, help="trainings at a time, of one thread each")]
+Results = Annotated[Path, typer.Option(help="folder of result files")]
+
+
+@app.command()
+def run(
+    file: File,
+    teams: Annotated[
+        list[str] | None,
+        typer.Option("--team", help="one of its teams, once or more; by default all", show_default=False),
+    ] = None,
+    seeds: Annotated[
+        list[int] | None,
+        typer.Option("--seed", help="one of its seeds, once or more; by default all", show_default=False),
+    ] = None,
+    root: Root = Path("runs"),
+    jobs: Jobs = 2,
+    results: Results = Path("results"),
+) -> None:
+    """Train and evaluate the teams of a study, and store a result file of each.
+
+    What is trained already is not trained again, and what was stopped goes on.
+    """
+    with out.status("reading") as status:
+        from marlcomm.analysis import study as studies
+
+        study = studies.Study.read(file, results)
+        studies.run(study, root, jobs, teams, seeds, watch=lambda what: status.update(escape(what)))
+    _tell(study)
+    tell_where(study.results)
+
+
+@app.command()
+def tune(file: File, root: Root = Path("runs"), jobs: Jobs = 2, results: Results = Path("results")) -> None:
+    """Try the settings that a study names, on seeds and worlds of their own, and choose the best of each team."""
+    with out.status("reading") as status:
+        from marlcomm.analysis import study as studies
+
+        study = studies.Study.read(file, results)
+        trials = studies.tune(study, root, jobs, watch=lambda what: status.update(escape(what)))
+    table = Table(title=f"{study.name}: {study.settings.metric} on the stream tuning")
+    for column in ("team", "settings", "by seed", "chosen"):
+        table.add_column(column)
+    for trial in trials:
+        by_seed = ", ".join(f"{seed}: {value:.3f}" for seed, value in trial["by_seed"].items())
+        table.add_row(trial["team"], escape(" ".join(trial["changes"])), by_seed, "yes" if trial["chosen"] else "")
+    out.print(table)
+    tell_where(study.results)
+
+
+@app.command()
+def report(
+    files: Annotated[list[Path], typer.Argument(metavar="STUDY...", help="YAML files, as in studies/")],
+    target: Annotated[
+        Path | None, typer.Option("--out", help="page to write, with its pictures beside", show_default=False)
+    ] = None,
+    results: Results = Path("results"),
+) -> None:
+    """Tell what studies found, from their result files alone."""
+    from marlcomm.analysis.results_page import write_page
+    from marlcomm.analysis.study import Study
+
+    studies = [Study.read(file, results) for file in files]
+    for study in studies:
+        _tell(study)
+    if target is not None:
+        write_page(studies, target, command_line())
+        tell_where(target)
+
+
+def _tell(study: Study) -> None:
+    """A table of what there is."""
+    from marlcomm.analysis.findings import rows
+
+    settings = study.settings
+    table = Table(title=settings.title, caption=f"{settings.metric}; coded bits per agent step", caption_justify="left")
+    table.add_column("team")
+    for column in ("seeds", "mean", "95 %", "worst", "bits", "counts"):
+        table.add_column(column, justify="right")
+    for row in rows(study):
+        values = sorted(row.by_seed.values(), reverse=settings.metric == "length")
+        ends = "" if row.figure.low is None else f"{row.figure.low:.3f} to {row.figure.high:.3f}"
+        cells = [str(len(values)), f"{row.figure.mean:.3f}", ends, f"{values[0]:.3f}", f"{row.bits.mean:.2f}"]
+        table.add_row(escape(row.label), *cells, "; ".join(row.reasons) or "yes")
+    out.print(table)

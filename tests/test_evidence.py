@@ -1,0 +1,148 @@
+"""What makes numbers evidence: streams of their own, messages without sense, intervals over paired seeds."""
+
+import itertools
+from typing import get_args
+
+import numpy as np
+import pytest
+import tiny_world  # noqa: F401 (registers worlds)
+import torch
+
+from marlcomm import noise
+from marlcomm.analysis.evidence import Interval, Scale, compare, few_bits_count, interval, shortcomings
+from marlcomm.config import EvaluationSettings
+from marlcomm.policies.base import Shuffled, TeamPolicy
+from marlcomm.policies.evaluation import evaluate, evaluate_shuffled
+from marlcomm.policies.settings import PolicySettings
+from marlcomm.policies.team import TeamNames, make_channel
+
+FINE = {"episodes": 2000, "stream": "evaluation", "trained": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({}, None),
+        ({"episodes": 1999}, "1,999 episodes, and evidence takes 2,000"),
+        ({"stream": "tuning"}, "played on the stream 'tuning'"),
+        ({"trained": 0.5}, "only 50% of its training is over"),
+    ],
+)
+def test_what_is_no_evidence_says_why(change, reason):
+    found = shortcomings(FINE | change)
+    assert [reason in sentence for sentence in found] == ([] if reason is None else [True])
+
+
+def test_streams_share_no_key():
+    """Training, tuning and evaluation, under any seed, world and episode."""
+    streams = [
+        "train",
+        "validation",
+        "code",
+        "calibration",
+        *get_args(EvaluationSettings.model_fields["stream"].annotation),
+    ]
+    worlds = torch.arange(500)
+    keys = [
+        noise.world_keys(seed, stream, worlds, torch.full_like(worlds, episode))
+        for stream, seed, episode in itertools.product(streams, range(4), range(3))
+    ]
+    assert len(torch.cat(keys).unique()) == len(keys) * len(worlds)
+
+
+# --- messages of other episodes --------------------------------------------------------------------------------------
+
+
+def test_shuffled_messages_are_those_of_other_worlds_that_speak():
+    spoke = torch.tensor([[1, 1, 0], [1, 0, 0], [1, 1, 0], [1, 0, 1], [1, 1, 0]], dtype=torch.bool)
+    among = torch.tensor([True, True, True, True, False])
+    said = torch.arange(5.0).view(5, 1, 1).expand(5, 3, 2)  # everybody says the number of the world
+    heard = Shuffled(noise.uniform(torch.arange(5), 3), among).received(said, spoke)
+    assert heard.shape == said.shape
+    first, second = heard[:4, 0, 0].tolist(), heard[:, 1, 0].tolist()
+    assert sorted(first) == [0, 1, 2, 3]
+    assert all(theirs != own for own, theirs in enumerate(first))
+    assert (second[0], second[2]) == (2, 0)  # of the two that speak, each hears the other
+    assert second[4] in (0, 2)  # a world that is over hears the others, and is not heard
+    assert heard[3, 2, 0] == 3  # nobody else speaks there
+
+
+class Repeater(TeamPolicy):
+    """Says the bit that it sees, and names the one that it heard."""
+
+    def see(self, observations):
+        return observations
+
+    def begin(self, worlds):
+        return {}
+
+    def say(self, features, memory):
+        return features[..., 1:2]
+
+    def hear(self, features, memory, received, audible, alive):
+        return received.flip(1), {}
+
+    def decide(self, states):
+        bit = states[..., :1]
+        return 100 * torch.cat([1 - bit, bit], dim=-1), None, bit.squeeze(-1)
+
+
+def test_who_needs_to_hear_is_lost_among_messages_of_others():
+    """Each of two agents must name the bit that the other one sees: with words of others that is chance, 1 in 4."""
+    names = TeamNames("relay", {}, "transformer", {"message_size": 1}, "continuous", {})
+    env = names.make_env(final=True)
+    policy = Repeater(env.spec, PolicySettings(message_size=1), make_channel("continuous", {}, 1))
+    own, others = evaluate(env, policy, 0, 400), evaluate_shuffled(env, policy, 0, 400)
+    assert own["success"] == 1
+    assert others["success"] == pytest.approx(0.25, abs=0.1)
+    assert others == evaluate_shuffled(env, policy, 0, 400)
+    assert "coded_bits_per_agent_step" not in others
+
+
+# --- intervals -------------------------------------------------------------------------------------------------------
+
+
+def test_an_interval_holds_its_mean_and_narrows_with_seeds():
+    values = np.random.default_rng(3).normal(0.5, 0.1, size=40)
+    few, many = interval(values[:5]), interval(values)
+    assert few.low < few.mean < few.high
+    assert many.high - many.low < few.high - few.low
+    # The standard error of 40 draws of deviation .1 is .016: two of them at either side.
+    assert many.high - many.low == pytest.approx(4 * 0.1 / 40**0.5, rel=0.3)
+    assert interval([0.25]) == Interval(0.25)
+    assert interval([0.25] * 5) == Interval(0.25, 0.25, 0.25)
+
+
+def test_a_claim_takes_five_pairs_and_an_interval_without_zero():
+    better = {seed: 0.9 + 0.01 * seed for seed in range(5)}
+    worse = {seed: 0.5 + 0.02 * seed for seed in range(6)}
+    found = compare(better, worse)
+    assert found.pairs == 5
+    assert found.difference.mean == pytest.approx(0.4 - 0.01 * 2)
+    assert found.claim == "higher"
+    assert compare(worse, better).claim == "lower"
+    four = {seed: better[seed] for seed in range(4)}
+    assert compare(four, worse).claim is None
+    mixed = {seed: worse[seed] + (-1) ** seed * 0.1 for seed in range(5)}
+    assert compare(mixed, worse).claim is None
+    assert compare(better, {7: 0.1}) is None
+
+
+@pytest.mark.parametrize(
+    ("metric", "value", "continuous", "bits", "counts"),
+    [
+        ("success", 0.951, 0.97, 16, True),
+        ("success", 0.949, 0.97, 16, False),
+        ("success", 0.99, 0.97, 16.1, False),
+        ("success", 0.99, None, 8, False),
+        ("return", -10.1, -10.0, 8, True),  # of a way of 10, .2 may be lost
+        ("return", -10.3, -10.0, 8, False),
+        ("length", 8.5, 8.2, 8, False),
+        ("length", 8.3, 8.2, 8, True),
+        ("length", 7.0, 8.2, 8, True),
+    ],
+)
+def test_few_bits_count_where_nothing_is_lost(metric, value, continuous, bits, counts):
+    ends = {"success": (0.28, 1.0), "return": (-12.0, -2.0), "length": (16.0, 4.6)}[metric]
+    reasons = few_bits_count(value, continuous, bits, 16, Scale(metric, *ends))
+    assert (not reasons) == counts

@@ -1,0 +1,169 @@
+"""Studies: what is trained, tuned, judged and told, by one command each."""
+
+import json
+import shutil
+
+import pytest
+
+from marlcomm.analysis import trainings
+from marlcomm.analysis.findings import rows, scale
+from marlcomm.analysis.study import Study, run, tune
+from marlcomm.registry import ConfigError
+
+CONFIG = """
+env: {name: traffic_junction}
+policy: {name: transformer, message_size: 2, width: 8, hidden_size: 8, heads: 2}
+algorithm: {name: mappo, num_minibatches: 1, num_epochs: 1}
+run: {worlds: 8, env_steps: 320, evaluate_every: null, checkpoint_every: 50}
+evaluation: {episodes: 20, code_episodes: 10}
+"""
+STUDY = """
+title: Small
+about: Cars that hardly learn.
+config: small.yaml
+seeds: [0, 1]
+most_bits: 16
+changes: [run.env_steps=160]
+teams:
+  continuous: [channel.name=continuous]
+  silent: [channel.name=silent]
+  vq: [channel.name=vq]
+afterwards:
+  continuous, 2 bits: {of: continuous, changes: [channel.name=post_training, channel.bits=2]}
+reach: {continuous: 2.0}
+tuning_seeds: [1000]
+trials:
+  vq: [[channel.codebook_size=4], [channel.codebook_size=8]]
+  continuous: [[algorithm.lr=1e-3], [algorithm.lr=1e-4]]
+"""
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "small.yaml").write_text(CONFIG)
+    (tmp_path / "study.yaml").write_text(STUDY)
+    return tmp_path
+
+
+def test_a_study_is_tuned_run_and_reported(folder, trains_here, monkeypatch):
+    """Its trainings are commands of their own; here they run in this process, which takes less time."""
+    monkeypatch.setattr(trainings, "run", lambda *arguments: trains_here(*arguments, cwd=folder))
+    study = Study.read(folder / "study.yaml", folder / "results")
+    with pytest.raises(ConfigError, match="settings of continuous, vq have not been chosen yet"):
+        run(study, folder / "runs", 1)
+    trials = tune(study, folder / "runs", 1)
+    assert [(trial["team"], list(trial["by_seed"])) for trial in trials] == [
+        (team, ["1000"]) for team in ("vq", "vq", "continuous", "continuous")
+    ]
+    chosen = {trial["team"]: trial["changes"] for trial in trials if trial["chosen"]}
+    assert list(chosen) == ["vq", "continuous"]
+    assert study.chosen() == {
+        "continuous": ("run.env_steps=160", "channel.name=continuous", *chosen["continuous"]),
+        "silent": ("run.env_steps=160", "channel.name=silent"),
+        "vq": ("run.env_steps=160", "channel.name=vq", *chosen["vq"]),
+    }
+    run(study, folder / "runs", 1, seeds=[1])
+    found = {row.label: row for row in rows(study)}
+    assert list(found) == ["continuous", "silent", "vq", "continuous, 2 bits"]
+    (summary,) = found["vq"].summaries
+    assert f"channel.codebook_size={summary['channel_settings']['codebook_size']}" in chosen["vq"]
+    assert (summary["seed"], summary["env_steps"], summary["stream"]) == (1, 160, "evaluation")
+    assert 0 < summary["core_seconds"] < 60
+    assert {"processor", "cores"} <= summary["machine"].keys()
+    assert summary["no_evidence"] == ["20 episodes, and evidence takes 2,000"]
+    assert found["continuous"].reached is False  # nor could it be
+    assert found["silent"].bits.mean == 0
+    # What is trained already is not trained again, and the page is made of the result files alone.
+    monkeypatch.setattr(trainings, "run", None)
+    told = trains_here("study", "run", "study.yaml", "--seed", 1, cwd=folder).stdout
+    assert "continuous, 2 bits" in told
+    assert "yes" in trains_here("study", "tune", "study.yaml", cwd=folder).stdout
+    shutil.rmtree(folder / "runs")
+    trains_here("study", "report", "study.yaml", "--out", "docs/results.md", cwd=folder)
+    page = (folder / "docs/results.md").read_text()
+    asked = "continuous: mean at least 2: **not reached** (1 of 2 seeds yet)"
+    for words in ("## Small", "Cars that hardly learn.", asked, "| vq - silent |", summary["command"]):
+        assert words in page
+    assert "no evidence: vq, seed 1: 20 episodes" in page
+    assert (folder / "docs/pictures/results_study.png").stat().st_size > 10_000
+
+
+def write(study, label, seed, **figures):
+    """A result file by hand: success, and 8 bits; what references reach."""
+    study.results.mkdir(parents=True, exist_ok=True)
+    summary = {"seed": seed, "evaluation/coded_bits_per_agent_step": 8.0, "env_steps": 100, "core_seconds": 60.0}
+    summary |= {"floor/success": 0.2, "ceiling/success": 1.0} | {f"evaluation/{k}": v for k, v in figures.items()}
+    (study.results / f"{label}-{seed}.json").write_text(json.dumps(summary))
+
+
+def test_rows_by_hand(folder):
+    study = Study.read(folder / "study.yaml", folder / "results")
+    for seed in (0, 1):
+        write(study, "continuous", seed, success=0.97 + 0.01 * seed)
+        write(study, "vq", seed, success=0.962 - 0.01 * seed)
+    continuous, vq = rows(study)
+    assert continuous.figure.mean == pytest.approx(0.975)
+    assert continuous.reasons == []
+    assert vq.reasons == []  # .018 worse than continuous
+    assert vq.against["continuous"].difference.mean == pytest.approx(-0.018)
+    assert vq.against["continuous"].claim is None  # two pairs
+    write(study, "vq", 1, success=0.94)
+    assert rows(study)[1].reasons == ["0.024 worse than continuous, 0.02 is allowed"]
+    ends = scale(study, vq.summaries)
+    assert (ends.floor, ends.ceiling) == (pytest.approx(0.2), pytest.approx(1.0))
+
+
+def test_an_interrupted_study_goes_on(folder, monkeypatch):
+    """A training that has a checkpoint and no summary is resumed, one with a summary left alone."""
+    commands = []
+
+    def pretend(*arguments):
+        commands.append(arguments[:3])
+        if arguments[0] == "train" and "--resume" not in arguments:
+            name = next(word for word in arguments if word.startswith("name="))[5:]
+            run_folder = folder / "runs" / "study" / name / "now"
+            (run_folder / "checkpoints" / "000001").mkdir(parents=True)
+            (run_folder / "checkpoints" / "000001" / "state.json").write_text("{}")
+            words = [word for word in arguments[2:] if "=" in word]
+            data = trainings.experiment(trainings.config_data(folder / "small.yaml", words)[0])
+            (run_folder / "config.yaml").write_text(data.as_yaml())
+            raise ConfigError("stopped in the middle")
+        (next(folder.glob("runs/study/*/now")) / "summary.json").write_text('{"seed": 0, "command": "marlcomm train"}')
+
+    monkeypatch.setattr(trainings, "run", pretend)
+    (folder / "study.yaml").write_text(STUDY.partition("trials:")[0])
+    study = Study.read(folder / "study.yaml", folder / "results")
+    with pytest.raises(ConfigError, match="stopped in the middle"):
+        run(study, folder / "runs", 1, ["silent"], [0])
+    run(study, folder / "runs", 1, ["silent"], [0])
+    run(study, folder / "runs", 1, ["silent"], [0])
+    assert [command[1] for command in commands] == [str(folder / "small.yaml"), "--resume"]
+    assert (folder / "results/study/silent-0.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "words"),
+    [
+        ("most_bits: 16", "most_bit: 16", "study.most_bit: unknown key"),
+        ("config: small.yaml", "config: smal.yaml", "no file"),
+        ("reach: {continuous: 2.0}", "reach: {continous: 2.0}", "did you mean 'continuous'"),
+        ("tuning_seeds: [1000]", "tuning_seeds: [1]", r"tuning_seeds: \[1\] are seeds of results too"),
+        ("[channel.codebook_size=4], ", "", "equally many trials"),
+        ("of: continuous", "of: gumbel", "no team 'gumbel'"),
+    ],
+)
+def test_what_is_wrong_with_a_study_is_named(folder, before, after, words):
+    (folder / "study.yaml").write_text(STUDY.replace(before, after))
+    with pytest.raises(ConfigError, match=words):
+        Study.read(folder / "study.yaml", folder / "results")
+
+
+def test_what_is_asked_of_a_study_must_be_in_it(folder):
+    study = Study.read(folder / "study.yaml", folder / "results")
+    study.keep_trials([{"team": label, "changes": [], "by_seed": {}, "chosen": True} for label in ("vq", "continuous")])
+    with pytest.raises(ConfigError, match="no team 'vp'; did you mean 'vq'"):
+        run(study, folder / "runs", 1, ["vp"])
+    with pytest.raises(ConfigError, match=r"study.seeds: got 7, wanted one of \[0, 1\]"):
+        run(study, folder / "runs", 1, ["vq"], [7])
+    with pytest.raises(ConfigError, match="cannot read"):
+        tune(Study.read(folder / "none.yaml", folder), folder, 1)
