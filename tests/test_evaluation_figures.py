@@ -377,8 +377,10 @@ def test_the_frozen_code_may_be_a_learned_one():
 def test_the_setting_chooses_among_the_learned_ones_too(monkeypatch, tmp_path):
     env, policy = team("ddcl", {"delta": 0.05})
     monkeypatch.setattr(final, "load_team", lambda settings, folder, trained: (env, policy))
-    monkeypatch.setattr(checkpoint, "read_counters", lambda folder: {"env_steps": 0, "seconds": 0.0})
-    run = SimpleNamespace(last_checkpoint=lambda: tmp_path, command=lambda: "", experiment=lambda: experiment({}))
+    monkeypatch.setattr(
+        checkpoint, "read_counters", lambda folder: dict.fromkeys(("env_steps", "seconds", "core_seconds"), 0)
+    )
+    run = SimpleNamespace(last_checkpoint=lambda: tmp_path, origin=dict, experiment=lambda: experiment({}))
     codes = []
     for learned in ("true", "false"):
         words = [f"evaluation.learned_prior={learned}", "evaluation.episodes=2", "evaluation.code_episodes=4"]

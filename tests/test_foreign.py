@@ -19,7 +19,7 @@ from pettingzoo.butterfly import knights_archers_zombies_v11
 from marlcomm.envs.check import check_env
 from marlcomm.envs.foreign.copies import CopyError
 from marlcomm.envs.pettingzoo import TeamParallelEnv
-from marlcomm.policies.evaluation import evaluate
+from marlcomm.policies.evaluation import evaluate, evaluate_script
 from marlcomm.policies.rollout import Player
 from marlcomm.policies.team import TeamNames
 from marlcomm.registry import ENVS, ConfigError
@@ -515,6 +515,24 @@ def test_supersuit_is_asked_for(world, monkeypatch):
 def test_environments_that_break_their_word_are_told(world, name, said):
     with pytest.raises(CopyError, match=re.escape(said)):
         play(world(ours(name)))
+
+
+def test_scripts_of_ones_own_are_floor_and_ceiling(world, pytestconfig, monkeypatch):
+    """The example: silence goes to the middle of all landmarks, the oracle to the right one and no further."""
+    monkeypatch.syspath_prepend(pytestconfig.rootpath)
+    named = {key: f"examples.speaker_listener:{name}" for key, name in (("floor", "silence"), ("ceiling", "oracle"))}
+    env = world("examples.speaker_listener:parallel_env", strip_comm=True, **named)
+    assert (env.spec.floor, env.spec.ceiling) == ("silence", "oracle")
+    found = {name: evaluate_script(env, script, 0, 32) for name, script in env.scripts().items()}
+    assert found["random"]["return"] < 2 * found["silence"]["return"] < 3.5 * found["oracle"]["return"] < 0
+    assert found["oracle"]["success"] > 0.95
+    assert found["silence"]["success"] < 0.1
+    last = play(env, 8)[-1]
+    goal = last.observations[:, 0, :3].argmax(-1)
+    distance = last.observations[:, 1, 2:8].view(8, 3, 2)[torch.arange(8), goal].norm(dim=-1)
+    assert torch.equal(distance < 0.1, last.info["success"].bool())
+    with pytest.raises(ConfigError, match=r"env.floor: examples.speaker_listener has no 'silent'; .*'silence'"):
+        world("examples.speaker_listener:parallel_env", floor="examples.speaker_listener:silent")
 
 
 def test_a_card_is_measured_of_a_named_environment_only(here, tmp_path):

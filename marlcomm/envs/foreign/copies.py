@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
 import mmap
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -14,6 +12,7 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
+from marlcomm.envs.foreign.functions import function
 from marlcomm.envs.foreign.settings import PettingZooSettings
 from marlcomm.envs.foreign.spaces import Bounds, Sight, TeamSpaces, deeds_of, need_supersuit
 from marlcomm.envs.foreign.words import find_words
@@ -114,7 +113,7 @@ def make(settings: PettingZooSettings) -> Any:
     from pettingzoo import AECEnv, ParallelEnv
     from pettingzoo.utils.conversions import aec_to_parallel
 
-    maker = _maker(settings.maker)
+    maker = function("maker", settings.maker)
     try:
         env = maker(**settings.kwargs)
     except Exception as error:  # a third party's function may raise anything
@@ -136,23 +135,6 @@ def make(settings: PettingZooSettings) -> Any:
             f"env.maker: {settings.maker} makes {type(env).__name__}{single}, wanted PettingZoo's ParallelEnv or AECEnv"
         )
     return env
-
-
-def _maker(name: str) -> Any:
-    os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")  # it greets on standard output
-    module_name, _, path = name.partition(":")
-    try:
-        found: Any = importlib.import_module(module_name)
-    except Exception as error:  # a third party's module may raise anything
-        raise ConfigError(f"env.maker: cannot import {module_name!r}: {type(error).__name__}: {error}") from error
-    for part in path.split("."):
-        if not hasattr(found, part):
-            known = [word for word in vars(found) if callable(getattr(found, word)) and not word.startswith("_")]
-            raise ConfigError(f"env.maker: {module_name} has no {path!r}; {nearest(path, known)}")
-        found = getattr(found, part)
-    if not callable(found):
-        raise ConfigError(f"env.maker: {name} is {type(found).__name__}, wanted a function")
-    return found
 
 
 class Copy:

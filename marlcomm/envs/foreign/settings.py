@@ -38,13 +38,20 @@ class PettingZooSettings(EnvSettings):
         None, description="an episode of at least this return is a success; null: what infos say under `success`"
     )
 
-    @field_validator("maker")
+    floor: str | None = Field(
+        None,
+        description='script of the best that silence can do, as "package.module:function", from this world (its '
+        "`observations`, [B, N, O]) to actions [B, N]; null: random actions",
+    )
+    ceiling: str | None = Field(None, description="script that knows everything, likewise; null: none")
+
+    @field_validator("maker", "floor", "ceiling")
     @classmethod
-    def _names_a_function(cls, maker: str) -> str:
+    def _names_a_function(cls, function: str | None) -> str | None:
         name = r"[A-Za-z_]\w*"
-        if re.fullmatch(rf"{name}(\.{name})*:{name}(\.{name})*", maker) is None:
+        if function is not None and re.fullmatch(rf"{name}(\.{name})*:{name}(\.{name})*", function) is None:
             raise ValueError('"package.module:function", as in mpe2.simple_reference_v3:parallel_env')
-        return maker
+        return function
 
     @model_validator(mode="after")
     def _words_are_counted(self) -> Self:

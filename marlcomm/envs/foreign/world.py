@@ -12,6 +12,7 @@ from torch import Tensor
 
 from marlcomm.envs.base import Script, TeamEnv, TeamSpec, TeamStep
 from marlcomm.envs.foreign.copies import Copy, Facts
+from marlcomm.envs.foreign.functions import function
 from marlcomm.envs.foreign.settings import PettingZooSettings
 from marlcomm.envs.foreign.workers import Local, Workers
 from marlcomm.envs.scripts import random_actions
@@ -23,6 +24,9 @@ class PettingZooWorld(TeamEnv):
     """B copies of a third-party environment, each begun with a seed of 31 bits made of its world's key.
 
     An episode is the same in any batch and process where the environment is the same after `reset(seed)`.
+
+    Attributes:
+        observations: [B, N, O], what agents see now, for scripts.
     """
 
     def __init__(self, settings: PettingZooSettings, device: torch.device | str = "cpu") -> None:
@@ -32,6 +36,8 @@ class PettingZooWorld(TeamEnv):
         self._facts = self._first.facts
         self._players: Local | Workers | None = None
         self.worlds_at_once = settings.copies
+        self.observations = torch.zeros(0)
+        self._scripts = {_script_name(name): function(key, name) for key, name in _references(settings).items()}
         self.spec = _spec(settings, self._facts)
 
     def _begin(self, episodes: Tensor) -> TeamStep:
@@ -75,9 +81,10 @@ class PettingZooWorld(TeamEnv):
 
         rewards, alive, terminated = column(block.rewards), column(block.alive), column(block.terminated)
         self._returns = self._returns + rewards.sum(-1)
+        self.observations = column(block.observations)
         success, least = column(block.success), self.settings.success_return
         return TeamStep(
-            observations=column(block.observations),
+            observations=self.observations,
             rewards=rewards,
             alive=alive,
             spawned=column(block.spawned),
@@ -90,7 +97,7 @@ class PettingZooWorld(TeamEnv):
         )
 
     def scripts(self) -> Mapping[str, Script]:
-        return {"random": random_actions}
+        return {"random": random_actions, **self._scripts}
 
     def render(self, world: int = 0) -> np.ndarray:
         """The environment's own picture; ``render_mode: rgb_array`` must be among env.kwargs."""
@@ -120,5 +127,16 @@ def _spec(settings: PettingZooSettings, facts: Facts) -> TeamSpec:
         speakers=facts.speakers,
         actors=facts.actors,
         message_bits=facts.message_bits,
-        floor="random",
+        floor="random" if settings.floor is None else _script_name(settings.floor),
+        ceiling=None if settings.ceiling is None else _script_name(settings.ceiling),
     )
+
+
+def _references(settings: PettingZooSettings) -> dict[str, str]:
+    """The scripts that settings name, by key."""
+    named = {"floor": settings.floor, "ceiling": settings.ceiling}
+    return {key: name for key, name in named.items() if name is not None}
+
+
+def _script_name(name: str) -> str:
+    return name.rpartition(":")[2]
