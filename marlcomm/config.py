@@ -22,9 +22,9 @@ _DEFAULT_NAMES = {"env": "traffic_junction", "channel": "ddcl", "policy": "trans
 class RunSettings(Settings):
     """How long to train, and how often to look."""
 
-    worlds: int = Field(512, ge=1, description="worlds played at a time, over all runners: one episode of each a round")
+    worlds: int = Field(128, ge=1, description="worlds played at a time, over all runners: one episode of each a round")
     env_steps: int | None = Field(
-        2_200_000, ge=1, description="train until this many env steps were sampled; null: until the minutes are over"
+        1_000_000, ge=1, description="train until this many env steps were sampled; null: until the minutes are over"
     )
     minutes: float | None = Field(
         None,

@@ -79,7 +79,7 @@ WRONG = [
     ({"run": {"worlds": 500}, "resources": {"num_env_runners": 3}}, "run.worlds: got 500, wanted a multiple of 3"),
     (
         {"resources": {"num_learners": 3}},
-        "run.worlds: got 512, wanted a multiple of 6 = learners (3) x algorithm.num_minibatches (2) (nearest: 510)",
+        "run.worlds: got 128, wanted a multiple of 6 = learners (3) x algorithm.num_minibatches (2) (nearest: 126)",
     ),
     ({"seed": -1}, "seed: got -1, wanted greater than or equal to 0"),
     ({"name": "../up"}, "name: got '../up', wanted"),

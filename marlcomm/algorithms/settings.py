@@ -15,7 +15,7 @@ class MAPPOTraining(OnPolicyTraining):
 
     reward_scale: float = Field(0.1, gt=0, description="rewards are multiplied by this in training only")
     entropy_coeff: Scheduled = Field(
-        [(0.0, 0.2), (1_350_000.0, 0.05), (2_200_000.0, 0.002)],
+        [(0.0, 0.2), (600_000.0, 0.05), (1_000_000.0, 0.002)],
         description="weight of the entropy bonus: a number, or [[env steps, value], ...]",
     )
     vf_loss_coeff: float = Field(
