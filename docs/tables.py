@@ -1,7 +1,7 @@
 """Write the tables of these pages from the code: python docs/tables.py (with --check, only compare).
 
 A table stands between ``<!-- settings KIND NAME -->``, ``<!-- figures GROUP -->``, ``<!-- card ENV -->``,
-``<!-- runs NAME -->`` (summaries in results/NAME/), ``<!-- distortion PART -->`` (results/rate_distortion/),
+``<!-- study NAME -->`` (studies/NAME.yaml, results/NAME/), ``<!-- distortion PART -->`` (results/rate_distortion/),
 ``<!-- channels -->`` and ``<!-- frequency -->`` (results/communicating_goal/) or ``<!-- speed -->``
 (results/benchmarks/), and ``<!-- end -->``.
 """
@@ -19,7 +19,9 @@ from typing import Any
 from pydantic.fields import FieldInfo
 
 from marlcomm import glossary
-from marlcomm.analysis.study import StudySettings
+from marlcomm.analysis.findings import rows
+from marlcomm.analysis.results_page import table
+from marlcomm.analysis.study import Study, StudySettings
 from marlcomm.config import EvaluationSettings, ResourceSettings, RunSettings
 from marlcomm.envs.cards import cards
 from marlcomm.envs.traffic_junction.settings import Curriculum
@@ -87,30 +89,11 @@ def _score(score: dict[str, Any] | None, decimals: int) -> str:
     return f"{score['success']:.3f} / {score['return']:.{decimals}f}{length}"
 
 
-def runs_table(name: str) -> str:
-    """The summaries of runs of one config, one for each seed, beside floor and ceiling."""
-    summaries = [_read(file) for file in sorted((RESULTS / name).glob("*.json"))]
-    if not summaries:
-        return "No runs yet."
-    floor, ceiling = summaries[0]["floor"].replace("_", " "), summaries[0]["ceiling"]
-    columns = ["run", "success", floor, ceiling, "return", "coded bits / agent step", "prefix bits / message"]
-    columns += ["env steps", "minutes"]
-    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
-    for summary in summaries:  # every seed is evaluated on worlds of its own, its floor and ceiling too
-        cells = [
-            f"`{summary['command']}`",
-            *(
-                f"{summary[f'{group}/success']:.3f} ± {summary[f'{group}/success_standard_error']:.3f}"
-                for group in ("evaluation", "floor", "ceiling")
-            ),
-            f"{summary['evaluation/return']:.2f}",
-            f"{summary['evaluation/coded_bits_per_agent_step']:.2f}",
-            f"{summary['evaluation/prefix_bits_per_message']:.1f}",
-            f"{summary['env_steps'] / 1e6:.2f} M",
-            f"{summary['training_seconds'] / 60:.1f}",
-        ]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+def study_table(name: str) -> str:
+    """What the teams of a study did, as on the page of results."""
+    study = Study.read(ROOT / "studies" / f"{name}.yaml", RESULTS)
+    found = rows(study)
+    return table(study, found) if found else "No runs yet."
 
 
 def speed_table() -> str:
@@ -249,7 +232,7 @@ KINDS: dict[str, Callable[[str], str]] = {
     "settings": _of_settings,
     "figures": lambda name: figures_table(GROUPS[name]),
     "card": card_table,
-    "runs": runs_table,
+    "study": study_table,
     "distortion": distortion_table,
     "channels": lambda name: channels_table(),
     "frequency": lambda name: frequency_table(),

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import third_party
-from commands import command, environment, marlcomm
+from commands import command, environment, marlcomm, wait_for
 from safetensors.numpy import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -156,14 +156,6 @@ def test_a_trained_team_is_evaluated_with_another_channel(copied, here):
     assert (folder / "summary.json").read_text() == before
     done = here("evaluate", folder, "policy.message_size=3", cwd=workplace, code=2)
     assert "wanted channel.KEY=VALUE or env.KEY=VALUE" in done.stderr
-
-
-def wait_for(condition, process, seconds=120):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < end
-        time.sleep(0.05)
 
 
 def start(workplace, *arguments):

@@ -2,13 +2,18 @@
 
 import json
 import shutil
+import signal
+import subprocess
 
 import pytest
+from commands import command, environment, wait_for
 
+from marlcomm import checkpoint
 from marlcomm.analysis import trainings
 from marlcomm.analysis.findings import rows, scale
 from marlcomm.analysis.study import Study, run, tune
 from marlcomm.registry import ConfigError
+from marlcomm.runs import Run
 
 CONFIG = """
 env: {name: traffic_junction}
@@ -92,6 +97,7 @@ def write(study, label, seed, **figures):
     """A result file by hand: success, and 8 bits; what references reach."""
     study.results.mkdir(parents=True, exist_ok=True)
     summary = {"seed": seed, "evaluation/coded_bits_per_agent_step": 8.0, "env_steps": 100, "core_seconds": 60.0}
+    summary |= {"floor/return": -9.0, "ceiling/return": -1.0, "evaluation/return": -3.0}
     summary |= {"floor/success": 0.2, "ceiling/success": 1.0} | {f"evaluation/{k}": v for k, v in figures.items()}
     (study.results / f"{label}-{seed}.json").write_text(json.dumps(summary))
 
@@ -104,6 +110,8 @@ def test_rows_by_hand(folder):
     continuous, vq = rows(study)
     assert continuous.figure.mean == pytest.approx(0.975)
     assert continuous.reasons == []
+    assert continuous.way == 0.75
+    assert continuous.cost == (100, 1)
     assert vq.reasons == []  # .018 worse than continuous
     assert vq.against["continuous"].difference.mean == pytest.approx(-0.018)
     assert vq.against["continuous"].claim is None  # two pairs
@@ -167,3 +175,46 @@ def test_what_is_asked_of_a_study_must_be_in_it(folder):
         run(study, folder / "runs", 1, ["vq"], [7])
     with pytest.raises(ConfigError, match="cannot read"):
         tune(Study.read(folder / "none.yaml", folder), folder, 1)
+
+
+def test_what_fails_is_told_after_the_others(folder, monkeypatch):
+    done = []
+
+    def fails_for_vq(*arguments):
+        name = next(word for word in arguments if word.startswith("name="))[5:]
+        done.append(name)
+        if name == "vq-0":
+            raise ConfigError("vq-0 failed")
+        (folder / "runs" / "study" / name / "now").mkdir(parents=True)
+        (folder / "runs" / "study" / name / "now" / "summary.json").write_text('{"seed": 0, "command": "marlcomm"}')
+
+    monkeypatch.setattr(trainings, "run", fails_for_vq)
+    (folder / "study.yaml").write_text(STUDY.partition("afterwards:")[0])
+    study = Study.read(folder / "study.yaml", folder / "results")
+    with pytest.raises(ConfigError, match="vq-0 failed"):
+        run(study, folder / "runs", 2, seeds=[0])
+    assert sorted(done) == ["continuous-0", "silent-0", "vq-0"]
+    assert not study.results.exists()  # a part of a study is kept when it is asked for
+
+
+def test_ctrl_c_lets_a_training_save(folder):
+    """The command is in the middle of a training: it saves, says how to go on, and nothing else begins."""
+    (folder / "small.yaml").write_text(CONFIG.replace("env_steps: 320", "env_steps: 10000000"))
+    (folder / "study.yaml").write_text(STUDY.partition("trials:")[0].replace("run.env_steps=160", "run.worlds=16"))
+    process = subprocess.Popen(
+        command("study", "run", "study.yaml", "--jobs", 1),
+        cwd=folder,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    metrics = "runs/study/continuous-0/*/metrics.jsonl"
+    wait_for(lambda: any(file.stat().st_size for file in folder.glob(metrics)), process)
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=100)[0]
+    assert process.returncode == 130
+    assert "stopped and saved; continue with" in said
+    assert "study run study.yaml --jobs 1" in said
+    (trained,) = folder.glob("runs/study/*/*")
+    assert trained.parent.name == "continuous-0"
+    assert checkpoint.read_counters(Run(trained).last_checkpoint())["round"] > 0

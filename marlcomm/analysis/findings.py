@@ -41,11 +41,21 @@ class Row:
         return None if None in values else float(np.mean(cast(list[float], values)))
 
     @property
+    def way(self) -> float:
+        """How far from floor to ceiling returns have come, 0 to 1, mean over seeds."""
+        return float(np.mean([_way(summary) for summary in self.summaries]))
+
+    @property
     def cost(self) -> tuple[float, float]:
         """Env steps and minutes of a core that training took, means over seeds."""
         costs = [(summary["env_steps"], summary["core_seconds"] / 60) for summary in self.summaries]
         steps, minutes = np.mean(costs, axis=0)
         return float(steps), float(minutes)
+
+
+def _way(summary: Mapping[str, Any]) -> float:
+    floor, ceiling = (summary[f"{group}/return"] for group in ("floor", "ceiling"))
+    return float((summary["evaluation/return"] - floor) / (ceiling - floor))
 
 
 def rows(study: Study) -> list[Row]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +16,7 @@ from marlcomm.registry import ConfigError
 from marlcomm.runs import Run
 
 Watch = Callable[[str], None]
+_running: set[subprocess.Popen[str]] = set()  # commands that have not ended
 _THREADS = ("resources.threads=1", "resources.num_cpus=1")
 
 
@@ -49,9 +51,7 @@ def train(
         else:
             run("train", str(config), *_overrides(teams[label], label, seed), "--runs", str(root))
 
-    with ThreadPoolExecutor(jobs) as pool:
-        for _ in map(one, missing) if jobs == 1 else pool.map(one, missing):
-            pass
+    _each(one, missing, jobs)
     return {(label, seed): _summaries(root, label, seed)[-1] for label in teams for seed in seeds}
 
 
@@ -66,9 +66,45 @@ def evaluated(trained: Run, changes: Sequence[str]) -> Path:
 def run(*arguments: str) -> None:
     """A marlcomm command in a process of its own; raises `ConfigError` with its last words if it fails."""
     command = [sys.executable, "-m", "marlcomm.cli", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise ConfigError(f"{' '.join(command[3:])} failed:\n{(done.stderr or done.stdout).strip()[-2000:]}")
+    # A group of its own: Ctrl-C reaches this process alone, which passes it on once (twice would stop without saving).
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, process_group=0
+    ) as process:
+        _running.add(process)
+        try:
+            said, complained = process.communicate()
+        except KeyboardInterrupt:
+            process.send_signal(signal.SIGINT)
+            process.communicate()
+            raise
+        finally:
+            _running.discard(process)
+    if process.returncode:
+        raise ConfigError(f"{' '.join(arguments)} failed:\n{(complained or said).strip()[-2000:]}")
+
+
+def _each(one: Callable[[tuple[str, int]], None], cases: Sequence[tuple[str, int]], jobs: int) -> None:
+    """Do all cases, some at a time, and raise in the end if some failed. Ctrl-C lets what runs save; no more begin."""
+    failures: list[ConfigError] = []
+
+    def attempt(case: tuple[str, int]) -> None:
+        try:
+            one(case)
+        except ConfigError as error:
+            failures.append(error)
+
+    pool = ThreadPoolExecutor(jobs)
+    try:
+        for _ in map(attempt, cases) if jobs == 1 else pool.map(attempt, cases):
+            pass
+    except KeyboardInterrupt:
+        for process in tuple(_running):
+            process.send_signal(signal.SIGINT)
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+    if failures:
+        raise ConfigError("\n".join(map(str, failures)))
 
 
 def _overrides(changes: Sequence[str], label: str, seed: int) -> list[str]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,7 +12,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from marlcomm.cli.shell import command_line, out, tell_where
+from marlcomm.cli.shell import command_line, out, program, tell_where
 
 if TYPE_CHECKING:
     from marlcomm.analysis.study import Study
@@ -41,7 +44,7 @@ def run(
 
     What is trained already is not trained again, and what was stopped goes on.
     """
-    with out.status("reading") as status:
+    with _goes_on(), out.status("reading") as status:
         from marlcomm.analysis import study as studies
 
         study = studies.Study.read(file, results)
@@ -53,7 +56,7 @@ def run(
 @app.command()
 def tune(file: File, root: Root = Path("runs"), jobs: Jobs = 2, results: Results = Path("results")) -> None:
     """Try the settings that a study names, on seeds and worlds of their own, and choose the best of each team."""
-    with out.status("reading") as status:
+    with _goes_on(), out.status("reading") as status:
         from marlcomm.analysis import study as studies
 
         study = studies.Study.read(file, results)
@@ -86,6 +89,17 @@ def report(
     if target is not None:
         write_page(studies, target, command_line())
         tell_where(target)
+
+
+@contextmanager
+def _goes_on() -> Iterator[None]:
+    """Where trainings are stopped, say what continues them."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        again = f"{program('marlcomm')} {' '.join(sys.argv[1:])}"
+        out.print(f"\nstopped and saved; continue with\n  [bold]{escape(again)}[/bold]", soft_wrap=True)
+        raise typer.Exit(130) from None
 
 
 def _tell(study: Study) -> None:
