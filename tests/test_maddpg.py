@@ -11,7 +11,7 @@ from learning import weights
 
 from marlcomm import checkpoint, noise
 from marlcomm.envs.actions import BoxActions
-from marlcomm.envs.base import Indexed, TeamSpec
+from marlcomm.envs.base import Candidates, Indexed, TeamSpec
 from marlcomm.objectives.maddpg import MADDPG, Answers, CriticsWord, answers
 from marlcomm.policies.base import Decision, Moment, Talk
 from marlcomm.policies.critic import ActorCritic, CentralCritic, CriticShape
@@ -144,6 +144,33 @@ def test_indices_are_what_they_stand_for():
     observations = torch.stack([torch.randint(0, 5, (4, 3)).float(), torch.randn(4, 3)], -1)
     codes, alive = torch.randn(4, 3, 2), torch.ones(4, 3, dtype=torch.bool)
     assert torch.allclose(one(observations, codes, alive), dense(indexed.dense(observations), codes, alive), atol=1e-6)
+
+
+@pytest.mark.parametrize("indexed", [None, Indexed(width=3, ones=1, columns=())])
+def test_of_candidates_a_critic_is_told_what_was_chosen(indexed):
+    """Not where it stood, nor what else there was."""
+    candidates = Candidates(3 if indexed is None else 1, indexed)
+    spec = TeamSpec("x", 2, 1 + 4 * candidates.size, 4, 5, "s", candidates=candidates)
+    one = CentralCritic(spec, 4 + 2, CriticShape("shared", 8))
+    shown = torch.randint(0, 3, (6, 2, 4, candidates.size)).float()
+    seen, gates, alive = torch.randn(6, 2, 1), torch.randn(6, 2, 2), torch.ones(6, 2, dtype=torch.bool)
+    order, actions = torch.tensor([2, 0, 3, 1]), torch.tensor([[0, 3]] * 6)
+
+    def value(shown, actions, own=None):
+        codes = torch.cat([torch.nn.functional.one_hot(actions, 4), gates], -1)
+        other = None if own is None else torch.cat([torch.nn.functional.one_hot(own, 4), gates], -1)
+        return one(torch.cat([seen, shown.flatten(-2)], -1), codes, alive, other)
+
+    there = value(shown, actions)
+    assert torch.allclose(value(shown[:, :, order], order.argsort()[actions]), there, atol=1e-6)
+    rest = shown.clone()
+    rest[:, 0, 1:], rest[:, 1, :3] = 0.0, 1.0
+    assert torch.allclose(value(rest, actions), there, atol=1e-6)
+    moved = value(shown, actions, own=(actions + 1) % 4)
+    for agent in range(2):
+        changed = actions.clone()
+        changed[:, agent] = (actions[:, agent] + 1) % 4
+        assert torch.allclose(moved[:, agent], value(shown, changed)[:, agent], atol=1e-5)
 
 
 def test_targets_follow():
