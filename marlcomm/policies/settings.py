@@ -6,6 +6,7 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from marlcomm.channels.settings import ChannelSettings
 from marlcomm.registry import ConfigError, Settings, turn_on
 
 
@@ -45,6 +46,15 @@ class PolicySettings(Settings):
     def channel_width(self, placement: str) -> int:
         """The width of the vectors that the channel quantises: of messages, or of what receivers gather."""
         return self.message_width if placement == "sender" else self.readout_width
+
+    def check_channel(self, channel: ChannelSettings) -> None:
+        """Raise `ConfigError` where agents of this policy cannot talk through a channel."""
+        channel.fit(self.channel_width(channel.placement))
+        if channel.wants_credit and self.talks_per_step > 1:
+            raise ConfigError(
+                f"policy.rounds: got {self.talks_per_step}, wanted 1: in channel.mode task a channel is credited with "
+                "what a message is worth in the only round of a step"
+            )
 
 
 class IC3NetSettings(PolicySettings):

@@ -41,13 +41,7 @@ class TeamNames:
         """Raise `ConfigError` where a part is unknown, a setting wrong, or the parts do not fit together."""
         ENVS.check(self.env, self.env_config)
         policy = cast(PolicySettings, POLICIES.check(self.policy, self.policy_config))
-        channel = cast(ChannelSettings, CHANNELS.check(self.channel, self.channel_config))
-        channel.fit(policy.channel_width(channel.placement))
-        if channel.wants_credit and policy.talks_per_step > 1:
-            raise ConfigError(
-                f"policy.rounds: got {policy.talks_per_step}, wanted 1: {self.channel} in mode task is credited with "
-                "what a message is worth in the only round of a step"
-            )
+        policy.check_channel(cast(ChannelSettings, CHANNELS.check(self.channel, self.channel_config)))
 
     def make_env(self, device: torch.device | str = "cpu", *, final: bool = False) -> TeamEnv:
         """The world; `final` for its last difficulty, which evaluations are played at.
