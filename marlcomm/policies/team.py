@@ -16,7 +16,7 @@ from marlcomm.channels.settings import ChannelSettings
 from marlcomm.envs.base import TeamEnv, TeamSpec
 from marlcomm.envs.settings import EnvSettings
 from marlcomm.policies.base import TeamPolicy, each_talk
-from marlcomm.policies.per_agent import PerAgent
+from marlcomm.policies.per_group import PerGroup
 from marlcomm.policies.rollout import Player, Rollout, join_rollouts
 from marlcomm.policies.settings import PolicySettings
 from marlcomm.registry import CHANNELS, ENVS, POLICIES, ConfigError
@@ -72,7 +72,7 @@ class TeamNames:
             if settings.parameters == "shared":
                 policy: TeamPolicy = kind(env.spec, settings, channel)
             else:
-                policy = PerAgent(env.spec, settings, channel, kind)
+                policy = PerGroup(env.spec, settings, channel, kind)
             fitting = what_fits(policy, start or {})
             policy.load_state_dict(fitting, strict=False)
             trained = all(f"{_CHANNEL}{name}" in fitting for name in channel.state_dict())
