@@ -50,7 +50,7 @@ def choice(kind, name, **settings):
 def team(env=RELAY, **choices):
     """An experiment as data."""
     given = {kind: choice(kind, **choices.get(kind, {"name": name})) for kind, name in DEFAULT.items()}
-    return {"env": env, "run": {"worlds": WORLDS}, "imports": ["tiny_world"], **given}
+    return {"seed": 1, "env": env, "run": {"worlds": WORLDS}, "imports": ["tiny_world"], **given}
 
 
 DEFAULT = {"policy": "transformer", "channel": "ddcl", "algorithm": "mappo"}
@@ -73,6 +73,7 @@ def train(built, monkeypatch):
         for name in parts:
             assert torch.isfinite(torch.as_tensor(after[name])).all(), name
         assert algorithm.figures["update/skipped"] == 0
+        assert algorithm.figures.get("replay/ratio_error", 0.0) <= 1e-4
         return algorithm, {name for name in parts if (before[name] == after[name]).all()}
 
     return two_updates
