@@ -207,7 +207,7 @@ def _section(name: str, value: Any) -> Settings:
 def _check_together(choices: dict[str, Choice], sections: dict[str, Any]) -> None:
     """What each setting allows may still not fit together."""
     policy, channel, algorithm = (choices[group].settings for group in ("policy", "channel", "algorithm"))
-    channel.fit(policy.channel_width(channel.placement))  # type: ignore[attr-defined]
+    policy.check_channel(channel)  # type: ignore[attr-defined]
     run, resources = sections["run"], sections["resources"]
     check_worlds(run.worlds, resources.num_env_runners)
     algorithm.check_rows(run.worlds, resources.num_learners, "run.worlds")  # type: ignore[attr-defined]

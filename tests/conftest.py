@@ -46,7 +46,8 @@ def built(tmp_path):
     algorithms = []
 
     def build(config):
-        algorithms.append(config.logging(log_dir=tmp_path / str(len(algorithms))).build_algo())
+        config.debugging(log_sys_usage=False).logging(log_dir=tmp_path / str(len(algorithms)))
+        algorithms.append(config.build_algo())
         return algorithms[-1]
 
     yield build

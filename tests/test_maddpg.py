@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import box_world
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from learning import weights
 
 from marlcomm import checkpoint, noise
 from marlcomm.envs.actions import BoxActions
-from marlcomm.envs.base import Indexed, TeamSpec
+from marlcomm.envs.base import Candidates, Indexed, TeamSpec
 from marlcomm.objectives.maddpg import MADDPG, Answers, CriticsWord, answers
 from marlcomm.policies.base import Decision, Moment, Talk
 from marlcomm.policies.critic import ActorCritic, CentralCritic, CriticShape
@@ -144,6 +146,33 @@ def test_indices_are_what_they_stand_for():
     observations = torch.stack([torch.randint(0, 5, (4, 3)).float(), torch.randn(4, 3)], -1)
     codes, alive = torch.randn(4, 3, 2), torch.ones(4, 3, dtype=torch.bool)
     assert torch.allclose(one(observations, codes, alive), dense(indexed.dense(observations), codes, alive), atol=1e-6)
+
+
+@pytest.mark.parametrize("indexed", [None, Indexed(width=3, ones=1, columns=())])
+def test_of_candidates_a_critic_is_told_what_was_chosen(indexed):
+    """Not where it stood, nor what else there was."""
+    candidates = Candidates(3 if indexed is None else 1, indexed)
+    spec = TeamSpec("x", 2, 1 + 4 * candidates.size, 4, 5, "s", candidates=candidates)
+    one = CentralCritic(spec, 4 + 2, CriticShape("shared", 8))
+    shown = torch.randint(0, 3, (6, 2, 4, candidates.size)).float()
+    seen, gates, alive = torch.randn(6, 2, 1), torch.randn(6, 2, 2), torch.ones(6, 2, dtype=torch.bool)
+    order, actions = torch.tensor([2, 0, 3, 1]), torch.tensor([[0, 3]] * 6)
+
+    def value(shown, actions, own=None):
+        codes = torch.cat([torch.nn.functional.one_hot(actions, 4), gates], -1)
+        other = None if own is None else torch.cat([torch.nn.functional.one_hot(own, 4), gates], -1)
+        return one(torch.cat([seen, shown.flatten(-2)], -1), codes, alive, other)
+
+    there = value(shown, actions)
+    assert torch.allclose(value(shown[:, :, order], order.argsort()[actions]), there, atol=1e-6)
+    rest = shown.clone()
+    rest[:, 0, 1:], rest[:, 1, :3] = 0.0, 1.0
+    assert torch.allclose(value(rest, actions), there, atol=1e-6)
+    moved = value(shown, actions, own=(actions + 1) % 4)
+    for agent in range(2):
+        changed = actions.clone()
+        changed[:, agent] = (actions[:, agent] + 1) % 4
+        assert torch.allclose(moved[:, agent], value(shown, changed)[:, agent], atol=1e-5)
 
 
 def test_targets_follow():
@@ -617,18 +646,22 @@ def test_networks_of_their_own_talk_in_rounds_like_a_shared_one(policy, settings
     same_as_a_shared_one(policy, settings | {"rounds": 2}, {})
 
 
+OWN = [{"parameters": "per_agent"}, {"parameters": "per_group", "groups": [[2, 0], [1]]}]
+
+
 def same_as_a_shared_one(policy, settings, channel):
     config = {"hidden_size": 16, "message_size": 4} | settings
-    shared, own = (
-        TeamNames("relay", {}, policy, config | {"parameters": how}, "fsq", channel) for how in ("shared", "per_agent")
-    )
-    env = shared.make_env()
-    one, each = shared.make_policy(env, 0), own.make_policy(env, 1)
-    weights = one.state_dict()
-    copied = {
-        name: weights[name.split(".", 2)[2] if name.startswith("agents.") else name] for name in each.state_dict()
-    }
-    each.load_state_dict(copied)
+    for how in OWN:
+        shared, own = (TeamNames("relay", {"agents": 3}, policy, config | x, "fsq", channel) for x in ({}, how))
+        env = shared.make_env()
+        one, each = shared.make_policy(env, 0), own.make_policy(env, 1)
+        weights = one.state_dict()
+        copied = {name: weights[re.sub(r"^groups\.\d\.", "", name)] for name in each.state_dict()}
+        each.load_state_dict(copied)
+        play_alike(env, one, each)
+
+
+def play_alike(env, one, each):
     numbers = torch.arange(32)
     first, second = (Player(env, team, 0).play(numbers, torch.zeros_like(numbers)) for team in (one, each))
     assert torch.equal(first.talk.symbols, second.talk.symbols)
@@ -637,13 +670,51 @@ def same_as_a_shared_one(policy, settings, channel):
     assert torch.allclose(first.values, second.values, atol=1e-5)
 
 
+@pytest.mark.parametrize("policy", ["transformer", "ic3net"])
+def test_the_ends_of_groups_are_one_network_and_one_for_each_slot(policy):
+    """Groups of one are `per_agent`, weights by the same seed included; one group of all is `shared`: bit for bit."""
+    config = {"hidden_size": 16, "message_size": 4}
+    for groups, same in (([[0], [1], [2]], "per_agent"), ([[0, 1, 2]], "shared")):
+        settings = {"parameters": "per_group", "groups": groups}, {"parameters": same}
+        names = [TeamNames("relay", {"agents": 3}, policy, config | how, "vq", {}) for how in settings]
+        env = names[0].make_env()
+        teams = [name.make_policy(env, 3) for name in names]
+        weights = [{re.sub(r"^groups\.0\.", "", k): v for k, v in team.state_dict().items()} for team in teams]
+        assert weights[0].keys() == weights[1].keys()
+        assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+        numbers = torch.arange(32)
+        first, second = (Player(env, team, 0).play(numbers, numbers * 0) for team in teams)
+        for name in ("actions", "log_probs", "values", "rewards"):
+            assert torch.equal(getattr(first, name), getattr(second, name)), name
+        assert torch.equal(first.talk.symbols, second.talk.symbols)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"parameters": "per_group"}, r"groups: got None, wanted \[\[0, 1\], \[2\]\], say"),
+        ({"groups": [[0], [1]]}, r"groups: got \[\[0\], \[1\]\], wanted null with parameters shared"),
+        ({"parameters": "per_group", "groups": [[0, 1], [1]]}, "in one group, none twice"),
+        ({"parameters": "per_group", "groups": [[0], [2]]}, "every agent slot from 0 on"),
+        ({"parameters": "per_group", "groups": [[0, 1, 2], []]}, "no group empty"),
+        ({"parameters": "per_group", "groups": [[0], [-1]]}, "policy.groups.1.0: got -1"),
+        ({"parameters": "per_group", "groups": [[0, 1], [2, 3]]}, "of 4 agent slots, wanted groups of the world's 3"),
+        ({"parameters": "per_grup"}, "'per_group'"),
+    ],
+)
+def test_groups_that_are_none_are_refused(settings, says):
+    names = TeamNames("relay", {"agents": 3}, "transformer", MEMORYLESS | settings, "ddcl", {})
+    with pytest.raises(ConfigError, match=says):
+        names.make_policy(names.make_env(), 0)
+
+
 def test_networks_of_their_own_learn_apart():
     team = Training("relay", policy_config=MEMORYLESS | {"parameters": "per_agent"}, shape=CriticShape("per_agent"))
-    first, second = ({name: p.clone() for name, p in one.named_parameters()} for one in team.policy.agents)
+    first, second = ({name: p.clone() for name, p in one.named_parameters()} for one in team.policy.groups)
     assert not torch.equal(first["action_head.weight"], second["action_head.weight"])
     team.play()
     team.update()
-    for one, before in zip(team.policy.agents, (first, second), strict=True):
+    for one, before in zip(team.policy.groups, (first, second), strict=True):
         assert not torch.equal(one.action_head.weight, before["action_head.weight"])
     assert sum(name.startswith("channel.") for name in team.policy.state_dict()) == len(
         team.policy.channel.state_dict()

@@ -74,14 +74,14 @@ def largest_difference(first, second):
 @pytest.mark.parametrize(
     ("kind", "policy", "channel"),
     [
-        *[(MAPPOConfig, "transformer", channel) for channel in CHANNELS if channel != "warm"],
-        *[(IC3NetConfig, "ic3net", channel) for channel in CHANNELS if channel != "warm"],
+        *[(MAPPOConfig, "transformer", channel) for channel in ("continuous", "silent", "ema", "dvq", "sign")],
+        *[(IC3NetConfig, "ic3net", channel) for channel in ("ddcl", "silent", "ema", "gumbel")],
         (IC3NetConfig, "commnet", "ddcl"),
         (MAPPOConfig, "ic3net", "vq"),
     ],
     ids=lambda value: value if isinstance(value, str) else value.__name__,
 )
-def test_every_combination_trains_and_replays_what_was_played(build, kind, policy, channel):
+def test_where_agents_come_and_go_what_was_played_is_replayed(build, kind, policy, channel):
     algorithm = build(kind, policy=policy, channel=channel)
     before = weights(algorithm)
     for _ in range(2):
@@ -132,21 +132,21 @@ def test_worlds_of_a_runner_need_not_divide_into_minibatches_and_none_may_be_mis
         algorithm.train()
 
 
-@pytest.mark.parametrize(("kind", "remote"), [(MAPPOConfig, (1, 2)), (IC3NetConfig, (2,))])
-def test_two_learners_equal_one(build, kind, remote):
+@pytest.mark.parametrize("kind", [MAPPOConfig, IC3NetConfig])
+def test_two_learners_equal_one(build, kind):
     # A crash costs 10 points a step: unscaled, a step this long would leave nothing to compare but overflow.
     settings = {"optimizer": "sgd", "lr": 0.05, "num_epochs": 3, "num_minibatches": 2, "reward_scale": 0.01}
-    teams = [build(kind, learners=learners, **settings) for learners in (0, *remote)]
+    teams = [build(kind, learners=learners, **settings) for learners in (0, 2)]
     before = weights(teams[0])
     for _ in range(2):
         for team in teams:
             team.train()
-    assert largest_difference(before, weights(teams[0])) > 1e-3
-    for team in teams[1:]:
-        assert largest_difference(weights(teams[0]), weights(team)) < 1e-5
-        for name, value in teams[0].figures.items():
-            if name.startswith(("loss/", "policy/", "channel/")):
-                assert team.figures[name] == pytest.approx(value, rel=1e-3, abs=1e-4), name
+    one, two = teams
+    assert largest_difference(before, weights(one)) > 1e-3
+    assert largest_difference(weights(one), weights(two)) < 1e-5
+    for name, value in one.figures.items():
+        if name.startswith(("loss/", "policy/", "channel/")):
+            assert two.figures[name] == pytest.approx(value, rel=1e-3, abs=1e-4), name
 
 
 def test_two_learners_absorb_as_one(build):
@@ -246,7 +246,7 @@ def test_silence_cannot(tmp_path):
         {"channel": "warm", "entropy_coeff": [[0, 0.1], [3000, 0.0]]},
         {"kind": IC3NetConfig, "policy": "ic3net", "channel": "gumbel"},
         {"channel": "vq", "runners": 1, "learners": 1},
-        {"channel": "dvq", "runners": 1},
+        {"channel": "dvq"},
         {"channel": "continuous", "learners": 2},
     ],
     ids=lambda settings: settings["channel"],

@@ -263,7 +263,7 @@ def test_commnet_without_memory_talks_in_hops():
         (
             {"rounds": 2},
             {"channel": "daps", "channel_config": {"mode": "task"}},
-            "policy.rounds: got 2, wanted 1: daps",
+            "policy.rounds: got 2, wanted 1: in channel.mode task",
         ),
     ],
 )

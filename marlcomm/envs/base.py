@@ -54,6 +54,16 @@ class Candidates:
     size: int
     indexed: Indexed | None = None
 
+    @property
+    def width(self) -> int:
+        """W, the numbers of the vector that a candidate stands for."""
+        return self.size if self.indexed is None else self.indexed.width
+
+    def vectors(self, observed: Tensor) -> Tensor:
+        """Those vectors [..., K, W], of the ends [..., K F] of observations."""
+        each = observed.unflatten(-1, (-1, self.size))
+        return each if self.indexed is None else self.indexed.dense(each)
+
 
 @dataclass(frozen=True)
 class TeamSpec:

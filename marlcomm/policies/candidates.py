@@ -18,16 +18,14 @@ class CandidateHead(nn.Module):
     def __init__(self, spec: TeamSpec, size: int) -> None:
         super().__init__()
         assert spec.candidates is not None
-        self.width, self.indexed = spec.candidates.size, spec.candidates.indexed
-        self.embed = nn.Linear(self.width if self.indexed is None else self.indexed.width, size)
+        self.candidates = spec.candidates
+        self.embed = nn.Linear(spec.candidates.width, size)
         acts = spec.actors or (True,) * spec.num_agents
         self.actors = [slot for slot, chooses in enumerate(acts) if chooses]
 
     def forward(self, queries: Tensor, candidates: Tensor) -> Tensor:
         """Logits [..., N, K] of queries [..., N, E] and candidates [..., N, K F]; zero for slots that are no actors."""
-        seen = candidates[..., self.actors, :].unflatten(-1, (-1, self.width))
-        if self.indexed is not None:
-            seen = self.indexed.dense(seen)
+        seen = self.candidates.vectors(candidates[..., self.actors, :])
         scores = (torch.tanh(self.embed(seen)) @ queries[..., self.actors, :].unsqueeze(-1)).squeeze(-1)
         logits = scores.new_zeros((*queries.shape[:-1], scores.shape[-1]))
         logits[..., self.actors, :] = scores

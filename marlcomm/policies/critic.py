@@ -39,13 +39,20 @@ class CentralCritic(nn.Module):
     [..., N, H] of every critic i. So a dead agent is masked by adding nothing, and "what if i alone had acted
     otherwise" is one more term, not N critics.
 
+    Where actions are candidates, their number says nothing: the critic is told what was chosen, a mean over candidates
+    where the code is a mean over numbers, and not the others.
+
     With shared parameters what j adds to i depends on j's distance (j - i) mod N: every agent comes first to its own
     critic, which is also told the number of its slot (worlds need not treat slots alike).
     """
 
     def __init__(self, spec: TeamSpec, code_size: int, shape: CriticShape) -> None:
         super().__init__()
-        self.agents, self.code_size, self.size = spec.num_agents, code_size, shape.size
+        self.agents, self.size = spec.num_agents, shape.size
+        self.own_size, self.candidates, self.actions = spec.own_size, spec.candidates, spec.num_actions
+        if spec.candidates is not None:
+            code_size += spec.candidates.width - spec.num_actions
+        self.code_size = code_size
         kinds = 1 if shape.parameters == "shared" else self.agents
         self.first = nn.ModuleList(_first_layer(spec, code_size, self.agents * shape.size) for _ in range(kinds))
         self.slots = nn.Parameter(torch.zeros(self.agents, shape.size))
@@ -56,11 +63,20 @@ class CentralCritic(nn.Module):
 
         Where `own` [..., N, W] is given, critic i is told that agent i alone does what that says instead.
         """
-        hidden = self._heard(torch.cat([observations, codes], dim=-1), alive.unsqueeze(-1)) + self.slots
+        seen, shown = observations[..., : self.own_size], observations[..., self.own_size :]
+        if self.candidates is not None:
+            vectors = self.candidates.vectors(shown)
+            codes, own = self._chosen(vectors, codes), None if own is None else self._chosen(vectors, own)
+        hidden = self._heard(torch.cat([seen, codes], dim=-1), alive.unsqueeze(-1)) + self.slots
         if own is not None:
             hidden = hidden + alive.unsqueeze(-1) * self._difference(own - codes)
         values: Tensor = self.third(torch.relu(self.second(torch.relu(hidden))))
         return values.squeeze(-1)
+
+    def _chosen(self, candidates: Tensor, codes: Tensor) -> Tensor:
+        """Codes that say what was chosen of candidates [..., N, K, F] in place of its number; gates stay gates."""
+        numbers, gates = codes[..., : self.actions], codes[..., self.actions :]
+        return torch.cat([(numbers.unsqueeze(-2) @ candidates).squeeze(-2), gates], dim=-1)
 
     def _heard(self, inputs: Tensor, alive: Tensor) -> Tensor:
         """The first hidden layers [..., N, H] from what all agents [..., N, I] add to them."""
@@ -85,7 +101,7 @@ class CentralCritic(nn.Module):
 def _first_layer(spec: TeamSpec, code_size: int, size: int) -> nn.Linear:
     """From one agent's observation and code to its contributions; the sum over agents starts at an MLP's scale."""
     if spec.indexed is None:
-        layer = nn.Linear(spec.observation_size + code_size, size)
+        layer = nn.Linear(spec.own_size + code_size, size)
     else:
         layer = IndexedLinear(spec.indexed, code_size, size)
     with torch.no_grad():

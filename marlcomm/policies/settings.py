@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from marlcomm.channels.settings import ChannelSettings
 from marlcomm.registry import ConfigError, Settings, turn_on
 
 
@@ -17,13 +18,44 @@ class PolicySettings(Settings):
     detach_every: int | None = Field(
         None, ge=1, description="cut the gradient through memory every so many steps; null: never"
     )
-    parameters: Literal["shared", "per_agent"] = Field(
-        "shared", description="one network for all agents, or one for each agent slot; the channel is always shared"
+    parameters: Literal["shared", "per_agent", "per_group"] = Field(
+        "shared",
+        description="one network for all agents, one for each agent slot, or one for each of `groups`; the channel is "
+        "always shared",
     )
-
+    groups: tuple[tuple[Annotated[int, Field(strict=True, ge=0)], ...], ...] | None = Field(
+        None, description="per_group: which agent slots share a network, each slot once, as in [[0, 1], [2]]"
+    )
     candidate_size: int = Field(
         64, ge=1, description="E, width in which candidates are compared with what is looked for, where there are any"
     )
+
+    @model_validator(mode="after")
+    def _groups_are_groups(self) -> Self:
+        if (self.groups is not None) != (self.parameters == "per_group"):
+            wanted = "[[0, 1], [2]], say," if self.groups is None else "null"
+            raise ValueError(f"groups: got {_as_lists(self.groups)}, wanted {wanted} with parameters {self.parameters}")
+        slots = sorted(slot for group in self.groups or () for slot in group)
+        if slots != list(range(len(slots))) or not all(self.groups or ()):
+            raise ValueError(
+                f"groups: got {_as_lists(self.groups)}, wanted every agent slot from 0 on in one group, none twice and "
+                "no group empty"
+            )
+        return self
+
+    def slot_groups(self, agents: int) -> list[list[int]]:
+        """Which of N agent slots share a network; raises `ConfigError` where there are more or fewer than were said."""
+        if self.parameters == "shared":
+            return [list(range(agents))]
+        if self.groups is None:
+            return [[slot] for slot in range(agents)]
+        said = sum(map(len, self.groups))
+        if said != agents:
+            raise ConfigError(
+                f"policy.groups: got {_as_lists(self.groups)}, of {said} agent slots, wanted groups of the world's "
+                f"{agents}, 0 to {agents - 1}"
+            )
+        return _as_lists(self.groups) or []
 
     @property
     def talks_per_step(self) -> int:
@@ -45,6 +77,19 @@ class PolicySettings(Settings):
     def channel_width(self, placement: str) -> int:
         """The width of the vectors that the channel quantises: of messages, or of what receivers gather."""
         return self.message_width if placement == "sender" else self.readout_width
+
+    def check_channel(self, channel: ChannelSettings) -> None:
+        """Raise `ConfigError` where agents of this policy cannot talk through a channel."""
+        channel.fit(self.channel_width(channel.placement))
+        if channel.wants_credit and self.talks_per_step > 1:
+            raise ConfigError(
+                f"policy.rounds: got {self.talks_per_step}, wanted 1: in channel.mode task a channel is credited with "
+                "what a message is worth in the only round of a step"
+            )
+
+
+def _as_lists(groups: tuple[tuple[int, ...], ...] | None) -> list[list[int]] | None:
+    return None if groups is None else [list(group) for group in groups]
 
 
 class IC3NetSettings(PolicySettings):
@@ -96,8 +141,8 @@ class IC3NetSettings(PolicySettings):
 
     @model_validator(mode="after")
     def _living_are_known(self) -> Self:
-        if self.mean_of_living and self.parameters == "per_agent":
-            raise ValueError("mean_of_living wants parameters: shared; a network of one slot is not told who lives")
+        if self.mean_of_living and self.parameters != "shared":
+            raise ValueError("mean_of_living wants parameters: shared; a network of some slots is not told who lives")
         return self
 
     @property

@@ -16,7 +16,7 @@ from marlcomm.channels.settings import ChannelSettings
 from marlcomm.envs.base import TeamEnv, TeamSpec
 from marlcomm.envs.settings import EnvSettings
 from marlcomm.policies.base import TeamPolicy, each_talk
-from marlcomm.policies.per_agent import PerAgent
+from marlcomm.policies.per_group import PerGroup
 from marlcomm.policies.rollout import Player, Rollout, join_rollouts
 from marlcomm.policies.settings import PolicySettings
 from marlcomm.registry import CHANNELS, ENVS, POLICIES, ConfigError
@@ -41,13 +41,7 @@ class TeamNames:
         """Raise `ConfigError` where a part is unknown, a setting wrong, or the parts do not fit together."""
         ENVS.check(self.env, self.env_config)
         policy = cast(PolicySettings, POLICIES.check(self.policy, self.policy_config))
-        channel = cast(ChannelSettings, CHANNELS.check(self.channel, self.channel_config))
-        channel.fit(policy.channel_width(channel.placement))
-        if channel.wants_credit and policy.talks_per_step > 1:
-            raise ConfigError(
-                f"policy.rounds: got {policy.talks_per_step}, wanted 1: {self.channel} in mode task is credited with "
-                "what a message is worth in the only round of a step"
-            )
+        policy.check_channel(cast(ChannelSettings, CHANNELS.check(self.channel, self.channel_config)))
 
     def make_env(self, device: torch.device | str = "cpu", *, final: bool = False) -> TeamEnv:
         """The world; `final` for its last difficulty, which evaluations are played at.
@@ -78,7 +72,7 @@ class TeamNames:
             if settings.parameters == "shared":
                 policy: TeamPolicy = kind(env.spec, settings, channel)
             else:
-                policy = PerAgent(env.spec, settings, channel, kind)
+                policy = PerGroup(env.spec, settings, channel, kind)
             fitting = what_fits(policy, start or {})
             policy.load_state_dict(fitting, strict=False)
             trained = all(f"{_CHANNEL}{name}" in fitting for name in channel.state_dict())

@@ -227,6 +227,9 @@ class TeamConfig(AlgorithmConfig):
             return torch.optim.RMSprop(parameters, alpha=settings.rmsprop_alpha, eps=settings.rmsprop_eps)
         return torch.optim.Adam(parameters) if settings.optimizer == "adam" else torch.optim.SGD(parameters, lr=1.0)
 
+    def build_learner_connector(self, *arguments: Any, **settings: Any) -> None:
+        """None: RLlib's default ones would never be called, and each of them searches all modules for its caller."""
+
     def get_default_learner_class(self) -> type[TeamLearner]:
         return OnPolicyLearner
 

@@ -1,0 +1,188 @@
+"""Every policy with every channel under every trainer, from the tables: two updates, or a refusal that says why."""
+
+import re
+from functools import partial
+from itertools import product
+
+import pytest
+import torch
+from learning import weights
+
+from marlcomm.algorithms.build import algorithm_config
+from marlcomm.config import experiment
+from marlcomm.policies.base import Moment
+from marlcomm.policies.rollout import Player, channel_noise
+from marlcomm.policies.team import TeamNames
+from marlcomm.registry import ALGORITHMS, CHANNELS, ENVS, POLICIES, TABLES, ConfigError
+
+WORLDS = 16
+SMALL = {  # of whoever has such a setting; and what everything learned needs in order to be learned
+    "policy": {"hidden_size": 16, "message_size": 8, "key_size": 4, "width": 8, "heads": 2, "candidate_size": 8}
+    | {"agent_identity": True},
+    "channel": {"tokens": 2, "samples": 4, "sender_size": 8, "decoder_size": 8, "entropy_weight": 0.1},
+    "algorithm": {"num_epochs": 1, "num_minibatches": 1, "critic_size": 8}
+    | {"learning_starts": 0, "env_steps_per_update": 4 * WORLDS, "batch_size": 64, "tau": 0.5},
+}
+# Three agents: whoever hears one only has nothing to attend to.
+RELAY = {"name": "relay", "agents": 3}
+SMALL_WORLDS = {
+    "communicating_goal": {"horizon": 4},
+    "ghost_run": {"horizon": 4, "drones": 2, "view": 1, "size": 7},
+    "lewis_game": {"training_rounds": 16, "validation_rounds": 16, "distractors": 7, "attributes": 3, "steps": 4},
+    "particle_spread": {"horizon": 4, "actions": "continuous"},
+    "pettingzoo": {"maker": "foreign_worlds:Leavers", "copies": WORLDS},
+    "predator_prey": {"horizon": 4},
+    "traffic_junction": {"add_rate": 0.4},
+}
+
+
+def built_in(table):
+    """Names that no test has registered."""
+    return [name for name, row in table.rows.items() if isinstance(row.target, str)]
+
+
+def choice(kind, name, **settings):
+    """A thing of a table, small, as data."""
+    known = TABLES[kind].row(name).settings_model().model_fields
+    return {"name": name} | {key: value for key, value in SMALL[kind].items() if key in known} | settings
+
+
+def team(env=RELAY, **choices):
+    """An experiment as data."""
+    given = {kind: choice(kind, **choices.get(kind, {"name": name})) for kind, name in DEFAULT.items()}
+    return {"seed": 1, "env": env, "run": {"worlds": WORLDS}, "imports": ["tiny_world"], **given}
+
+
+DEFAULT = {"policy": "transformer", "channel": "ddcl", "algorithm": "mappo"}
+
+
+@pytest.fixture
+def train(built, monkeypatch):
+    """Two updates in this process: what RLlib puts into Ray's store is for workers, and there are none.
+
+    Returns the algorithm and the names of trainable parts that the updates left as they were.
+    """
+    monkeypatch.setattr("ray.put", lambda value: value)
+
+    def two_updates(data):
+        algorithm = built(algorithm_config(experiment(data)))
+        before = weights(algorithm)
+        for _ in range(2):
+            algorithm.training_step()
+        after, parts = weights(algorithm), dict(algorithm.env_runner.module.named_parameters())
+        for name in parts:
+            assert torch.isfinite(torch.as_tensor(after[name])).all(), name
+        assert algorithm.figures["update/skipped"] == 0
+        assert algorithm.figures.get("replay/ratio_error", 0.0) <= 1e-4
+        return algorithm, {name for name in parts if (before[name] == after[name]).all()}
+
+    return two_updates
+
+
+def replay(algorithm):
+    """The policy, what everybody saw in a round with a gradient, and what it answers."""
+    runner, worlds = algorithm.env_runner, torch.arange(WORLDS)
+    played = Player(runner.env, runner.module.policy, 0).play(worlds, torch.zeros_like(worlds))
+    policy, (steps, agents) = runner.module.policy, played.acts.shape[1:]
+    seen = played.observations.requires_grad_()
+    draws = channel_noise(policy.channel, 0, "train", worlds, worlds * 0, steps, agents, policy.rounds)
+    return policy, seen, policy(Moment(seen, played.alive[:, :-1], played.spawned[:, :-1], played.gates, draws))
+
+
+def reaches(output, seen):
+    """Whether outputs [...] depend on what the first agent sees."""
+    (gradient,) = torch.autograd.grad(output.sum(), seen, retain_graph=True, allow_unused=True)
+    return gradient is not None and used(gradient[:, :, 0])
+
+
+def kept_its_promise(policy, seen, decision):
+    """A listener's answer teaches the speaker, or the channel's own losses do; under silence nothing does."""
+    heard = reaches(decision.logits[:, :, 1, 0], seen)
+    if policy.quantiser.carries and not policy.quantiser.differentiable:
+        who = 0 if policy.bottleneck is None else 1
+        return not heard and any(reaches(loss[:, :, who], seen) for loss in decision.talk.quantised.losses.values())
+    return heard == policy.quantiser.carries
+
+
+def without_a_say(policy, decision):
+    """Names of parts that nothing a policy answers, and no loss of its channel, depends on."""
+    outputs = [decision.logits, decision.gate_logits, decision.values, *decision.talk.quantised.losses.values()]
+    total = sum(output.sum() for output in outputs if output is not None)
+    names, parts = zip(*policy.named_parameters(), strict=True)
+    gradients = torch.autograd.grad(total, parts, allow_unused=True)
+    return {f"policy.{name}" for name, gradient in zip(names, gradients, strict=True) if not used(gradient)}
+
+
+def used(gradient):
+    return gradient is not None and bool(gradient.any())
+
+
+def unneeded(algorithm):
+    """Names of parts that a trainer has no use for: beside critics of its own, value heads and spreads of actions."""
+    parts, policy = dict(algorithm.env_runner.module.named_parameters()), algorithm.env_runner.module.policy
+    if not any(name.startswith("critics.") for name in parts):
+        return set()
+    idle = [part for head in policy.value_heads for part in head.parameters()]
+    idle += [head.spread for head in policy.action_heads if hasattr(head, "spread")]
+    names = {name for name, part in parts.items() if any(part is one for one in idle)}
+    return names | {f"target_{name}" for name in names}
+
+
+def refusal(way):
+    """What a way to a run says against it; None if nothing."""
+    try:
+        way()
+    except ConfigError as error:
+        return str(error)
+    return None
+
+
+def explains(sentence, data):
+    """Whether following the sentence's advice makes a refused experiment a good one."""
+    said = re.match(r"(\w+)\.(\w+): got (.+?), wanted (.+?): (\w+ .+)", sentence)
+    assert said, sentence
+    kind, key, got, wanted, _ = said.groups()
+    assert str(data[kind][key]) == got.strip("'")
+    experiment(data | {kind: data[kind] | {key: type(data[kind][key])(wanted.strip("'"))}})
+
+
+@pytest.mark.parametrize("placement", ["sender", "readout"])
+@pytest.mark.parametrize(
+    ("algorithm", "policy", "channel"), list(product(*map(built_in, (ALGORITHMS, POLICIES, CHANNELS))))
+)
+def test_every_combination_learns_or_is_refused(train, algorithm, policy, channel, placement):
+    data = team(
+        policy={"name": policy}, channel={"name": channel, "placement": placement}, algorithm={"name": algorithm}
+    )
+    said = refusal(partial(experiment, data))
+    if said is not None:
+        assert placement != "sender"
+        explains(said, data)
+        return
+    trained, left = train(data)
+    network, seen, decision = replay(trained)
+    assert kept_its_promise(network, seen, decision)
+    unheard = set() if network.channel.carries else without_a_say(network, decision)
+    assert left - unneeded(trained) - {f"target_{name}" for name in unheard} == unheard
+
+
+@pytest.mark.parametrize("algorithm", built_in(ALGORITHMS))
+@pytest.mark.parametrize("env", built_in(ENVS))
+def test_every_world_is_learned_in_by_every_trainer(train, env, algorithm):
+    trained, left = train(team({"name": env} | SMALL_WORLDS[env], algorithm={"name": algorithm}))
+    assert left == unneeded(trained)
+
+
+@pytest.mark.parametrize("placement", ["sender", "readout"])
+@pytest.mark.parametrize("mode", ["grounding", "task"])
+@pytest.mark.parametrize("rounds", [1, 2])
+def test_both_ways_to_a_run_refuse_alike(rounds, mode, placement):
+    data = team(
+        policy={"name": "tarmac", "rounds": rounds}, channel={"name": "daps", "mode": mode, "placement": placement}
+    )
+    settings = [{key: value for key, value in data[kind].items() if key != "name"} for kind in ("policy", "channel")]
+    python, yaml = TeamNames("relay", {}, "tarmac", settings[0], "daps", settings[1]).check, partial(experiment, data)
+    said = [refusal(way) for way in (python, yaml)]
+    assert said[0] == said[1]
+    one_too_many = [rounds == 2, mode == "task", placement == "readout"]
+    assert (said[0] is not None) == (sum(one_too_many) > 1)
