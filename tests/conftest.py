@@ -71,3 +71,12 @@ def trains_here(here, cluster, monkeypatch):
     monkeypatch.setattr(ray, "init", lambda **settings: None)
     monkeypatch.setattr(ray, "shutdown", lambda: None)
     return here
+
+
+@pytest.fixture
+def trainings_here(trains_here, monkeypatch):
+    """`marlcomm` in this process, and with it the trainings of a study or comparison, one at a time (`--jobs 1`)."""
+    from marlcomm.analysis import trainings
+
+    monkeypatch.setattr(trainings, "run", lambda *arguments: trains_here(*arguments))
+    return trains_here

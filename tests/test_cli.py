@@ -234,12 +234,18 @@ def test_what_only_ray_can_refuse_leaves_no_folder(workplace, trains_here):
 
 
 @pytest.mark.parametrize(
-    ("stop", "code"),
-    [(lambda process: process.terminate(), 0), (lambda process: os.killpg(process.pid, signal.SIGINT), 130)],
-    ids=["SIGTERM", "Ctrl-C"],
+    ("stop", "code", "workers"),
+    [
+        (lambda process: process.terminate(), 0, []),
+        (
+            lambda process: os.killpg(process.pid, signal.SIGINT),
+            130,
+            ["resources.num_env_runners=1", "resources.num_learners=1", "resources.num_cpus=2"],
+        ),
+    ],
+    ids=["SIGTERM", "Ctrl-C, which remote workers get too"],
 )
-def test_signals_save_where_remote_workers_play_and_learn(workplace, stop, code):
-    workers = ["resources.num_env_runners=1", "resources.num_learners=1", "resources.num_cpus=2"]
+def test_signals_save(workplace, stop, code, workers):
     process = start(workplace, f"run.env_steps={10_000 * ROUND}", *workers)
     wait_for(lambda: rounds_done(workplace) >= 1, process)
     stop(process)

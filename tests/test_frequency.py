@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
-from test_cli import marlcomm
 from test_proving_ground import CONFIG
 
 from marlcomm.analysis.frequency import Said, by_goal, correlation, entropy_given_dither, listen
@@ -113,10 +112,10 @@ def test_a_deterministic_speaker_tells_no_more_than_its_goals(monkeypatch):
         assert goal.entropy_given_dither == 0
 
 
-def test_one_command_compares_and_goes_on(tmp_path):
+def test_one_command_compares_and_goes_on(tmp_path, trainings_here):
     (tmp_path / "small.yaml").write_text(CONFIG)
-    command = ("bench", "frequency", "small.yaml", "--rate-weight", 0.001, "--seeds", 1, "--episodes", 400)
-    marlcomm(*command, "--out", "results", cwd=tmp_path)
+    command = ("bench", "frequency", "small.yaml", "--rate-weight", 0.001, "--seeds", 1, "--jobs", 1, "--episodes", 400)
+    trainings_here(*command, "--out", "results", cwd=tmp_path)
     found = json.loads((tmp_path / "results" / "frequency.json").read_text())
     assert [team["rate_weight"] for team in found["teams"]] == [0.001, 0]
     assert found["command"].startswith("marlcomm bench frequency small.yaml")
@@ -129,6 +128,6 @@ def test_one_command_compares_and_goes_on(tmp_path):
     assert (tmp_path / "results" / "frequency.png").stat().st_size > 10_000
     runs = sorted((tmp_path / "runs").glob("*/*"))
     assert len(runs) == 2
-    marlcomm(*command, "--out", "results", cwd=tmp_path)
+    trainings_here(*command, "--out", "results", cwd=tmp_path)
     assert sorted((tmp_path / "runs").glob("*/*")) == runs  # nothing was trained again
     assert json.loads((tmp_path / "results" / "frequency.json").read_text()) == found

@@ -26,10 +26,10 @@ def test_every_entry_is_a_valid_experiment(label):
     assert settings.channel.name in label or label == "uniform, 2 bits"
 
 
-def test_one_command_compares_and_goes_on(tmp_path, here):
+def test_one_command_compares_and_goes_on(tmp_path, trainings_here):
     (tmp_path / "small.yaml").write_text(CONFIG)
     command = ("bench", "channels", "small.yaml", "--seeds", 1, "--jobs", 1, "--out", "results")
-    here(*command, "--channel", "continuous", cwd=tmp_path)
+    trainings_here(*command, "--channel", "continuous", cwd=tmp_path)
     first = json.loads((tmp_path / "results" / "teams.json").read_text())
     assert [(team["label"], team["seed"]) for team in first["teams"]] == [
         ("continuous", 0),
@@ -45,11 +45,11 @@ def test_one_command_compares_and_goes_on(tmp_path, here):
     assert first["lower_curve"][-1]["normalized_return"] == pytest.approx(1)
     assert (tmp_path / "results" / "teams.png").stat().st_size > 10_000
     runs = sorted((tmp_path / "runs").glob("*/*"))
-    here(*command, "--channel", "continuous", cwd=tmp_path)
+    trainings_here(*command, "--channel", "continuous", cwd=tmp_path)
     assert sorted((tmp_path / "runs").glob("*/*")) == runs  # nothing was trained again
     assert json.loads((tmp_path / "results" / "teams.json").read_text())["teams"] == first["teams"]
     (tmp_path / "small.yaml").write_text(CONFIG.replace("worlds: 32", "worlds: 16"))
-    done = here(*command, "--channel", "continuous", cwd=tmp_path, code=2)
+    done = trainings_here(*command, "--channel", "continuous", cwd=tmp_path, code=2)
     assert "was trained with run.worlds = 32, wanted 16" in " ".join(done.stderr.split())
 
 

@@ -209,7 +209,6 @@ def test_advantages_are_normalised_over_all_runners():
     ("kind", "policy", "channel", "training", "rounds"),
     [
         (MAPPOConfig, "transformer", "vq", {"entropy_coeff": 0.01, "reward_scale": 1.0, "lr": FALLING}, 60),
-        (MAPPOConfig, "transformer", "sign", {"entropy_coeff": 0.01, "reward_scale": 1.0, "lr": LONGER}, 80),
         (IC3NetConfig, "commnet", "ddcl", {"lr": 3e-3, "mean_ratio": 0.0}, 150),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -245,7 +244,7 @@ def test_silence_cannot(tmp_path):
         {"channel": "ddcl", "lr": [[0, 1e-3], [10**5, 0]]},
         {"channel": "warm", "entropy_coeff": [[0, 0.1], [3000, 0.0]]},
         {"kind": IC3NetConfig, "policy": "ic3net", "channel": "gumbel"},
-        {"channel": "vq", "runners": 1, "learners": 1},
+        {"channel": "vq", "runners": 1},
         {"channel": "dvq"},
         {"channel": "continuous", "learners": 2},
     ],

@@ -1,19 +1,20 @@
 """Studies: what is trained, tuned, judged and told, by one command each."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
+import sys
+import time
 
 import pytest
-from commands import command, environment, wait_for
+from commands import wait_for
 
-from marlcomm import checkpoint
 from marlcomm.analysis import trainings
 from marlcomm.analysis.findings import rows, scale
 from marlcomm.analysis.study import Study, run, tune
 from marlcomm.registry import ConfigError
-from marlcomm.runs import Run
 
 CONFIG = """
 env: {name: traffic_junction}
@@ -50,9 +51,7 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_a_study_is_tuned_run_and_reported(folder, trains_here, monkeypatch):
-    """Its trainings are commands of their own; here they run in this process, which takes less time."""
-    monkeypatch.setattr(trainings, "run", lambda *arguments: trains_here(*arguments, cwd=folder))
+def test_a_study_is_tuned_run_and_reported(folder, trainings_here, monkeypatch):
     study = Study.read(folder / "study.yaml", folder / "results")
     with pytest.raises(ConfigError, match="settings of continuous, vq have not been chosen yet"):
         run(study, folder / "runs", 1)
@@ -80,11 +79,11 @@ def test_a_study_is_tuned_run_and_reported(folder, trains_here, monkeypatch):
     assert found["silent"].bits.mean == 0
     # What is trained already is not trained again, and the page is made of the result files alone.
     monkeypatch.setattr(trainings, "run", None)
-    told = trains_here("study", "run", "study.yaml", "--seed", 1, cwd=folder).stdout
+    told = trainings_here("study", "run", "study.yaml", "--seed", 1, cwd=folder).stdout
     assert "continuous, 2 bits" in told
-    assert "yes" in trains_here("study", "tune", "study.yaml", cwd=folder).stdout
+    assert "yes" in trainings_here("study", "tune", "study.yaml", cwd=folder).stdout
     shutil.rmtree(folder / "runs")
-    trains_here("study", "report", "study.yaml", "--out", "docs/results.md", cwd=folder)
+    trainings_here("study", "report", "study.yaml", "--out", "docs/results.md", cwd=folder)
     page = (folder / "docs/results.md").read_text()
     asked = "continuous: mean at least 2: **not reached** (1 of 2 seeds yet)"
     for words in ("## Small", "Cars that hardly learn.", asked, "| vq - silent |", summary["command"]):
@@ -197,24 +196,43 @@ def test_what_fails_is_told_after_the_others(folder, monkeypatch):
     assert not study.results.exists()  # a part of a study is kept when it is asked for
 
 
-def test_ctrl_c_lets_a_training_save(folder):
-    """The command is in the middle of a training: it saves, says how to go on, and nothing else begins."""
-    (folder / "small.yaml").write_text(CONFIG.replace("env_steps: 320", "env_steps: 10000000"))
-    (folder / "study.yaml").write_text(STUDY.partition("trials:")[0].replace("run.env_steps=160", "run.worlds=16"))
+CHILD = """
+import pathlib, time
+pathlib.Path("begun").touch()
+try:
+    time.sleep(100)
+except KeyboardInterrupt:
+    time.sleep(0.5)  # a second signal would end it here
+    pathlib.Path("saved").touch()
+"""
+PARENT = """
+import sys
+from marlcomm.analysis import trainings
+trainings.PROGRAM = (sys.executable, "child.py")
+trainings.each(lambda case: trainings.run(), [("first", 0), ("second", 0)], jobs={jobs})
+"""
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_ctrl_c_lets_trainings_save(tmp_path, jobs):
+    """The whole group is told, as by a terminal; each training is told once, and nothing else begins."""
+    (tmp_path / "child.py").write_text(CHILD)
     process = subprocess.Popen(
-        command("study", "run", "study.yaml", "--jobs", 1),
-        cwd=folder,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        text=True,
+        [sys.executable, "-c", PARENT.format(jobs=jobs)], cwd=tmp_path, stderr=subprocess.PIPE, start_new_session=True
     )
-    metrics = "runs/study/continuous-0/*/metrics.jsonl"
-    wait_for(lambda: any(file.stat().st_size for file in folder.glob(metrics)), process)
-    process.send_signal(signal.SIGINT)
-    said = process.communicate(timeout=100)[0]
-    assert process.returncode == 130
+    wait_for((tmp_path / "begun").exists, process)
+    time.sleep(0.5)
+    os.killpg(process.pid, signal.SIGINT)
+    assert b"KeyboardInterrupt" in process.communicate(timeout=60)[1]
+    assert (tmp_path / "saved").exists()
+
+
+def test_who_stops_a_study_is_told_how_to_go_on(folder, here, monkeypatch):
+    def stopped(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(trainings, "run", stopped)
+    (folder / "study.yaml").write_text(STUDY.partition("trials:")[0])
+    said = here("study", "run", "study.yaml", "--jobs", 1, cwd=folder, code=130).stdout
     assert "stopped and saved; continue with" in said
     assert "study run study.yaml --jobs 1" in said
-    (trained,) = folder.glob("runs/study/*/*")
-    assert trained.parent.name == "continuous-0"
-    assert checkpoint.read_counters(Run(trained).last_checkpoint())["round"] > 0

@@ -16,6 +16,7 @@ from marlcomm.registry import ConfigError
 from marlcomm.runs import Run
 
 Watch = Callable[[str], None]
+PROGRAM = (sys.executable, "-m", "marlcomm.cli")
 _running: set[subprocess.Popen[str]] = set()  # commands that have not ended
 _THREADS = ("resources.threads=1", "resources.num_cpus=1")
 
@@ -51,7 +52,7 @@ def train(
         else:
             run("train", str(config), *_overrides(teams[label], label, seed), "--runs", str(root))
 
-    _each(one, missing, jobs)
+    each(one, missing, jobs)
     return {(label, seed): _summaries(root, label, seed)[-1] for label in teams for seed in seeds}
 
 
@@ -65,7 +66,7 @@ def evaluated(trained: Run, changes: Sequence[str]) -> Path:
 
 def run(*arguments: str) -> None:
     """A marlcomm command in a process of its own; raises `ConfigError` with its last words if it fails."""
-    command = [sys.executable, "-m", "marlcomm.cli", *arguments]
+    command = [*PROGRAM, *arguments]
     # A group of its own: Ctrl-C reaches this process alone, which passes it on once (twice would stop without saving).
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, process_group=0
@@ -83,7 +84,7 @@ def run(*arguments: str) -> None:
         raise ConfigError(f"{' '.join(arguments)} failed:\n{(complained or said).strip()[-2000:]}")
 
 
-def _each(one: Callable[[tuple[str, int]], None], cases: Sequence[tuple[str, int]], jobs: int) -> None:
+def each(one: Callable[[tuple[str, int]], None], cases: Sequence[tuple[str, int]], jobs: int) -> None:
     """Do all cases, some at a time, and raise in the end if some failed. Ctrl-C lets what runs save; no more begin."""
     failures: list[ConfigError] = []
 
