@@ -117,6 +117,7 @@ def measure_run(run: Run, episodes: int | None = None, seed: int | None = None) 
 
 def write(curve: Curve, run: Run, file: Path, command: str) -> None:
     """Store a curve as JSON, with what made the team and what measured it."""
-    data = {"command": command, "training": run.command(), "checkpoint": run.last_checkpoint().name, **asdict(curve)}
+    trained = {"training": run.origin()["command"], "checkpoint": run.last_checkpoint().name}
+    data = {"command": command, **trained, **asdict(curve)}
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
