@@ -182,6 +182,10 @@ LEARNING = {
         "scaled reward^2",
         "value loss before its weight, mean over acting agents and minibatches; no unit where values are normalised",
     ),
+    "loss/cross_entropy": Figure("nats", "supervised: -ln pi(right action), mean over labels and minibatches"),
+    "policy/accuracy": Figure(
+        "share of labels", "supervised: labels whose action is the likeliest one, mean over minibatches"
+    ),
     "policy/entropy": Figure(
         "nats",
         "entropy of the action distribution (gate included), mean over acting agents; of box actions that of the "

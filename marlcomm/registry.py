@@ -427,6 +427,12 @@ ALGORITHMS = _table(
         "algorithms.settings:MADDPGTraining",
         "actors that follow central critics, which learn from a replay",
     ),
+    (
+        "supervised",
+        "algorithms.supervised:SupervisedConfig",
+        "algorithms.settings:SupervisedTraining",
+        "cross-entropy with the actions that are right, in worlds that say which are",
+    ),
 )
 TABLES = {table.kind: table for table in (ENVS, CHANNELS, POLICIES, ALGORITHMS)}
 

@@ -122,7 +122,11 @@ def test_every_logged_tag_is_in_the_glossary_and_the_other_way_round(finished):
     others = {tag for tag in known if tag.startswith("channel/") or "gate_rate" in tag} - {"channel/rate"}
     sometimes = others | {tag for tag in known if "joint_entropy" in tag or "/bottleneck_" in tag}
     sometimes |= {tag for tag in known if "env_message_bits" in tag}  # where a world has words of its own
-    sometimes |= {tag for tag, figure in glossary("traffic_junction").items() if figure.formula.startswith("MADDPG:")}
+    sometimes |= {
+        tag
+        for tag, figure in glossary("traffic_junction").items()
+        if figure.formula.startswith(("MADDPG:", "supervised:"))
+    }
     sometimes |= {"policy/entropy_share", "policy/entropy_weight"}  # of a target for the entropy
     assert known - logged <= sometimes
     steps = [point.step for point in events.Scalars("train/success")]
@@ -367,7 +371,7 @@ def test_lists(here):
             "sign",
         ],
         "policies": ["ic3net", "commnet", "tarmac", "transformer"],
-        "algorithms": ["ic3net", "mappo", "maddpg"],
+        "algorithms": ["ic3net", "mappo", "maddpg", "supervised"],
     }
     for kind, names in expected.items():
         plugin = ["--import", "third_party"] if kind == "channels" else []
@@ -401,7 +405,19 @@ def test_bench_card(workplace, pytestconfig, here):
 
 @pytest.mark.parametrize(
     "verb",
-    ["", "train", "evaluate", "list", "check", "check channel", "data", "data lewis_game", "bench", "bench card"],
+    [
+        "",
+        "train",
+        "evaluate",
+        "list",
+        "check",
+        "check channel",
+        "data",
+        "data lewis_game",
+        "bench",
+        "bench card",
+        "bench effective-symbols",
+    ],
 )
 def test_help_everywhere(here, verb):
     assert "Usage" in here(*verb.split(), "--help").stdout

@@ -9,8 +9,19 @@ if TYPE_CHECKING:
     from marlcomm.algorithms.ic3net import IC3Net, IC3NetConfig
     from marlcomm.algorithms.maddpg import MADDPG, MADDPGConfig
     from marlcomm.algorithms.mappo import MAPPO, MAPPOConfig
+    from marlcomm.algorithms.supervised import Supervised, SupervisedConfig
 
-__all__ = ["MADDPG", "MAPPO", "IC3Net", "IC3NetConfig", "MADDPGConfig", "MAPPOConfig", "register_algorithm"]
+__all__ = [
+    "MADDPG",
+    "MAPPO",
+    "IC3Net",
+    "IC3NetConfig",
+    "MADDPGConfig",
+    "MAPPOConfig",
+    "Supervised",
+    "SupervisedConfig",
+    "register_algorithm",
+]
 
 __getattr__, __dir__ = lazy(
     __name__,
@@ -21,5 +32,7 @@ __getattr__, __dir__ = lazy(
         "MADDPGConfig": "maddpg",
         "MAPPO": "mappo",
         "MAPPOConfig": "mappo",
+        "Supervised": "supervised",
+        "SupervisedConfig": "supervised",
     },
 )

@@ -7,7 +7,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from marlcomm.registry import turn_on
-from marlcomm.rllib.settings import OnPolicyTraining, Scheduled, Training
+from marlcomm.rllib.settings import OnPolicyTraining, RewardTraining, RoundTraining, Scheduled
 
 
 class MAPPOTraining(OnPolicyTraining):
@@ -114,7 +114,13 @@ class IC3NetTraining(OnPolicyTraining):
         return turn_on(self, ("slot_returns", "post_step_mask")) if self.legacy else self
 
 
-class MADDPGTraining(Training):
+class SupervisedTraining(RoundTraining):
+    """Cross-entropy with the actions that a labelled world says are right; rewards teach nothing."""
+
+    num_minibatches: int = Field(8, ge=1, description="into how many equal groups of worlds a pass is cut")
+
+
+class MADDPGTraining(RewardTraining):
     """Deterministic policy gradients from critics that see all observations and actions, learned from a replay."""
 
     lr: Scheduled = Field(

@@ -176,6 +176,42 @@ def _goal_world(config_file: Path) -> CommunicatingGoalSettings:
     return settings
 
 
+@app.command(name="effective-symbols")
+def bench_effective_symbols(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="folder of a run, or the folder above its runs")],
+    episodes: Annotated[
+        int | None, typer.Option(min=1, help="episodes; by default evaluation.episodes of the run")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, max=2**31 - 1, help="seed of the episodes; by default the run's")
+    ] = None,
+    file: Annotated[
+        Path | None, typer.Option("--out", help="JSON file to write the curve to", show_default=False)
+    ] = None,
+) -> None:
+    """Measure how many symbols of a message its receivers gain by: success where only the first ones are heard.
+
+    The others are resampled from what the sender said in other episodes, or dropped where a message has an end mark.
+    """
+    from marlcomm.runs import Run
+
+    run = Run.open(run_folder)
+    with out.status("listening"):
+        from marlcomm.analysis import effective_symbols
+
+        curve = effective_symbols.measure_run(run, episodes, seed)
+    table = Table(title=f"success over {curve.episodes:,} episodes, the other symbols {curve.others}")
+    for column in ("symbols heard", "success"):
+        table.add_column(column, justify="right")
+    for kept, success in enumerate(curve.success):
+        table.add_row(str(kept), f"{success:.3f}")
+    out.print(table)
+    out.print(f"effective symbols: {curve.effective} of {len(curve.success) - 1}", highlight=False)
+    if file is not None:
+        effective_symbols.write(curve, run, file, command_line())
+        tell_where(file)
+
+
 @app.command(name="rate-distortion")
 def bench_rate_distortion(
     channels: Annotated[

@@ -7,7 +7,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
@@ -16,6 +16,8 @@ from torch import Tensor
 
 from marlcomm import noise
 from marlcomm.envs.actions import ActionSpace, BoxActions, DiscreteActions
+
+NO_LABEL = -1  # of a slot for which no action is known to be right
 
 
 @dataclass(frozen=True)
@@ -178,6 +180,8 @@ class TeamStep:
         terminated: [B] bool, the world ended for good.
         truncated: [B] bool, the horizon cut the world short.
         info: statistics of each episode so far, name -> [B] float32; ``success`` is always among them.
+        labels: [B, N] int64, the discrete action that is right for each slot to do next, or `NO_LABEL`; None where the
+            world is not `labelled`.
     """
 
     observations: Tensor
@@ -187,6 +191,7 @@ class TeamStep:
     terminated: Tensor
     truncated: Tensor
     info: dict[str, Tensor]
+    labels: Tensor | None = None
 
 
 Script = Callable[["TeamEnv"], Tensor]
@@ -203,8 +208,11 @@ class TeamEnv(ABC):
 
     Attributes:
         worlds_at_once: the largest B that it can play; None: any. Players play more worlds in turns.
+        labelled: whether it says at every step which actions are right, so that a team can be taught them
+            (`TeamStep.labels`).
     """
 
+    labelled: ClassVar[bool] = False
     spec: TeamSpec
     worlds_at_once: int | None = None
 

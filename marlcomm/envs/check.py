@@ -15,7 +15,7 @@ from torch import Tensor
 
 from marlcomm import noise
 from marlcomm.contract import Finding, UncheckedError, examine
-from marlcomm.envs.base import TeamEnv, TeamSpec, TeamStep
+from marlcomm.envs.base import NO_LABEL, TeamEnv, TeamSpec, TeamStep
 from marlcomm.registry import ENVS
 
 _SEED, _STREAM = 5, "check"
@@ -121,7 +121,7 @@ class _Case:
 def _named(now: object) -> Moment:
     if not isinstance(now, TeamStep):
         raise TypeError(f"reset and step must return a TeamStep, got {type(now).__name__}")
-    named = {name: value for name, value in vars(now).items() if name != "info"}
+    named = {name: value for name, value in vars(now).items() if name != "info" and value is not None}
     return named | {f"info[{name!r}]": value for name, value in now.info.items()}
 
 
@@ -166,6 +166,8 @@ def _wanted(spec: TeamSpec, size: int, name: str) -> tuple[tuple[int, ...], torc
         return (size, spec.num_agents), torch.float32
     if name in ("alive", "spawned"):
         return (size, spec.num_agents), torch.bool
+    if name == "labels":
+        return (size, spec.num_agents), torch.int64
     return (size,), torch.bool if name in ("terminated", "truncated") else torch.float32
 
 
@@ -222,6 +224,28 @@ def _success_is_told(case: _Case) -> str | None:
                 return f"{name} is infinite or NaN at {_when(time)}"
             if name == "info['success']" and ((values < 0) | (values > 1)).any():
                 return f"{name} leaves 0..1 at {_when(time)}: wanted 1 for a success, 0 for none"
+    return None
+
+
+def _labels_are_actions(case: _Case) -> str | None:
+    spec = case.spec
+    if case.env.labelled and spec.action_bounds is not None:
+        return "the world is labelled, and its actions are of a box: a label is the number of an action"
+    choices = torch.tensor(spec.choices or (spec.num_actions,) * spec.num_agents, device=case.env.device)
+    for time, now, running in case.watched():
+        if ("labels" in now) != case.env.labelled:
+            missing, rule = ("None", "") if case.env.labelled else ("given", "not ")
+            return f"labels are {missing} at {_when(time)}, and the world is {rule}labelled"
+        if not case.env.labelled:
+            continue
+        labels = now["labels"]
+        wrong = running.unsqueeze(1) & ((labels < NO_LABEL) | (labels >= choices))
+        if wrong.any():
+            world, slot = wrong.nonzero()[0].tolist()
+            return (
+                f"the label of {_place(world, slot, time)} is {int(labels[world, slot])}, wanted one of its "
+                f"{int(choices[slot])} actions, or {NO_LABEL} where none is right"
+            )
     return None
 
 
@@ -572,6 +596,7 @@ _CHECKS: dict[str, Callable[[_Case], str | None]] = {
     "observations are finite and within their bounds": _observations_are_in_bounds,
     "rewards are finite, and zero at a reset": _rewards_are_finite,
     "success is among the statistics, which are always the same": _success_is_told,
+    "labels are actions, and there where the world is labelled": _labels_are_actions,
     "empty slots see zeros, and are paid for nothing but the last action of who left": _empty_slots_are_zero,
     "new occupants of a slot are reported in spawned": _new_occupants_are_reported,
     "the actions of empty slots, and of those that are no actors, are ignored": _idle_actions_change_nothing,

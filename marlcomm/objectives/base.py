@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from marlcomm.channels.base import Channel
+from marlcomm.envs.base import NO_LABEL
 from marlcomm.policies.base import Decision, Talk, each_talk
 from marlcomm.policies.rollout import Rollout
 
@@ -48,7 +49,6 @@ class Objective(ABC):
         Symbols, and who spoke, are those of the channel: where it is at the read-out, what each receiver read. An
         objective may add what its loss needs besides.
         """
-        advantages, value_targets = self.targets(rollout)
         steps = torch.arange(rollout.acts.shape[1], device=rollout.lengths.device)
         batch = {
             "world": rollout.worlds,
@@ -60,18 +60,22 @@ class Objective(ABC):
             "running": steps < rollout.lengths.unsqueeze(1),
             "actions": rollout.actions,
             "log_probs": rollout.log_probs,
-            "advantages": advantages,
-            "value_targets": value_targets,
             "symbols": rollout.talk.quantised.symbols,
             "spoke": rollout.talk.quantised.spoke,
         }
         gates = {"gates": rollout.gates, "gate_choices": rollout.gate_choices}
         batch |= {name: values for name, values in gates.items() if values is not None}
+        targets = self.targets(rollout)
+        if targets is not None:
+            batch["advantages"], batch["value_targets"] = targets
         return batch
 
-    @abstractmethod
-    def targets(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
-        """Advantages and value targets, both [B, T, N], from a rollout with its values."""
+    def targets(self, rollout: Rollout) -> tuple[Tensor, Tensor] | None:
+        """Advantages and value targets, both [B, T, N], from a rollout with its values.
+
+        None where rewards teach nothing.
+        """
+        return None
 
     def normalized_over(self, batch: Batch) -> Tensor:
         """Whose advantages, of rows [B, T, N], the moments for their normalisation are of: those of whoever acts."""
@@ -86,7 +90,12 @@ class Objective(ABC):
 
     @abstractmethod
     def loss(self, batch: Batch, decision: Decision, env_steps: int) -> Loss:
-        """The policy's and critic's loss on rows [B, T, N] (see `columns`), at a point of the training."""
+        """The policy's (and critic's) loss on rows [B, T, N] (see `columns`), at a point of the training."""
+
+
+def taught(batch: Batch) -> Tensor:
+    """Who is told at rows [..., N] which action is right: who acts there and has a label."""
+    return batch["acts"] & (batch["labels"] != NO_LABEL)
 
 
 def channel_loss(channel: Channel, talk: Talk, acts: Tensor, messages: Tensor, credit: Tensor | None = None) -> Loss:

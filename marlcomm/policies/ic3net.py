@@ -34,7 +34,7 @@ class IC3Net(TeamPolicy):
     def __init__(self, spec: TeamSpec, settings: IC3NetSettings, channel: Channel) -> None:
         super().__init__(spec, settings, channel)
         hidden = settings.hidden_size
-        self.gated = not settings.force_gate_open
+        self.gated = settings.gated
         self.draws_gate = self.gated or settings.train_forced_gate
         self.rounds = settings.rounds
         self.recurrent = settings.core != "feedforward"

@@ -51,6 +51,7 @@ class Rollout:
         seconds: wall time spent, by part.
         last: what the policy is given after the last action, [B, N, ...].
         last_talk: what it says then, [B, R, N, ...], which nobody acts on.
+        labels: [B, T, N] int64, the right actions (see `TeamStep`); None where the world is not labelled.
     """
 
     worlds: Tensor
@@ -72,6 +73,7 @@ class Rollout:
     seconds: dict[str, float]
     last: Moment
     last_talk: Talk
+    labels: Tensor | None = None
 
     @property
     def env_steps(self) -> int:
@@ -223,6 +225,8 @@ class Player:
             _append(record, observations=now.observations, alive=now.alive, spawned=now.spawned)
             _append(record, actions=actions, log_probs=log_probs(decision, actions, choices), values=decision.values)
             _append(record, acts=now.alive & episode.running.unsqueeze(-1))
+            if now.labels is not None:
+                _append(record, labels=now.labels)
             if choices is not None:
                 _append(record, gate_choices=choices)
             if gates is not None and choices is not None:
@@ -244,6 +248,7 @@ class Player:
             episodes=episodes,
             gates=columns.pop("gates", None),
             gate_choices=columns.pop("gate_choices", None),
+            labels=columns.pop("labels", None),
             lengths=episode.lengths,
             talk=stack_talks(talks),
             info=episode.info,

@@ -58,6 +58,11 @@ class PolicySettings(Settings):
         return _as_lists(self.groups) or []
 
     @property
+    def gated(self) -> bool:
+        """Whether agents choose to speak."""
+        return False
+
+    @property
     def talks_per_step(self) -> int:
         """R, how often all talk at each step."""
         return 1
@@ -144,6 +149,10 @@ class IC3NetSettings(PolicySettings):
         if self.mean_of_living and self.parameters != "shared":
             raise ValueError("mean_of_living wants parameters: shared; a network of some slots is not told who lives")
         return self
+
+    @property
+    def gated(self) -> bool:
+        return not self.force_gate_open
 
     @property
     def message_width(self) -> int:

@@ -9,10 +9,8 @@ import torch
 from torch import Tensor
 
 from marlcomm import noise
-from marlcomm.objectives.base import Batch
+from marlcomm.objectives.base import Batch, taught
 from marlcomm.policies.base import each_talk
-
-_DENOMINATORS = ("agent_steps", "messages", "env_steps")
 
 
 def join(batches: Sequence[dict[str, np.ndarray]]) -> Batch:
@@ -51,26 +49,27 @@ def epoch_rows(batch: Batch, seed: int, round_: int, epoch: int, minibatches: in
 
     Worlds are permuted by a key of (seed, round, epoch) and cut into minibatches. Learners cut the rows they are given
     into contiguous shards, and each shard into contiguous minibatches; so learner l gets the l-th part of every
-    minibatch. Each row also carries the denominators of its minibatch: acting agents, messages, env steps.
+    minibatch. Each row also carries the denominators of its minibatch: acting agents, messages, env steps, and labels
+    where there are any.
     """
     worlds = len(batch["world"])
     groups = noise.permutation(worlds, seed, "minibatches", round_, epoch).view(minibatches, learners, -1)
     rows = groups.transpose(0, 1).reshape(-1)
     ordered = {name: values[rows] for name, values in batch.items()}
-    sums = _row_sums(batch)
-    for name in _DENOMINATORS:
-        per_minibatch = sums[name][groups].sum((1, 2))
+    for name, sums in _row_sums(batch).items():
+        per_minibatch = sums[groups].sum((1, 2))
         ordered[name] = per_minibatch.repeat_interleave(groups.shape[2]).repeat(learners)
     return ordered
 
 
 def _row_sums(batch: Batch) -> Batch:
     acts = batch["acts"]
-    return {
+    sums = {
         "agent_steps": acts.sum((1, 2)).float(),
         "messages": (batch["spoke"] & each_talk(acts, batch["spoke"])).sum((1, 2)).float(),
         "env_steps": batch["running"].sum(1).float(),
     }
+    return sums | {"label_count": taught(batch).sum((1, 2)).float()} if "labels" in batch else sums
 
 
 def minibatches(ordered: Batch, count: int) -> Iterator[Batch]:

@@ -44,18 +44,19 @@ class Training(Settings):
     rmsprop_alpha: float = Field(0.97, ge=0, lt=1, description="smoothing of rmsprop")
     rmsprop_eps: float = Field(1e-6, gt=0, description="term that keeps rmsprop's divisor from zero")
     lr: Scheduled = Field(1e-3, description="learning rate: a number, or [[env steps, value], ...] from env step 0")
-    gamma: float = Field(0.99, ge=0, le=1, description="discount")
-    reward_scale: float = Field(1.0, gt=0, description="rewards are multiplied by this in training only")
     grad_clip: float | None = Field(None, gt=0, description="largest norm of the whole gradient; null: not clipped")
 
 
-class OnPolicyTraining(Training):
+class RewardTraining(Training):
+    """What algorithms offer that learn from rewards."""
+
+    gamma: float = Field(0.99, ge=0, le=1, description="discount")
+    reward_scale: float = Field(1.0, gt=0, description="rewards are multiplied by this in training only")
+
+
+class RoundTraining(Training):
     """What algorithms offer that learn from each round of episodes and then forget it."""
 
-    entropy_coeff: Scheduled = Field(
-        0.0, description="weight of the entropy bonus: a number, or [[env steps, value], ...]"
-    )
-    vf_loss_coeff: float = Field(0.5, ge=0, description="weight of the value loss")
     num_epochs: int = Field(1, ge=1, description="passes over each round of episodes")
     num_minibatches: int = Field(1, ge=1, description="into how many equal groups of worlds a pass is cut")
 
@@ -63,3 +64,12 @@ class OnPolicyTraining(Training):
         learners = max(num_learners, 1)
         reason = f"learners ({learners}) x algorithm.num_minibatches ({self.num_minibatches})"
         check_multiple(key, worlds, learners * self.num_minibatches, reason)
+
+
+class OnPolicyTraining(RewardTraining, RoundTraining):
+    """What algorithms offer that learn from the rewards of each round what to do and what to expect."""
+
+    entropy_coeff: Scheduled = Field(
+        0.0, description="weight of the entropy bonus: a number, or [[env steps, value], ...]"
+    )
+    vf_loss_coeff: float = Field(0.5, ge=0, description="weight of the value loss")

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from marlcomm import noise
-from marlcomm.envs.base import Candidates, Indexed, Script, TeamEnv, TeamSpec, TeamStep
+from marlcomm.envs.base import NO_LABEL, Candidates, Indexed, Script, TeamEnv, TeamSpec, TeamStep
 from marlcomm.envs.cards import card
 from marlcomm.envs.lewis_game.files import read_npz
 from marlcomm.envs.lewis_game.rounds import Rounds, build_rounds
@@ -30,12 +30,14 @@ class LewisGame(TeamEnv):
 
     Actions: the place of a candidate; those of the sender are ignored, and those of the receiver before the last step.
     Choosing the target there is a success and worth 1, half of it for each slot, so that a team's return is its
-    success. The world ends with the choice.
+    success. The world ends with the choice, and says before it which one is right.
 
     An observation is K + 1 objects: the target, then the candidates, each of them "hidden" to who cannot see it. As
     indices, an object is A numbers, the places of the ones in a vector of A (V + 1): one for each value of each
     attribute, and for "hidden". Dense, it is that vector.
     """
+
+    labelled = True
 
     def __init__(self, settings: LewisGameSettings, device: torch.device | str = "cpu") -> None:
         super().__init__(device)
@@ -110,7 +112,15 @@ class LewisGame(TeamEnv):
             terminated=self._at_horizon(),
             truncated=torch.zeros_like(everybody[:, 0]),
             info={"success": success, "shared_attributes": self._shared()},
+            labels=self._labels(),
         )
+
+    def _labels(self) -> Tensor:
+        """[B, N], the target's place for the receiver where its next choice counts."""
+        labels = torch.full((self.num_worlds, self.spec.num_agents), NO_LABEL, device=self.device)
+        if self.time == self.spec.horizon - 1:
+            labels[:, RECEIVER] = self._target
+        return labels
 
     def _shared(self) -> Tensor:
         """[B], how many attributes of the object that was chosen are those of the target; 0 before the choice."""
