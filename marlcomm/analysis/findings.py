@@ -61,7 +61,7 @@ def _way(summary: Mapping[str, Any]) -> float:
 def rows(study: Study) -> list[Row]:
     """All that was found, in the order of the study."""
     evaluations = study.evaluations()
-    values = {label: _by_seed(study, summaries, "evaluation") for label, summaries in evaluations.items()}
+    values = {label: _by_seed(study, summaries, study.settings.group) for label, summaries in evaluations.items()}
     return [_row(study, label, summaries, values) for label, summaries in evaluations.items()]
 
 

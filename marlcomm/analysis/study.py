@@ -6,6 +6,7 @@ A study is a YAML file. Its result files are the summaries of its teams, one for
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +43,9 @@ class StudySettings(Settings):
     seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1, description="seeds of training and evaluation")
     metric: Literal["success", "return", "length"] = Field(
         "success", description="the headline; of length, less is better"
+    )
+    actions: Literal["sampled", "greedy"] = Field(
+        "sampled", description="which actions the headline is of; greedy: the likeliest, where a choice is no action"
     )
     share: int = Field(1, ge=1, description="what returns are divided by: agents, where they are told for each agent")
     most_bits: float = Field(gt=0, description="coded bits per agent step that a bounded channel may use")
@@ -81,6 +85,11 @@ class StudySettings(Settings):
             raise ValueError(f"tuning_seeds: {sorted(both)} are seeds of results too; choose others")
         return self
 
+    @property
+    def group(self) -> str:
+        """Of the figures that the headline is among (see `marlcomm.analysis.evaluation.evaluate_run`)."""
+        return "greedy" if self.actions == "greedy" else "evaluation"
+
     def shared(self, value: float) -> float:
         """A headline figure as it is told: of returns, each agent's share."""
         return value / self.share if self.metric == "return" else value
@@ -112,7 +121,7 @@ class Study:
         if not isinstance(data, dict):
             raise ConfigError(f"study: {str(file)!r} must hold keys and values")
         settings = cast(StudySettings, validate(StudySettings, cast(dict[str, Any], data), file.stem))
-        config = file.parent / settings.config
+        config = Path(os.path.normpath(file.parent / settings.config))  # results name it
         if not config.is_file():
             raise ConfigError(f"{file.stem}.config: no file {str(config)!r}")
         return Study(file.stem, settings, config, results / file.stem)
@@ -205,7 +214,7 @@ def tune(study: Study, root: Path, jobs: int, watch: Watch = lambda what: None) 
     found: list[dict[str, Any]] = []
     for name, (label, changes) in tried.items():
         own = [
-            json.loads(summaries[name, seed].read_text(encoding="utf-8"))[f"evaluation/{settings.metric}"]
+            json.loads(summaries[name, seed].read_text(encoding="utf-8"))[f"{settings.group}/{settings.metric}"]
             for seed in settings.tuning_seeds
         ]
         by_seed = dict(zip(map(str, settings.tuning_seeds), own, strict=True))
