@@ -83,6 +83,8 @@ def test_a_study_is_tuned_run_and_reported(folder, trainings_here, monkeypatch):
     assert "continuous, 2 bits" in told
     assert "yes" in trainings_here("study", "tune", "study.yaml", cwd=folder).stdout
     shutil.rmtree(folder / "runs")
+    done = trainings_here("study", "report", "--out", "docs/results.md", cwd=folder, code=2)
+    assert "no studies/*.yaml here" in done.stderr
     trainings_here("study", "report", "study.yaml", "--out", "docs/results.md", cwd=folder)
     page = (folder / "docs/results.md").read_text()
     asked = "continuous: mean at least 2: **not reached** (1 of 2 seeds yet)"

@@ -41,6 +41,13 @@ class Row:
         return None if None in values else float(np.mean(cast(list[float], values)))
 
     @property
+    def counts(self) -> str:
+        """Whether its few bits count, or why not; nothing of the teams that others stand beside."""
+        if self.label in (CONTINUOUS, SILENT):
+            return ""
+        return "; ".join(self.reasons) or "yes"
+
+    @property
     def way(self) -> float:
         """How far from floor to ceiling returns have come, 0 to 1, mean over seeds."""
         return float(np.mean([_way(summary) for summary in self.summaries]))

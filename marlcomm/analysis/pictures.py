@@ -161,6 +161,7 @@ def _signed(value: float | None) -> str:
 def draw_study(study: Study, rows: Sequence[Row], scale: Scale, file: Path) -> None:
     """The headline figure of every seed over its coded bits, with the mean of each team, between floor and ceiling."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import ScalarFormatter
 
     figure = Figure(figsize=(9, 4.8), layout="constrained")
     panel = figure.subplots()
@@ -176,6 +177,7 @@ def draw_study(study: Study, rows: Sequence[Row], scale: Scale, file: Path) -> N
         )
     panel.axvline(study.settings.most_bits, color="0.8", linewidth=0.8, linestyle="--")
     panel.set_xscale("symlog", linthresh=1.0)
+    panel.xaxis.set_major_formatter(ScalarFormatter())
     panel.set_xlim(left=-0.1)
     panel.set_xlabel("coded bits per agent step (dots: seeds; large: their mean; dashed: the most that count)")
     share = "" if study.settings.share == 1 else f" / {study.settings.share}"

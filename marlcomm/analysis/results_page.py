@@ -8,7 +8,7 @@ from typing import Any
 
 from marlcomm.analysis.evidence import Interval
 from marlcomm.analysis.findings import Row, rows, scale
-from marlcomm.analysis.study import CONTINUOUS, SILENT, Study
+from marlcomm.analysis.study import Study
 
 _HEAD = """# Results
 
@@ -60,7 +60,7 @@ def section(study: Study, found: Sequence[Row]) -> str:
         ]
         parts += [*_doubts(study, found), _provenance(found)]
     if missing:
-        parts.append(f"Not run yet: {', '.join(missing)}.")
+        parts.append(f"Not run yet: {'; '.join(missing)}.")
     trials = study.trials()
     if trials:
         parts.append(_trials(trials))
@@ -82,17 +82,11 @@ def table(study: Study, found: Sequence[Row]) -> str:
         cells += ["-" if value is None else _number(settings.shared(value)) for value in beside]
         cells.append(f"{row.way:.0%}")
         ratio = row.mean("evaluation/compression_ratio")
-        cells += [f"{row.bits.mean:.2f}", "-" if ratio is None else f"{ratio:.1f}", _counts(row)]
+        cells += [f"{row.bits.mean:.2f}", "-" if ratio is None else f"{ratio:.1f}", row.counts]
         env_steps, core_minutes = row.cost
         cells += [f"{env_steps / 1e6:.2f} M", f"{core_minutes:.1f}"]
         lines.append(f"| {row.label} | {' | '.join(cells)} |")
     return "\n".join(lines)
-
-
-def _counts(row: Row) -> str:
-    if row.label in (CONTINUOUS, SILENT):
-        return ""
-    return "; ".join(row.reasons) if row.reasons else "yes"
 
 
 def _asked(study: Study, found: Sequence[Row]) -> list[str]:

@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from marlcomm.cli.shell import command_line, out, program, tell_where
+from marlcomm.registry import ConfigError
 
 if TYPE_CHECKING:
     from marlcomm.analysis.study import Study
@@ -73,7 +74,10 @@ def tune(file: File, root: Root = Path("runs"), jobs: Jobs = 2, results: Results
 
 @app.command()
 def report(
-    files: Annotated[list[Path], typer.Argument(metavar="STUDY...", help="YAML files, as in studies/")],
+    files: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[STUDY]...", help="YAML files; by default all of studies/", show_default=False),
+    ] = None,
     target: Annotated[
         Path | None, typer.Option("--out", help="page to write, with its pictures beside", show_default=False)
     ] = None,
@@ -83,6 +87,9 @@ def report(
     from marlcomm.analysis.results_page import write_page
     from marlcomm.analysis.study import Study
 
+    files = files or sorted(Path("studies").glob("*.yaml"))
+    if not files:
+        raise ConfigError("study report: no studies/*.yaml here; say which, as in marlcomm study report my_study.yaml")
     studies = [Study.read(file, results) for file in files]
     for study in studies:
         _tell(study)
@@ -106,14 +113,17 @@ def _tell(study: Study) -> None:
     """A table of what there is."""
     from marlcomm.analysis.findings import rows
 
-    settings = study.settings
+    settings, found = study.settings, rows(study)
+    if not found:
+        out.print(f"{escape(settings.title)}: no results yet", highlight=False)
+        return
     table = Table(title=settings.title, caption=f"{settings.metric}; coded bits per agent step", caption_justify="left")
     table.add_column("team")
     for column in ("seeds", "mean", "95 %", "worst", "bits", "counts"):
         table.add_column(column, justify="right")
-    for row in rows(study):
+    for row in found:
         values = sorted(row.by_seed.values(), reverse=settings.metric == "length")
         ends = "" if row.figure.low is None else f"{row.figure.low:.3f} to {row.figure.high:.3f}"
         cells = [str(len(values)), f"{row.figure.mean:.3f}", ends, f"{values[0]:.3f}", f"{row.bits.mean:.2f}"]
-        table.add_row(escape(row.label), *cells, "; ".join(row.reasons) or "yes")
+        table.add_row(escape(row.label), *cells, row.counts)
     out.print(table)
