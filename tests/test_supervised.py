@@ -252,7 +252,7 @@ def test_a_run_goes_on_as_if_it_had_not_stopped(built, cluster, tmp_path):
         ),
         (
             lambda c: c.communication(policy="ic3net", policy_config=SMALL),
-            "policy.force_gate_open: got False, wanted true under algorithm supervised",
+            "policy.force_gate_open: got False, wanted True: under algorithm supervised",
         ),
         (lambda c: c.training(entropy_coeff=0.1), "training(entropy_coeff=...): unknown setting"),
     ],

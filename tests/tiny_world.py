@@ -21,6 +21,8 @@ class Relay(TeamEnv):
     The world ends for good after the last step: nothing is to be expected beyond.
     """
 
+    labelled = True
+
     def __init__(self, settings: RelaySettings, device: str = "cpu") -> None:
         super().__init__(device)
         self.spec = TeamSpec(
@@ -50,6 +52,7 @@ class Relay(TeamEnv):
             terminated=self._at_horizon(),
             truncated=torch.zeros(self.num_worlds, dtype=torch.bool),
             info={"success": self._right},
+            labels=self._bits.roll(-1, 1),
         )
 
 

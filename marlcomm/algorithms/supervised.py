@@ -29,7 +29,7 @@ class SupervisedConfig(TeamConfig):
         policy = POLICIES.check(self.policy, self.policy_config)
         if isinstance(policy, PolicySettings) and policy.gated:
             raise ConfigError(
-                "policy.force_gate_open: got False, wanted true under algorithm supervised: no label says when to speak"
+                "policy.force_gate_open: got False, wanted True: under algorithm supervised no label says when to speak"
             )
 
     def objective(self) -> CrossEntropy:
