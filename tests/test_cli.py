@@ -20,6 +20,7 @@ from commands import command, environment, marlcomm, wait_for
 from safetensors.numpy import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from marlcomm.envs.cards import cards
 from marlcomm.glossary import glossary
 from marlcomm.registry import TABLES
 
@@ -401,6 +402,42 @@ def test_bench_card(workplace, pytestconfig, here):
     assert (pytestconfig.rootpath / "marlcomm/envs/cards_data/traffic_junction.json").read_bytes() == stored
     card = json.loads((workplace / "card.json").read_text())
     assert card["easy-vision0-rate0.3"]["references"]["scheduler"]["success"] > 0.9
+
+
+def silent_run(workplace, name, **changes):
+    """A run's folder with what an evaluation leaves there."""
+    folder = workplace / "runs" / name / "now"
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text("env: {name: traffic_junction}\n")
+    summary = {"env": "traffic_junction", "channel": "silent", "setting": "easy-vision0-rate0.3", "env_steps": 10}
+    summary |= {"seed": 0, "command": "marlcomm train x.yaml --runs elsewhere", "evaluation/length": 20.0}
+    summary |= {"evaluation/success": 0.25, "evaluation/return": -30.0} | changes
+    (folder / "summary.json").write_text(json.dumps(summary))
+    return folder
+
+
+def test_what_was_learned_in_silence_is_added_to_cards(workplace, here):
+    runs = [silent_run(workplace, "first"), silent_run(workplace, "best", **{"seed": 1, "evaluation/success": 0.5})]
+    words = [word for run in runs for word in ("--silent", run)]
+    here("bench", "card", "traffic_junction", *words, "--out", "card.json", cwd=workplace)
+    found = json.loads((workplace / "card.json").read_text())
+    assert found["easy-vision0-rate0.3"]["silent"] == {
+        "success": 0.5,
+        "return": -30.0,
+        "length": 20.0,
+        "env_steps": 10,
+        "by_seed": {"0": 0.25, "1": 0.5},
+        "command": "marlcomm train x.yaml",
+    }
+    stored = cards("traffic_junction")
+    assert found["easy-vision0-rate0.3"]["references"] == stored["easy-vision0-rate0.3"]["references"]
+    assert {name: card for name, card in found.items() if name != "easy-vision0-rate0.3"} == {
+        name: card for name, card in stored.items() if name != "easy-vision0-rate0.3"
+    }
+    for change, said in (({"channel": "vq"}, "with channel 'vq', wanted"), ({"setting": "x"}, "has no card of x")):
+        run = silent_run(workplace, next(iter(change)), **change)
+        done = here("bench", "card", "traffic_junction", "--silent", run, cwd=workplace, code=2)
+        assert said in " ".join(done.stderr.split())
 
 
 @pytest.mark.parametrize(

@@ -56,22 +56,35 @@ def measure_cards(
     return measured
 
 
-def silent_entry(runs: Sequence[Run]) -> tuple[str, dict[str, Any]]:
-    """The setting and the entry of runs that were trained in silence, one for each seed; the best one counts."""
-    summaries = [run.summary() for run in runs]
-    for run, summary in zip(runs, summaries, strict=True):
-        if summary["channel"] != "silent":
-            raise ConfigError(f"bench: {run.folder} was trained with channel {summary['channel']!r}, wanted 'silent'")
-    settings = {summary["setting"] for summary in summaries}
-    if len(settings) != 1:
-        raise ConfigError(f"bench: the silent runs are of different settings: {', '.join(sorted(settings))}")
+def cards_with_silence(env: str, runs: Sequence[Run]) -> dict[str, Any]:
+    """The stored cards, and what teams learned in silence in some of their settings, one run for each seed.
+
+    Of the runs of a setting the best one counts.
+    """
+    found = {setting: dict(card) for setting, card in cards(env).items()}
+    by_setting: dict[str, list[dict[str, Any]]] = {}
+    for run in runs:
+        summary = run.summary()
+        if (summary["env"], summary["channel"]) != (env, "silent"):
+            raise ConfigError(
+                f"--silent: {run.folder} was trained on {summary['env']} with channel {summary['channel']!r}, wanted "
+                f"{env} and 'silent'"
+            )
+        if summary["setting"] not in found:
+            raise ConfigError(f"--silent: {env} has no card of {summary['setting']}, where {run.folder} was trained")
+        by_setting.setdefault(summary["setting"], []).append(summary)
+    for setting, summaries in by_setting.items():
+        found[setting]["silent"] = _best(summaries)
+    return found
+
+
+def _best(summaries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     best = max(summaries, key=lambda summary: (summary["evaluation/success"], summary["evaluation/return"]))
-    return settings.pop(), {
-        "success": round(best["evaluation/success"], 4),
-        "return": round(best["evaluation/return"], 4),
+    return {
+        **{name: round(best[f"evaluation/{name}"], 4) for name in ("success", "return", "length")},
         "env_steps": best["env_steps"],
         "by_seed": {str(summary["seed"]): round(summary["evaluation/success"], 4) for summary in summaries},
-        "command": best["command"],
+        "command": best["command"].partition(" --runs ")[0],
     }
 
 

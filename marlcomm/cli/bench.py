@@ -30,7 +30,10 @@ def bench_card(
     ] = None,
     episodes: Annotated[int, typer.Option(min=1, help="episodes of each reference")] = 4000,
     silent: Annotated[
-        list[Path] | None, typer.Option(metavar="RUN", help="a run trained in silence, once a seed", show_default=False)
+        list[Path] | None,
+        typer.Option(
+            metavar="RUN", help="measure nothing, but add a run trained in silence, once a seed", show_default=False
+        ),
     ] = None,
     file: Annotated[
         Path | None, typer.Option("--out", help="JSON file to write the cards to", show_default=False)
@@ -53,13 +56,13 @@ def bench_card(
         raise ConfigError("--write: the package holds the cards of the settings that a world names; use --out FILE")
     runs = [Run.open(path) for path in silent or []]
     with out.status("measuring") as status:
-        from marlcomm.analysis.cards import card_file, measure_cards, silent_entry, write_cards
+        from marlcomm.analysis.cards import card_file, cards_with_silence, measure_cards, write_cards
 
-        learned = [silent_entry(runs)] if runs else []
-        measured = measure_cards(name, episodes, chosen, watch=lambda what: status.update(f"measuring {escape(what)}"))
-    for setting, entry in learned:
-        measured.setdefault(setting, {})["silent"] = entry
-    table = Table(title=f"{name}: {episodes} episodes each")
+        def watch(what: str) -> None:
+            status.update(f"measuring {escape(what)}")
+
+        measured = cards_with_silence(name, runs) if runs else measure_cards(name, episodes, chosen, watch)
+    table = Table(title=name)
     for column in ("setting", "reference"):
         table.add_column(column)
     for column in ("success", "return"):
