@@ -128,6 +128,16 @@ def test_docs_name_every_registered_thing(pytestconfig):
                 assert f"## `{name}`\n" in document(pytestconfig, f"docs/{page}.md")
 
 
+def test_the_page_of_results_is_that_of_the_result_files(pytestconfig):
+    from marlcomm.analysis.results_page import page
+    from marlcomm.analysis.study import Study
+
+    files = sorted((pytestconfig.rootpath / "studies").glob("*.yaml"))
+    studies = [Study.read(file, pytestconfig.rootpath / "results") for file in files]
+    again = "marlcomm study report --out docs/results.md"
+    assert document(pytestconfig, "docs/results.md") == page(studies, again), again
+
+
 def test_tables_in_the_docs_are_those_of_the_code(pytestconfig):
     """Settings with defaults, and the glossary of every figure."""
     subprocess.run([sys.executable, "docs/tables.py", "--check"], cwd=pytestconfig.rootpath, check=True)
