@@ -174,6 +174,66 @@ def test_replay_is_the_rollout(policy_name, channel):
     assert torch.equal(decision.talk.spoke, played.talk.spoke)
 
 
+@pytest.mark.parametrize("rounds", [1, 2])
+def test_without_memory_all_steps_at_once_are_the_steps_one_by_one(rounds):
+    names = TeamNames(
+        env="traffic_junction",
+        env_config={"add_rate": 0.5},
+        policy="transformer" if rounds == 1 else "commnet",
+        policy_config={"hidden_size": 16} | ({"recurrent": False} if rounds == 1 else POLICIES["commnet-rounds"]),
+        channel="daps" if rounds == 1 else "ddcl",
+        channel_config={"mode": "task", "vocabulary": 8, "tokens": 2} if rounds == 1 else {},
+    )
+    env = names.make_env()
+    policy = names.make_policy(env, seed=0)
+    whole = moments(rollout(env, policy), policy)
+    at_once, one_by_one = flat(policy(whole)), flat(policy._over_time(whole, {}))
+    assert at_once.keys() == one_by_one.keys()
+    assert len(at_once) > (8 if rounds == 1 else 4)
+    for name, value in at_once.items():
+        assert value.shape == one_by_one[name].shape, name
+        assert torch.allclose(value.double(), one_by_one[name].double(), atol=1e-5), name
+
+
+def flat(record, prefix=""):
+    """All tensors of a record, however deep they are in it, by their paths."""
+    if isinstance(record, torch.Tensor):
+        return {prefix: record}
+    parts = record if isinstance(record, dict) else vars(record) if hasattr(record, "__dataclass_fields__") else {}
+    return {path: x for name, part in parts.items() for path, x in flat(part, f"{prefix}.{name}").items()}
+
+
+def test_telling_senders_apart_does_not_drown_what_they_say():
+    """At the start, other messages change the states about as much where senders are known as where they are not."""
+
+    def told(knows_senders):
+        names = TeamNames(
+            env="particle_spread",
+            env_config={"view": "other_landmark"},
+            policy="transformer",
+            policy_config={"recurrent": False, "agent_identity": True, "knows_senders": knows_senders},
+            channel="continuous",
+            channel_config={},
+        )
+        env = names.make_env()
+        policies = [names.make_policy(env, seed) for seed in range(3)]
+        return sum(_told(policy, env) for policy in policies)
+
+    assert told(True) > 0.6 * told(False)
+
+
+@torch.no_grad()
+def _told(policy, env):
+    """How far states move when every listener hears the messages of another world instead."""
+    whole = at(moments(rollout(env, policy), policy), 0)
+    features = policy.see(policy._inputs(whole.observations))
+    messages, audible = policy.say(features, {}), policy.audible(whole.alive)
+    here, there = (
+        policy.hear(features, {}, received, audible, whole.alive)[0] for received in (messages, messages.roll(1, 0))
+    )
+    return float((there - here).std())
+
+
 def test_memory_is_wiped_where_a_new_agent_takes_the_slot():
     env, policy = team("transformer", "continuous")
     generator = torch.Generator().manual_seed(0)

@@ -93,7 +93,8 @@ def test_of_the_others_an_agent_knows_what_it_read_and_nothing_else(policy_name,
     def encoded(messages, noise=None):
         symbols = encode(messages, noise)
         now.append(symbols.clone())
-        symbols[:, i] = played.talk.readout.symbols[:, len(now) - 1, i]
+        read = played.talk.readout.symbols[:, :, i]
+        symbols[:, i] = read[:, len(now) - 1] if policy.remembers else read.flatten(0, 1)  # else all steps at once
         return symbols
 
     with torch.no_grad():
@@ -105,7 +106,8 @@ def test_of_the_others_an_agent_knows_what_it_read_and_nothing_else(policy_name,
         before, after = getattr(expected, name), getattr(decision, name)
         if before is not None:
             assert torch.equal(before[:, :, i][alive], after[:, :, i][alive]), name
-    own = torch.stack(now, 1)[:, :, i] != played.talk.readout.symbols[:, :, i]
+    said = torch.stack(now, 1) if policy.remembers else now[0].unflatten(0, alive.shape)
+    own = said[:, :, i] != played.talk.readout.symbols[:, :, i]
     assert own[played.talk.readout.spoke[:, :, i]].any()  # else the changed words would have told it the same
 
 

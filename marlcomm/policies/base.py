@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
@@ -305,7 +305,8 @@ class TeamPolicy(nn.Module, ABC):
 
     def forward(self, moment: Moment, memory: Memory | None = None) -> Decision:
         """Replay a rollout from its beginning, or from a memory: all tensors [B, T, N, ...]."""
-        return self._over_time(moment, self.begin(moment.alive.shape[0]) if memory is None else memory)
+        memory = self.begin(moment.alive.shape[0]) if memory is None else memory
+        return self._over_time(moment, memory) if memory else self._at_once(moment)
 
     @torch.no_grad()
     def remember(self, moment: Moment) -> Memory:
@@ -346,6 +347,16 @@ class TeamPolicy(nn.Module, ABC):
         heard[:, sender] = received
         states, _ = self.hear(then.features, then.memory, heard, then.audible, then.alive)
         return Decision(*self._decide(states, then.candidates), talk, self.distribution)
+
+    def _at_once(self, moment: Moment) -> Decision:
+        """A rollout without memory: its steps do not depend on each other, so they pass like so many worlds."""
+        shape = moment.alive.shape[:2]
+        flat = Moment(*(None if x is None else x.flatten(0, 1) for x in _fields(moment)))  # type: ignore[arg-type]
+        decision, _ = self.step(flat, {})
+        logits, values = decision.logits.unflatten(0, shape), decision.values.unflatten(0, shape)
+        gate_logits = None if decision.gate_logits is None else decision.gate_logits.unflatten(0, shape)
+        talk = _each_tensor(stack_talks([decision.talk]), lambda x: x.unflatten(0, shape).flatten(1, 2))
+        return Decision(logits, gate_logits, values, cast(Talk, talk), decision.distribution)
 
     def _over_time(self, moment: Moment, memory: Memory) -> Decision:
         # Time goes first inside, so that the slice of a step is contiguous.
@@ -460,6 +471,17 @@ class TeamPolicy(nn.Module, ABC):
 
 def _fields(moment: Moment) -> list[Tensor | None]:
     return [moment.observations, moment.alive, moment.spawned, moment.gates, moment.noise]
+
+
+def _each_tensor(record: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """A record of tensors, however deep they are in it, with a change made to each."""
+    if isinstance(record, Tensor):
+        return change(record)
+    if isinstance(record, dict):
+        return {name: _each_tensor(value, change) for name, value in record.items()}
+    if isinstance(record, (Talk, Search, Hearing)):
+        return replace(record, **{name: _each_tensor(value, change) for name, value in vars(record).items()})
+    return record
 
 
 def first_worlds(decision: Decision, worlds: int) -> Decision:

@@ -15,6 +15,7 @@ from marlcomm.policies.memory import AgentLSTM, Memory
 from marlcomm.policies.settings import TransformerSettings
 
 _MESSAGE_GAIN = 2.0
+_SENDER_SCALE = 0.1
 _NEVER = -1e9  # the score of who cannot be heard
 
 
@@ -44,13 +45,21 @@ class Transformer(TeamPolicy):
         self.own_token = nn.Linear(own, width)
         # A nonlinear map of each vector before they are mixed: a mean of linear ones would forget who said what.
         self.heard_token = nn.Sequential(nn.Linear(settings.message_width, hidden), nn.ReLU(), nn.Linear(hidden, width))
-        self.sender_token = nn.Parameter(torch.randn(spec.num_agents, width)) if settings.knows_senders else None
+        self.sender_token = self._names(spec.num_agents, width) if settings.knows_senders else None
         self.layers = nn.ModuleList(Layer(width, settings.heads) for _ in range(settings.layers))
         joined = hidden + width
         self.core = AgentLSTM(joined, hidden) if settings.recurrent else None
         self.feed_forward = None if settings.recurrent else nn.Sequential(nn.Linear(joined, hidden), nn.ReLU())
         self.action_head = self.action_layer(hidden)
         self.value_head = nn.Linear(hidden, 1)
+
+    @staticmethod
+    def _names(senders: int, width: int) -> nn.Parameter:
+        """First vectors [N, W] that tell senders apart, about as large as what the first messages make of a token.
+
+        Layers normalise tokens: of larger names, what is said would be a small part, and hardly be learned from.
+        """
+        return nn.Parameter(_SENDER_SCALE * torch.randn(senders, width))
 
     def see(self, observations: Tensor) -> Tensor:
         features: Tensor = self.encoder(observations)
