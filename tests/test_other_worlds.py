@@ -26,7 +26,7 @@ def team(tmp_path):
         names = team_names(settings)
         weights = names.make_policy(names.make_env(), 0).state_dict()
         arrays = {f"policy.{name}": value.numpy() for name, value in weights.items()}
-        checkpoint.write(run.checkpoint(0), {"env_steps": 0, "seconds": 0.0}, weights=arrays)
+        checkpoint.write(run.checkpoint(0), {"env_steps": 0, "seconds": 0.0, "core_seconds": 0.0}, weights=arrays)
         return run
 
     return make

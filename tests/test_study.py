@@ -208,8 +208,9 @@ except KeyboardInterrupt:
     pathlib.Path("saved").touch()
 """
 PARENT = """
-import sys
+import signal, sys
 from marlcomm.analysis import trainings
+signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell are deaf to it
 trainings.PROGRAM = (sys.executable, "child.py")
 trainings.each(lambda case: trainings.run(), [("first", 0), ("second", 0)], jobs={jobs})
 """

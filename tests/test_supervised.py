@@ -82,9 +82,9 @@ def test_a_rollout_keeps_labels_with_the_steps_they_are_for():
     assert played.labels.shape == (20, 3, 2)
     found = played.actions[:, -1, RECEIVER] == played.labels[:, -1, RECEIVER]
     assert torch.equal(found.float(), played.info["success"])
-    relay = TeamNames("relay", {}, "commnet", SMALL, "ddcl", {})
-    env = relay.make_env()
-    assert Player(env, relay.make_policy(env, 0), 0).play(worlds, torch.zeros_like(worlds)).labels is None
+    sprint = TeamNames("sprint", {}, "commnet", SMALL, "ddcl", {})
+    env = sprint.make_env()
+    assert Player(env, sprint.make_policy(env, 0), 0).play(worlds, torch.zeros_like(worlds)).labels is None
 
 
 class OutOfRange(LewisGame):
@@ -170,7 +170,7 @@ def test_what_the_receiver_should_have_chosen_moves_the_sender(policy, channel):
     credit = message_credit(agents, objective, batch, answer.talk)
     rate = channel_loss(agents.channel, answer.talk, batch["acts"], batch["messages"][0], credit)
     (objective.loss(batch, answer, 0).total + rate.total).backward()
-    sender, receiver = (dict(agents.agents[slot].named_parameters()) for slot in (SENDER, RECEIVER))
+    sender, receiver = (dict(agents.groups[slot].named_parameters()) for slot in (SENDER, RECEIVER))
     assert bool(sender["to_message.weight"].grad is not None and sender["to_message.weight"].grad.any()) == (
         channel != "silent"
     )

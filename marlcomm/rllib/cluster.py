@@ -12,9 +12,9 @@ from marlcomm.registry import ConfigError
 
 
 def check_cpus(settings: Experiment) -> int | None:
-    """The CPUs that Ray may give to workers; None where Ray runs already (RAY_ADDRESS) and knows.
+    """The CPUs that the run's workers need; None where Ray runs already (RAY_ADDRESS) and knows what it has.
 
-    Raises `ConfigError` where the run's workers need more.
+    Raises `ConfigError` where they need more than Ray may give them.
     """
     resources = settings.resources
     if os.environ.get("RAY_ADDRESS"):
@@ -30,7 +30,7 @@ def check_cpus(settings: Experiment) -> int | None:
             f"resources: {resources.num_env_runners} env runners and {resources.num_learners} learners need {workers} "
             f"CPUs, here are {cpus}; resources.num_cpus={workers} lets them share"
         )
-    return cpus
+    return workers
 
 
 @contextmanager
@@ -43,6 +43,7 @@ def running_ray(settings: Experiment) -> Iterator[None]:
     workers = 0 if cpus is None else resources.num_env_runners + resources.num_learners
     torch.set_num_threads(resources.threads or max((os.cpu_count() or 1) - workers, 1))
     logging.getLogger("ray.rllib").setLevel(logging.ERROR)
+    # Ray starts an idle Python for each CPU that it is given, so it is given no more than will be used.
     own = {} if cpus is None else {"num_cpus": cpus, "include_dashboard": False}
     ray.init(logging_level=logging.ERROR, **own)
     try:
