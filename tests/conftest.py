@@ -9,6 +9,8 @@ import pytest
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+# Ray's workers would give way to whatever another process of tests does: 3 % of a core where both cores are busy.
+os.environ["RAY_worker_niceness"] = "0"
 
 _COSTLY = ("finished", "wheel", "points")  # fixtures of a module that are made once
 
