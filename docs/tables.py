@@ -68,24 +68,26 @@ def figures_table(figures: dict[str, glossary.Figure]) -> str:
 
 
 def card_table(env: str) -> str:
-    """A row for each setting of an environment's card: success, return and (where stored) steps of its references."""
+    """A row for each setting of a card: success, return and (where they differ) steps of its references."""
     measured = {setting: card for setting, card in cards(env).items() if "references" in card}
     columns = list(dict.fromkeys(name for card in measured.values() for name in card["references"]))
     trained = ["trained in silence"] if any("silent" in card for card in measured.values()) else []
     returns = [score["return"] for card in measured.values() for score in card["references"].values()]
     decimals = 3 if max(map(abs, returns)) <= 1 else 1
+    told = any(len({s.get("length") for s in card["references"].values()}) > 1 for card in measured.values())
     headings = ["setting", *(name.replace("_", " ") for name in columns), *trained]
     lines = [f"| {' | '.join(headings)} |", "|---" * len(headings) + "|"]
     for setting, card in measured.items():
         scores = [*(card["references"].get(name) for name in columns), *(card.get("silent") for _ in trained)]
-        lines.append(f"| {setting} | " + " | ".join(_score(score, decimals) for score in scores) + " |")
+        lines.append(f"| {setting} | " + " | ".join(_score(score, decimals, told) for score in scores) + " |")
     return "\n".join(lines)
 
 
-def _score(score: dict[str, Any] | None, decimals: int) -> str:
+def _score(score: dict[str, Any] | None, decimals: int, told: bool) -> str:
+    """Success, return and, where episodes end at different times, their `told` length."""
     if score is None:
         return "-"
-    length = f" / {score['length']:.1f}" if "length" in score else ""
+    length = f" / {score['length']:.1f}" if told and "length" in score else ""
     return f"{score['success']:.3f} / {score['return']:.{decimals}f}{length}"
 
 
