@@ -90,6 +90,13 @@ class Run:
             raise ConfigError(f"run: no checkpoint yet in {self.folder}")
         return found[-1]
 
+    def curve(self, tag: str) -> list[tuple[int, float]]:
+        """Env steps and values of a figure that training logged; short evaluations are ``validation/...``."""
+        file = self.folder / "metrics.jsonl"
+        lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+        points = [json.loads(line) for line in lines]
+        return [(point["env_steps"], point[tag]) for point in points if tag in point]
+
     def discard(self) -> None:
         """Remove the folder of a run that never began."""
         shutil.rmtree(self.folder, ignore_errors=True)

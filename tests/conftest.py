@@ -10,7 +10,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 # Ray's workers would give way to whatever another process of tests does: 3 % of a core where both cores are busy.
-os.environ["RAY_worker_niceness"] = "0"
+os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 (Ray reads it in this case)
 
 _COSTLY = ("finished", "wheel", "points")  # fixtures of a module that are made once
 

@@ -9,7 +9,16 @@ import tiny_world  # noqa: F401 (registers worlds)
 import torch
 
 from marlcomm import noise
-from marlcomm.analysis.evidence import Interval, Scale, compare, few_bits_count, interval, shortcomings
+from marlcomm.analysis.evidence import (
+    Interval,
+    Scale,
+    above_hull,
+    compare,
+    few_bits_count,
+    interval,
+    shortcomings,
+    upper_hull,
+)
 from marlcomm.config import EvaluationSettings
 from marlcomm.policies.base import Shuffled, TeamPolicy
 from marlcomm.policies.evaluation import evaluate, evaluate_shuffled
@@ -126,6 +135,23 @@ def test_a_claim_takes_five_pairs_and_an_interval_without_zero():
     mixed = {seed: worse[seed] + (-1) ** seed * 0.1 for seed in range(5)}
     assert compare(mixed, worse).claim is None
     assert compare(better, {7: 0.1}) is None
+
+
+def test_the_upper_hull_is_what_mixtures_of_two_reach():
+    points = np.array([[2.0, 0.0], [4.0, 10.0], [6.0, 3.0], [8.0, 14.0]])
+    heights = {2.0: 0.0, 3.0: 5.0, 4.0: 10.0, 6.0: 12.0, 8.0: 14.0, 20.0: 14.0}  # 6 bits: half 4, half 8
+    assert {bits: upper_hull(points, bits) for bits in heights} == pytest.approx(heights)
+    assert upper_hull(points, 1.0) == np.inf  # nobody can do with so few
+
+
+def test_a_team_is_compared_with_a_hull_of_means_over_common_seeds():
+    line = [{seed: (bits, bits + 0.1 * seed) for seed in range(5)} for bits in (2.0, 6.0)]
+    found = above_hull({seed: (4.0, 5.0 + 0.1 * seed + 0.01 * seed**2) for seed in range(5)}, line)
+    assert (found.pairs, found.claim) == (5, "higher")
+    assert found.difference.mean == pytest.approx(1.06)
+    assert 1 < found.difference.low < 1.06 < found.difference.high < 1.17
+    assert above_hull({0: (1.0, 9.0)}, line) is None  # fewer bits than any of them
+    assert above_hull({7: (4.0, 9.0)}, line) is None  # a seed of its own
 
 
 @pytest.mark.parametrize(

@@ -13,14 +13,14 @@ from commands import wait_for
 
 from marlcomm.analysis import trainings
 from marlcomm.analysis.findings import rows, scale
-from marlcomm.analysis.study import Study, run, tune
+from marlcomm.analysis.study import Hull, Study, run, tune
 from marlcomm.registry import ConfigError
 
 CONFIG = """
 env: {name: traffic_junction}
 policy: {name: transformer, message_size: 2, width: 8, hidden_size: 8, heads: 2}
 algorithm: {name: mappo, num_minibatches: 1, num_epochs: 1}
-run: {worlds: 8, env_steps: 320, evaluate_every: null, checkpoint_every: 50}
+run: {worlds: 8, env_steps: 320, evaluate_every: 1, evaluation_worlds: 8, checkpoint_every: 50}
 evaluation: {episodes: 20, code_episodes: 10}
 """
 STUDY = """
@@ -77,6 +77,7 @@ def test_a_study_is_tuned_run_and_reported(folder, trainings_here, monkeypatch):
     assert summary["no_evidence"] == ["20 episodes, and evidence takes 2,000"]
     assert found["continuous"].reached is False  # nor could it be
     assert found["silent"].bits.mean == 0
+    assert [env_steps for env_steps, _ in summary["curve"]] == [160]
     # What is trained already is not trained again, and the page is made of the result files alone.
     monkeypatch.setattr(trainings, "run", None)
     told = trainings_here("study", "run", "study.yaml", "--seed", 1, cwd=folder).stdout
@@ -116,6 +117,9 @@ def test_rows_by_hand(folder):
     assert vq.reasons == []  # .018 worse than continuous
     assert vq.against["continuous"].difference.mean == pytest.approx(-0.018)
     assert vq.against["continuous"].claim is None  # two pairs
+    hull = {"of": ["continuous"], "above": ["vq"]}
+    beside = Study(study.name, study.settings.model_copy(update={"hull": Hull(**hull)}), study.config, study.results)
+    assert rows(beside)[1].against["upper hull of 1"].difference.mean == pytest.approx(-0.018)
     write(study, "vq", 1, success=0.94)
     assert rows(study)[1].reasons == ["0.024 worse than continuous, 0.02 is allowed"]
     ends = scale(study, vq.summaries)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,15 +38,20 @@ class Interval:
 
 def interval(values: Sequence[float]) -> Interval:
     """The mean of seeds' figures; where all are equal, the interval has no width."""
-    mean = float(np.mean(values))
-    if len(values) < 2:
-        return Interval(mean)
-    if max(values) == min(values):
-        return Interval(mean, mean, mean)
+    if len(values) > 1 and max(values) == min(values):
+        return Interval(float(np.mean(values)), values[0], values[0])
+    return _bootstrapped(np.mean, np.asarray(values))
+
+
+def _bootstrapped(statistic: Callable[[np.ndarray], Any], seeds: np.ndarray) -> Interval:
+    """A statistic of what seeds gave [R], and its interval."""
+    found = float(statistic(seeds))
+    if len(seeds) < 2:
+        return Interval(found)
     ends = stats.bootstrap(
-        (np.asarray(values),), np.mean, confidence_level=_CONFIDENCE, method="BCa", rng=np.random.default_rng(0)
+        (seeds,), statistic, confidence_level=_CONFIDENCE, method="BCa", rng=np.random.default_rng(0)
     ).confidence_interval
-    return Interval(mean, float(ends.low), float(ends.high))
+    return Interval(found, float(ends.low), float(ends.high))
 
 
 @dataclass(frozen=True)
@@ -76,6 +81,37 @@ def compare(first: Mapping[int, float], second: Mapping[int, float]) -> Comparis
     if not common:
         return None
     return Comparison(interval([first[seed] - second[seed] for seed in common]), len(common))
+
+
+Points = Mapping[int, tuple[float, float]]  # seed -> bits and figure
+
+
+def above_hull(team: Points, others: Sequence[Points]) -> Comparison | None:
+    """How far a team stands above the upper hull of others over bits, all of them means over common seeds.
+
+    Two of the others may take turns, and need not send all the bits that they may: so the hull is the best of all
+    mixtures of two with at most the team's bits. None where the team sends fewer bits than all others, or no seed is
+    common to all.
+    """
+    common = sorted(set(team).intersection(*others))
+    if not common:
+        return None
+    own, rest = (np.array([[points[seed] for seed in common] for points in group]) for group in ([team], others))
+
+    def gap(places: np.ndarray) -> float:
+        (bits, figure), means = own[0, places].mean(0), rest[:, places].mean(1)
+        return float(figure - upper_hull(means, bits))
+
+    if not np.isfinite(gap(np.arange(len(common)))):
+        return None
+    return Comparison(_bootstrapped(gap, np.arange(len(common))), len(common))
+
+
+def upper_hull(points: np.ndarray, bits: float) -> float:
+    """The best figure that mixtures of two of the points [P, 2] (bits, figure) have for at most so many bits."""
+    fewer, more = points[points[:, 0] <= bits], points[points[:, 0] > bits]
+    mixtures = [low[1] + (high[1] - low[1]) * (bits - low[0]) / (high[0] - low[0]) for low in fewer for high in more]
+    return float(max([*fewer[:, 1], *mixtures], default=np.inf))
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,19 @@ from typing import Any, cast
 
 import numpy as np
 
-from marlcomm.analysis.evidence import Comparison, Interval, Scale, compare, few_bits_count, interval
+from marlcomm.analysis.evidence import (
+    Comparison,
+    Interval,
+    Points,
+    Scale,
+    above_hull,
+    compare,
+    few_bits_count,
+    interval,
+)
 from marlcomm.analysis.study import CONTINUOUS, SILENT, Study, StudySettings
+
+_BITS = "evaluation/coded_bits_per_agent_step"
 
 
 @dataclass(frozen=True)
@@ -21,7 +32,7 @@ class Row:
         by_seed: the headline figure, seed -> value.
         figure, bits: over seeds; bits are coded ones per living agent's step.
         summaries: of the seeds.
-        against: comparisons with the continuous and the silent teams, by their labels.
+        against: comparisons with the continuous and the silent teams, by their labels, and with a hull of others.
         reasons: why its few bits do not count (none where they do, and for teams that others stand beside).
         reached: whether it reached what it was to reach; None where nothing was asked.
     """
@@ -69,7 +80,26 @@ def rows(study: Study) -> list[Row]:
     """All that was found, in the order of the study."""
     evaluations = study.evaluations()
     values = {label: _by_seed(study, summaries, study.settings.group) for label, summaries in evaluations.items()}
-    return [_row(study, label, summaries, values) for label, summaries in evaluations.items()]
+    found = [_row(study, label, summaries, values) for label, summaries in evaluations.items()]
+    _beside_the_hull(study.settings, {row.label: row for row in found})
+    return found
+
+
+def _beside_the_hull(settings: StudySettings, found: Mapping[str, Row]) -> None:
+    """Add to rows how far they stand above the upper hull of others."""
+    if settings.hull is None or not found.keys() >= set(settings.hull.of):
+        return
+    others = [_points(found[label]) for label in settings.hull.of]
+    for label in settings.hull.above:
+        comparison = above_hull(_points(found[label]), others) if label in found else None
+        if comparison is not None:
+            found[label].against[f"upper hull of {len(others)}"] = comparison
+
+
+def _points(row: Row) -> Points:
+    """Bits and headline by seed."""
+    bits = [summary[_BITS] for summary in row.summaries]
+    return {seed: (spent, figure) for (seed, figure), spent in zip(row.by_seed.items(), bits, strict=True)}
 
 
 def scale(study: Study, summaries: Sequence[Mapping[str, Any]]) -> Scale:
@@ -85,7 +115,7 @@ def _by_seed(study: Study, summaries: Sequence[Mapping[str, Any]], group: str) -
 
 def _row(study: Study, label: str, summaries: list[dict[str, Any]], values: Mapping[str, Mapping[int, float]]) -> Row:
     own = dict(values[label])
-    bits = interval([summary["evaluation/coded_bits_per_agent_step"] for summary in summaries])
+    bits = interval([summary[_BITS] for summary in summaries])
     against = {
         other: found
         for other in (CONTINUOUS, SILENT)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from marlcomm.analysis.shannon import SOURCES
+from marlcomm.analysis.study import CURVE
 
 if TYPE_CHECKING:
     from marlcomm.analysis.evidence import Scale
@@ -159,33 +160,52 @@ def _signed(value: float | None) -> str:
 
 
 def draw_study(study: Study, rows: Sequence[Row], scale: Scale, file: Path) -> None:
-    """The headline figure of every seed over its coded bits, with the mean of each team, between floor and ceiling."""
+    """The headline figure of every seed over its coded bits, between floor and ceiling, and beside it its curves."""
     from matplotlib.figure import Figure
+
+    learned = any(summary.get(CURVE) for row in rows for summary in row.summaries)
+    figure = Figure(figsize=(13 if learned else 9, 4.8), layout="constrained")
+    panels = figure.subplots(1, 1 + learned, squeeze=False, sharey=True)[0]
+    for panel in panels:
+        for name, level in (("floor", scale.floor), ("ceiling", scale.ceiling)):
+            panel.axhline(level, color="0.6", linewidth=0.8)
+            panel.annotate(name, (1, level), xycoords=("axes fraction", "data"), ha="right", va="bottom", color="0.4")
+        panel.grid(alpha=0.3)
+    looks = {row.label: (_COLORS[n % len(_COLORS)], _MARKERS[n % len(_MARKERS)]) for n, row in enumerate(rows)}
+    _draw_bits(panels[0], rows, study.settings.most_bits, looks)
+    if learned:
+        _draw_curves(panels[1], study, rows, looks)
+    share = "" if study.settings.share == 1 else f" / {study.settings.share}"
+    panels[0].set_ylabel(f"{study.settings.metric}{share}")
+    if study.settings.metric == "length":
+        panels[0].invert_yaxis()  # less is better
+    figure.suptitle(study.settings.title, fontsize=11)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", fontsize=9)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(file, dpi=110)
+
+
+def _draw_bits(panel: Any, rows: Sequence[Row], most_bits: float, looks: dict[str, tuple[str, str]]) -> None:
     from matplotlib.ticker import ScalarFormatter
 
-    figure = Figure(figsize=(9, 4.8), layout="constrained")
-    panel = figure.subplots()
-    for name, level in (("floor", scale.floor), ("ceiling", scale.ceiling)):
-        panel.axhline(level, color="0.6", linewidth=0.8)
-        panel.annotate(name, (1, level), xycoords=("axes fraction", "data"), ha="right", va="bottom", color="0.4")
-    for place, row in enumerate(rows):
-        color, marker = _COLORS[place % len(_COLORS)], _MARKERS[place % len(_MARKERS)]
+    for row in rows:
+        color, marker = looks[row.label]
         bits = [summary["evaluation/coded_bits_per_agent_step"] for summary in row.summaries]
         panel.scatter(bits, list(row.by_seed.values()), 25, c=color, marker=marker, alpha=0.6, linewidths=0)
         panel.scatter(
             row.bits.mean, row.figure.mean, 120, marker=marker, facecolors="none", edgecolors=color, label=row.label
         )
-    panel.axvline(study.settings.most_bits, color="0.8", linewidth=0.8, linestyle="--")
+    panel.axvline(most_bits, color="0.8", linewidth=0.8, linestyle="--")
     panel.set_xscale("symlog", linthresh=1.0)
     panel.xaxis.set_major_formatter(ScalarFormatter())
-    panel.set_xlim(left=-0.1)
-    panel.set_xlabel("coded bits per agent step (dots: seeds; large: their mean; dashed: the most that count)")
-    share = "" if study.settings.share == 1 else f" / {study.settings.share}"
-    panel.set_ylabel(f"{study.settings.metric}{share}")
-    if study.settings.metric == "length":
-        panel.invert_yaxis()  # less is better
-    panel.set_title(study.settings.title, fontsize=11)
-    panel.grid(alpha=0.3)
-    figure.legend(loc="outside right center", fontsize=9)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(file, dpi=110)
+    panel.set_xlim(-0.1, 1.6 * max(most_bits, *(row.bits.mean for row in rows)))
+    panel.set_xlabel("coded bits per agent step\n(dots: seeds; large: their mean; dashed: the most that count)")
+
+
+def _draw_curves(panel: Any, study: Study, rows: Sequence[Row], looks: dict[str, tuple[str, str]]) -> None:
+    for row in rows:
+        for summary in row.summaries:
+            points = [(env_steps / 1e6, study.settings.shared(value)) for env_steps, value in summary.get(CURVE, [])]
+            if points:
+                panel.plot(*zip(*points, strict=True), color=looks[row.label][0], linewidth=1, alpha=0.7)
+    panel.set_xlabel("million env steps\n(short evaluations, a line for each seed)")

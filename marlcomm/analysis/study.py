@@ -22,6 +22,7 @@ from marlcomm.registry import ConfigError, Settings, nearest, validate
 from marlcomm.runs import Run
 
 CONTINUOUS, SILENT = "continuous", "silent"  # the teams that others stand beside
+CURVE = "curve"  # of a result file: pairs of env steps and the headline of a short evaluation
 _TUNING = "tuning"
 _TRIALS = "trials.json"
 
@@ -31,6 +32,13 @@ class Afterwards(Settings):
 
     of: str = Field(description="whose teams")
     changes: tuple[str, ...] = Field(description="channel.KEY=VALUE or env.KEY=VALUE, as for marlcomm evaluate")
+
+
+class Hull(Settings):
+    """Teams that are to stand on or above the upper hull of others, over coded bits."""
+
+    of: tuple[str, ...] = Field(min_length=1, description="labels whose hull it is")
+    above: tuple[str, ...] = Field(min_length=1, description="labels of who is compared with it")
 
 
 class StudySettings(Settings):
@@ -55,6 +63,7 @@ class StudySettings(Settings):
     afterwards: dict[str, Afterwards] = Field({}, description="label -> teams that are evaluated under changes")
     reach: dict[str, float] = Field({}, description="label -> what the mean over seeds is to reach")
     worst: dict[str, float] = Field({}, description="label -> what every seed is to reach")
+    hull: Hull | None = Field(None, description="whose (`of`) upper hull over bits others stand `above`")
     tuning_seeds: tuple[int, ...] = Field((1000,), min_length=1, description="seeds that settings are chosen on")
     trials: dict[str, tuple[tuple[str, ...], ...]] = Field(
         {}, description="label -> lists of KEY=VALUE to choose from, equally many for all"
@@ -75,11 +84,14 @@ class StudySettings(Settings):
             ("reach", self.reach, labels),
             ("worst", self.worst, labels),
             ("trials", self.trials, self.teams),
+            ("hull", [] if self.hull is None else [*self.hull.of, *self.hull.above], labels),
             ("afterwards", [one.of for one in self.afterwards.values()], self.teams),
         ):
             for label in named:
                 if label not in known:
                     raise ValueError(f"{key}: no team {label!r}; {nearest(label, known)}")
+        if self.hull is not None and self.metric == "length":
+            raise ValueError("hull: wanted metric success or return, of which more is better")
         both = set(self.seeds) & set(self.tuning_seeds)
         if both:
             raise ValueError(f"tuning_seeds: {sorted(both)} are seeds of results too; choose others")
@@ -156,10 +168,12 @@ class Study:
         return found
 
     def keep(self, label: str, seed: int, summary: Path) -> None:
-        """Store a summary as a result file."""
+        """Store a summary as a result file, and with it the curve of its training."""
         self.results.mkdir(parents=True, exist_ok=True)
         data = json.loads(summary.read_text(encoding="utf-8"))
         data["command"] = data["command"].partition(" --runs ")[0]
+        if label in self.settings.teams:
+            data[CURVE] = Run(summary.parent).curve(f"validation/{self.settings.metric}")
         self._file(label, seed).write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
 
     def keep_trials(self, trials: Sequence[Mapping[str, Any]]) -> None:
