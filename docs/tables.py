@@ -22,7 +22,7 @@ from marlcomm import glossary
 from marlcomm.analysis.findings import rows
 from marlcomm.analysis.results_page import table
 from marlcomm.analysis.study import Study, StudySettings
-from marlcomm.config import EvaluationSettings, ResourceSettings, RunSettings
+from marlcomm.config import ClusterSettings, EvaluationSettings, ResourceSettings, RunSettings
 from marlcomm.envs.cards import cards
 from marlcomm.envs.traffic_junction.settings import Curriculum
 from marlcomm.registry import TABLES, Settings
@@ -33,6 +33,7 @@ RESULTS = ROOT / "results"
 SECTIONS: dict[str, type[Settings]] = {
     "run": RunSettings,
     "resources": ResourceSettings,
+    "cluster": ClusterSettings,
     "evaluation": EvaluationSettings,
     "env.curriculum": Curriculum,
     "study": StudySettings,

@@ -23,6 +23,12 @@ class RunSettings(Settings):
     """How long to train, and how often to look."""
 
     worlds: int = Field(128, ge=1, description="worlds played at a time, over all runners: one episode of each a round")
+    sampling: Literal["synchronous", "asynchronous"] = Field(
+        "synchronous",
+        description="synchronous: a round is played with the weights that learned from all rounds before it; "
+        "asynchronous: remote runners play it while learners still learn from the round before, with weights that have "
+        "not learned from that one",
+    )
     env_steps: int | None = Field(
         1_000_000, ge=1, description="train until this many env steps were sampled; null: until the minutes are over"
     )
@@ -61,6 +67,36 @@ class ResourceSettings(Settings):
     threads: int | None = Field(
         None, ge=1, description="threads of the training process; null: the cores that workers leave"
     )
+
+
+class ClusterSettings(Settings):
+    """Which Ray runs the workers."""
+
+    address: str | None = Field(
+        None,
+        description="null: the cluster at RAY_ADDRESS, or where that is not set a Ray of the run's own on this "
+        "machine; auto: the cluster that this machine is part of; HOST:PORT: the cluster whose head that is",
+    )
+    ship_code: bool = Field(
+        False,
+        description="send workers the marlcomm of this machine, and the modules in imports that are files of yours; "
+        "else all of it must be installed on theirs",
+    )
+    loopback: bool = Field(
+        True, description="a Ray of the run's own listens to this machine only; false: on every network it is part of"
+    )
+
+    @field_validator("address")
+    @classmethod
+    def _names_a_head(cls, address: str | None) -> str | None:
+        if address is None or address == "auto" or re.fullmatch(r"(\[[0-9a-fA-F:]+\]|[^\s:/]+):\d{1,5}", address):
+            return address
+        if address.startswith("ray://"):
+            raise ValueError(
+                "auto or HOST:PORT (as in head:6379): the training process must be on a machine of the cluster, which "
+                "Ray's client (ray://) is not; `ray job submit` starts it there"
+            )
+        raise ValueError("null, auto or HOST:PORT, as in head:6379")
 
 
 class EvaluationSettings(Settings):
@@ -102,6 +138,7 @@ class Experiment:
     algorithm: Choice
     run: RunSettings
     resources: ResourceSettings
+    cluster: ClusterSettings
     evaluation: EvaluationSettings
     imports: tuple[str, ...] = ()
     init_from: str | None = None
@@ -124,6 +161,7 @@ class Experiment:
 _SECTIONS: dict[str, type[Settings]] = {
     "run": RunSettings,
     "resources": ResourceSettings,
+    "cluster": ClusterSettings,
     "evaluation": EvaluationSettings,
 }
 
@@ -211,6 +249,9 @@ def _check_together(choices: dict[str, Choice], sections: dict[str, Any]) -> Non
     run, resources = sections["run"], sections["resources"]
     check_worlds(run.worlds, resources.num_env_runners)
     algorithm.check_rows(run.worlds, resources.num_learners, "run.worlds")  # type: ignore[attr-defined]
+    algorithm.check_sampling(  # type: ignore[attr-defined]
+        run.sampling, resources.num_env_runners, choices["algorithm"].name
+    )
 
 
 def check_worlds(worlds: int, num_env_runners: int, key: str = "run.worlds") -> None:

@@ -1,7 +1,7 @@
 """Every figure that marlcomm logs: its tag, its unit and how it is computed.
 
 Tags are GROUP/NAME. Training logs one point a round, over the episodes of that round: ``train``, ``bandwidth``,
-``loss``, ``policy``, ``channel``, ``replay``, ``update``, ``time``. A short evaluation logs under ``validation``;
+``loss``, ``policy``, ``channel``, ``replay``, ``update``, ``time``, ``transfer``. A short evaluation is ``validation``;
 summary.json holds ``evaluation`` (sampled actions, the headline), ``greedy``, ``shuffled`` (everybody hears what is
 said in another episode), ``floor`` and ``ceiling``.
 """
@@ -205,6 +205,11 @@ LEARNING = {
     "replay/mebibytes": Figure("MiB", "MADDPG: memory that the replay takes when it is full"),
     "update/updates": Figure("updates", "MADDPG: updates so far"),
     "policy/kl": Figure("nats", "MAPPO: mean of ratio - 1 - ln(ratio), from the rollout's policy to the present one"),
+    "policy/lag": Figure(
+        "rounds",
+        "rounds that the weights which played had not learned from, though they are before the played one: 0, and 1 in "
+        "asynchronous sampling after the first round",
+    ),
     "channel/rate": Figure("bits / message", "ddcl: surrogate sum of log2(2 |z| / delta + 1); no code length"),
     "channel/entropy": Figure(
         "nats / message", "lfq, bsq: entropy of the soft bits, less diversity times their cost in a code for the usage"
@@ -234,13 +239,24 @@ LEARNING = {
     "channel/trust": Figure("share", "daps: 1 / (K sum of squared weights), the effective share of the K samples"),
     "channel/scale": Figure("1", "daps: mean square of the standardised message; 1 where centre and spread fit"),
     "channel/table": Figure("bits / message", "daps with bit_cost: -log2 q under its learned table; no code length"),
-    "replay/flipped_symbols": Figure("share of symbols", "symbols the learner recomputes differently before any step"),
-    "replay/ratio_error": Figure("1", "largest |probability ratio - 1| before any step, in worlds without a flip"),
+    "replay/flipped_symbols": Figure(
+        "share of symbols",
+        "symbols the learner recomputes differently before any step; with a policy lag, what that changed too",
+    ),
+    "replay/ratio_error": Figure(
+        "1", "largest |probability ratio - 1| before any step, in worlds without a flip; with a policy lag likewise"
+    ),
     "update/skipped": Figure("minibatches", "updates skipped this round because a gradient was infinite or NaN"),
-    "time/world": Figure("share of a round", "stepping worlds"),
-    "time/policy": Figure("share of a round", "the policy in the runners, channel included"),
+    "time/world": Figure("share of a round", "stepping worlds; in asynchronous sampling beside the updates"),
+    "time/policy": Figure("share of a round", "the policy in the runners, channel included; likewise"),
     "time/update": Figure("share of a round", "the learners' updates"),
-    "time/transfer": Figure("share of a round", "everything between: counting, joining, sending, weights"),
+    "time/transfer": Figure(
+        "share of a round", "everything between: counting, packing, fetching, joining, weights; waiting for runners"
+    ),
+    "transfer/bytes_per_env_step": Figure(
+        "bytes / env step",
+        "what columns take, packed, where other processes read them, over env steps; 0 where one process does all",
+    ),
     "time/env_steps_per_second": Figure("env steps / s", "env steps of the round over its wall time"),
     "time/training_seconds": Figure("s", "wall time of all rounds so far, evaluations left out"),
     "time/core_seconds": Figure(

@@ -8,6 +8,7 @@ import pytest
 # One thread each: tests share the machine with each other and with the workers that they start.
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # Ray listens to this machine only
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 # Ray's workers would give way to whatever another process of tests does: 3 % of a core where both cores are busy.
 os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 (Ray reads it in this case)

@@ -15,8 +15,18 @@ from marlcomm.registry import ConfigError
 from marlcomm.rllib import checkpoint
 from marlcomm.rllib.algorithm import TeamAlgorithm
 from marlcomm.rllib.compat import RLlibCallback, check_version
-from marlcomm.rllib.learner import NON_FINITE_LIMIT, NonFiniteGradientsError, TrainingError
-from marlcomm.rllib.rows import epoch_rows, join, minibatches, normalize_advantages
+from marlcomm.rllib.errors import TrainingError
+from marlcomm.rllib.learner import NON_FINITE_LIMIT, NonFiniteGradientsError
+from marlcomm.rllib.parcels import fetch
+from marlcomm.rllib.rows import (
+    add_moments,
+    epoch_rows,
+    join,
+    minibatches,
+    moments,
+    normalize_advantages,
+    standardize_advantages,
+)
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
@@ -105,7 +115,7 @@ def test_where_agents_come_and_go_what_was_played_is_replayed(build, kind, polic
 def test_remote_runners_play_and_evaluate_what_the_local_one_does(build):
     local, remote = build(worlds=64), build(worlds=64, runners=2)
     assert largest_difference(weights(local), weights(remote)) == 0
-    played, same = (join([sample.batch for sample in team._sample()]) for team in (local, remote))
+    played, same = (join(fetch([sample.batch for sample in team._sample()])) for team in (local, remote))
     assert same.keys() == played.keys()
     for name, values in played.items():  # bit for bit; other sizes of matrices may round the last bit otherwise
         close = torch.equal if values.dtype != torch.float32 or name == "observations" else torch.allclose
@@ -170,8 +180,7 @@ def test_rows_are_ordered_so_that_learners_share_minibatches():
         "running": torch.ones(worlds, 3, dtype=torch.bool),
     }
     one = epoch_rows(batch, 5, 3, 1, minibatches=4, learners=1)
-    two = epoch_rows(batch, 5, 3, 1, minibatches=4, learners=2)
-    shards = [{name: value[start : start + 12] for name, value in two.items()} for start in (0, 12)]
+    shards = [epoch_rows(batch, 5, 3, 1, minibatches=4, learners=2, learner=learner) for learner in (0, 1)]
     seen = []
     for whole, first, second in zip(minibatches(one, 4), *(minibatches(shard, 4) for shard in shards), strict=True):
         together = torch.cat([first["world"], second["world"]])
@@ -195,8 +204,11 @@ def test_advantages_are_normalised_over_all_runners():
         }
         for _ in range(2)
     ]
-    batch = join(parts)
-    normalize_advantages(batch)
+    whole, batch = join(parts), join(parts)
+    of = [moments(part["advantages"][part["acts"]]) for part in map(join, zip(parts))]
+    standardize_advantages(batch, add_moments(of))
+    normalize_advantages(whole)
+    assert torch.allclose(batch["advantages"], whole["advantages"])
     acting = batch["advantages"][batch["acts"]]
     assert float(acting.mean()) == pytest.approx(0, abs=1e-5)
     assert float(acting.std(correction=0)) == pytest.approx(1, abs=1e-5)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -13,6 +13,7 @@ from marlcomm.rllib.settings import OnPolicyTraining, RewardTraining, RoundTrain
 class MAPPOTraining(OnPolicyTraining):
     """PPO for each agent with shared parameters, judged by a local critic or by one that sees the whole team."""
 
+    stands_lag: ClassVar[bool] = True  # ratios begin at the probabilities that actions were drawn with
     reward_scale: float = Field(0.1, gt=0, description="rewards are multiplied by this in training only")
     entropy_coeff: Scheduled = Field(
         [(0.0, 0.2), (600_000.0, 0.05), (1_000_000.0, 0.002)],
@@ -117,12 +118,14 @@ class IC3NetTraining(OnPolicyTraining):
 class SupervisedTraining(RoundTraining):
     """Cross-entropy with the actions that a labelled world says are right; rewards teach nothing."""
 
+    stands_lag: ClassVar[bool] = True  # a label is right whoever played
     num_minibatches: int = Field(8, ge=1, description="into how many equal groups of worlds a pass is cut")
 
 
 class MADDPGTraining(RewardTraining):
     """Deterministic policy gradients from critics that see all observations and actions, learned from a replay."""
 
+    stands_lag: ClassVar[bool] = True  # a replay is of older policies anyway
     lr: Scheduled = Field(
         1e-2, description="learning rate of the actors: a number, or [[env steps, value], ...] from env step 0"
     )

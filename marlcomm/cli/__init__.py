@@ -16,6 +16,7 @@ from marlcomm.cli.listing import list_things
 from marlcomm.cli.shell import err, out
 from marlcomm.cli.training import train
 from marlcomm.registry import ConfigError
+from marlcomm.rllib.cluster import CLUSTERS
 
 app = typer.Typer(
     help="Train teams of agents that talk under a bit budget, and count the bits honestly.",
@@ -33,6 +34,7 @@ for name, group in (("check", checking.app), ("data", data.app), ("bench", bench
 def main() -> None:
     """Entry point: a wrong setting is a sentence and exit code 2, never a traceback."""
     sys.path.append(os.getcwd())  # where modules of the user's own lie
+    os.environ.setdefault(CLUSTERS, "0")  # before one of them imports ray
     try:
         app()
     except ConfigError as error:

@@ -218,7 +218,7 @@ def _tell_what_is_new(algorithm: TeamAlgorithm, folder: Path) -> None:
 @contextmanager
 def _told_how_to_go_on(run: Run | None) -> Iterator[None]:
     """Where training fails, say what is saved; a known reason is a sentence and exit code 1, not a traceback."""
-    from marlcomm.rllib.learner import TrainingError
+    from marlcomm.rllib.errors import TrainingError
     from marlcomm.wire import WireError
 
     try:

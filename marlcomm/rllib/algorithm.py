@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
 
-from marlcomm import log
-from marlcomm.objectives.base import Batch
+from marlcomm import checkpoint, log
 from marlcomm.policies.metering import TalkCounts
 from marlcomm.registry import ConfigError
+from marlcomm.rllib.ahead import AHEAD, ASYNCHRONOUS, RoundAhead
 from marlcomm.rllib.compat import (
+    COMPONENT_RL_MODULE,
     DEFAULT_MODULE_ID,
     ENV_RUNNER_RESULTS,
     EPISODE_RETURN_MEAN,
@@ -22,14 +24,13 @@ from marlcomm.rllib.compat import (
     NUM_ENV_STEPS_SAMPLED,
     NUM_ENV_STEPS_SAMPLED_LIFETIME,
     Algorithm,
-    MultiAgentBatch,
-    SampleBatch,
     ray,
     trial_folder,
 )
-from marlcomm.rllib.learner import CORE_SECONDS, TrainingError
-from marlcomm.rllib.rows import join
-from marlcomm.rllib.runner import Sample, TeamEnvRunner
+from marlcomm.rllib.errors import TrainingError
+from marlcomm.rllib.learner import CORE_SECONDS, FETCH_SECONDS, Lesson, learn
+from marlcomm.rllib.parcels import Columns, Shipment
+from marlcomm.rllib.runner import LEARNED, Sample, TeamEnvRunner
 from marlcomm.rllib.stopwatch import Stopwatch
 
 if TYPE_CHECKING:
@@ -59,6 +60,8 @@ class TeamAlgorithm(Algorithm):
         self.env_steps = 0
         self.seconds = self.core_seconds = 0.0
         self.last_checkpoint: Path | None = None
+        self._ahead: RoundAhead | None = None
+        self._fetch_seconds, self._bytes_sent = 0.0, 0
         _refuse_too_few_resources(self.config)
         super().setup(config)
         folder = self.config.log_dir
@@ -74,13 +77,14 @@ class TeamAlgorithm(Algorithm):
         watch.lap("sample")
         env_steps = sum(sample.env_steps for sample in samples)
         self.env_steps += env_steps
-        batch = join([sample.batch for sample in samples])
-        watch.lap("join")
-        learned = self._learn(batch)
+        self._play_ahead()
+        watch.lap("ahead")
+        learned = self._learn(samples)
         watch.lap("update")
-        self._send_weights()
-        watch.lap("sync")
         self.round += 1
+        if self._ahead is None:
+            self._send_weights()
+        watch.lap("sync")
         self.seconds += watch.total
         self.core_seconds += watch.core_seconds
         if self.config.num_env_runners:
@@ -89,78 +93,133 @@ class TeamAlgorithm(Algorithm):
             **_episode_figures(samples),
             **{f"bandwidth/{name}": value for name, value in self._bits(samples).items()},
             **learned,
-            **_time_shares(samples, watch),
+            "policy/lag": self.round - 1 - min(sample.learned for sample in samples),
+            **self._time_shares(samples, watch),
             "time/env_steps_per_second": env_steps / watch.total,
             "time/training_seconds": self.seconds,
             "time/core_seconds": self.core_seconds,
+            "transfer/bytes_per_env_step": self._bytes_moved(samples) / env_steps,
         }
         self._report(env_steps)
 
-    def _learn(self, batch: Batch) -> dict[str, float]:
+    def _learn(self, samples: Sequence[Sample]) -> dict[str, float]:
         """Learn from the rows of a round; returns means of what learners logged. A subclass knows how."""
         raise NotImplementedError
 
-    def _update(self, rows: Batch, minibatch_size: int | None = None, **timesteps: Any) -> list[dict[str, Any]]:
-        """One call of the learners; returns what each of them logged."""
-        columns = {name: values.numpy() for name, values in rows.items()} if self.config.num_learners else rows
-        results = self.learner_group.update(
-            batch=MultiAgentBatch({DEFAULT_MODULE_ID: SampleBatch(columns)}, env_steps=self.config.num_worlds),
-            timesteps={NUM_ENV_STEPS_SAMPLED_LIFETIME: self.env_steps, **timesteps},
-            num_epochs=1,
-            minibatch_size=minibatch_size,
-        )
+    def _teach(self, lesson: Lesson) -> list[dict[str, Any]]:
+        """Have all learners learn from a lesson; returns what each of them logged."""
+        answers = list(self.learner_group.foreach_learner(learn, lesson=lesson))
+        for answer in answers:
+            if not answer.ok:
+                raise answer.get()
+        results = [answer.get() for answer in answers]
         self.metrics.aggregate(results, key=LEARNER_RESULTS)
         figures = [result[DEFAULT_MODULE_ID] for result in results]
+        self._fetch_seconds += max(float(one[FETCH_SECONDS].peek()) for one in figures)
         if self.config.num_learners:
             self.core_seconds += sum(float(one[CORE_SECONDS].peek()) for one in figures)
         return figures
 
-    @property
-    def _how_to_play(self) -> dict[str, Any]:
-        """What runners are told of the next round."""
-        return {"round": self.round}
+    def _within_reach(self, columns: Columns | Shipment) -> Columns | Shipment:
+        """Columns where all learners can read them: those of this process go to Ray's object store, once."""
+        if isinstance(columns, Shipment) or not self.config.num_learners:
+            return columns
+        shipment = Shipment.of(columns)
+        self._bytes_sent += shipment.bytes
+        return shipment
 
-    def _send_weights(self) -> None:
-        """Give the runners the learners' weights.
+    def _how_to_play(self, round_: int) -> dict[str, Any]:
+        """What runners are told of a round."""
+        return {"round": round_}
 
-        RLlib drops this call where an earlier one to the same runner is not answered yet; the timeout awaits it.
-        """
-        self.env_runner_group.sync_weights(
-            from_worker_or_learner_group=self.learner_group,
-            inference_only=True,
+    def _send_weights(self, state: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Give the runners the learners' weights, or others; returns what they were given."""
+        if state is None:
+            state = self._learned_state()
+        group = self.env_runner_group
+        if not group.num_remote_env_runners():
+            self.env_runner.set_state(state)
+            return state
+        state = state | {COMPONENT_RL_MODULE: ray.put(state[COMPONENT_RL_MODULE])}
+        group.foreach_env_runner(
+            "set_state",
+            kwargs={"state": state},
+            local_env_runner=False,
             timeout_seconds=self.config.sample_timeout_s,
         )
+        return state
+
+    def _learned_state(self) -> dict[str, Any]:
+        """The learners' weights, and how many rounds they have learned from."""
+        return {COMPONENT_RL_MODULE: self.learner_group.get_weights(), LEARNED: self.round}
+
+    def _play_ahead(self, how: dict[str, Any] | None = None, state: dict[str, Any] | None = None) -> None:
+        """In asynchronous sampling, have runners begin the next round with the weights of now, or as they are told."""
+        self._ahead = None
+        if self.config.sampling == ASYNCHRONOUS:
+            state = self._send_weights(state)
+            how = self._how_to_play(self.round + 1) if how is None else how
+            self._ahead = RoundAhead.begin(self.env_runner_group, how, state)
+
+    def _forget_ahead(self) -> None:
+        """Wait for the round that is being played, if there is one, and drop it."""
+        if self._ahead is not None:
+            self._ahead.samples(self.env_runner_group, self.config.sample_timeout_s)
+            self._ahead = None
 
     def restore_env_runners(self, env_runner_group: Any) -> list[int]:
         if env_runner_group.num_healthy_remote_workers() < env_runner_group.num_remote_env_runners():
-            _copy_weights(self, cast(TeamEnvRunner, self.env_runner))  # from which RLlib sets up whoever comes back
+            # The local runner, from which RLlib sets up whoever comes back, gets what the others play with.
+            self.env_runner.set_state(self._learned_state() if self._ahead is None else self._ahead.state)
         return cast(list[int], super().restore_env_runners(env_runner_group))
 
     def _sample(self) -> list[Sample]:
         """One round of every runner; a runner that fails fails the round."""
-        group = self.env_runner_group
+        group, seconds = self.env_runner_group, self.config.sample_timeout_s
+        how = self._how_to_play(self.round)
         if not group.num_remote_env_runners():
-            return [self.env_runner.sample(**self._how_to_play)]
-        results = group.foreach_env_runner(
-            "try_sample",
-            kwargs=self._how_to_play,
-            local_env_runner=False,
-            timeout_seconds=self.config.sample_timeout_s,
-        )
+            return [self.env_runner.sample(**how)]
+        if self._ahead is None:
+            results = group.foreach_env_runner(
+                "try_sample", kwargs=how, local_env_runner=False, timeout_seconds=seconds
+            )
+        else:
+            results = self._ahead.samples(group, seconds)
         for result in results:
             if isinstance(result, str):
                 raise TrainingError(f"an env runner failed in round {self.round}:\n{result}")
         if len(results) != self.config.num_env_runners:
             raise TrainingError(
                 f"only {len(results)} of {self.config.num_env_runners} env runners returned round {self.round} within "
-                f"{self.config.sample_timeout_s:g} s; the others died or hang"
+                f"{seconds:g} s; the others died or hang"
             )
         samples = cast(list[Sample], results)
-        return sorted(samples, key=lambda sample: int(sample.batch["world"][0]))
+        return sorted(samples, key=lambda sample: sample.first_world)
 
     def _bits(self, samples: list[Sample]) -> dict[str, float]:
         counts = sum((sample.counts for sample in samples), TalkCounts())
         return cast(TeamEnvRunner, self.env_runner).meter.report(counts)
+
+    def _time_shares(self, samples: Sequence[Sample], watch: Stopwatch) -> dict[str, float]:
+        """How the wall time of a round is spent; what nobody spent on worlds, policy and updates is transfer.
+
+        What runners play while learners learn is counted on both sides.
+        """
+        playing = {part: float(np.mean([sample.seconds[part] for sample in samples])) for part in samples[0].seconds}
+        fetching = min(self._fetch_seconds, watch.laps["update"])
+        waiting = max(watch.laps["sample"] - sum(playing.values()), 0.0)
+        seconds = playing | {
+            "update": watch.laps["update"] - fetching,
+            "transfer": waiting + watch.laps["ahead"] + fetching + watch.laps["sync"],
+        }
+        self._fetch_seconds = 0.0
+        return {f"time/{part}": value / watch.total for part, value in seconds.items()}
+
+    def _bytes_moved(self, samples: Sequence[Sample]) -> int:
+        """What columns of the round took on their way between processes."""
+        shipped = sum(sample.batch.bytes for sample in samples if isinstance(sample.batch, Shipment))
+        moved, self._bytes_sent = shipped + self._bytes_sent, 0
+        return moved
 
     def _report(self, env_steps: int) -> None:
         """Hand the figures to RLlib: its own names for what it knows, ours under "team"."""
@@ -177,7 +236,8 @@ class TeamAlgorithm(Algorithm):
     def evaluate(self, parallel_train_future: Any = None, *, greedy: bool = False) -> dict[str, Any]:
         """A short evaluation in this process: ``evaluation_duration`` episodes of the validation stream."""
         runner = cast(TeamEnvRunner, self.env_runner)
-        _copy_weights(self, runner)
+        if self.env_runner_group.num_remote_env_runners():  # RLlib leaves the local one out
+            runner.set_state(self._learned_state())
         figures = runner.evaluate(self.config.evaluation_duration, stream="validation", greedy=greedy)
         self._figures |= {f"validation/{name}": value for name, value in figures.items()}
         return {ENV_RUNNER_RESULTS: figures | {EPISODE_RETURN_MEAN: figures["return"]}}
@@ -193,14 +253,17 @@ class TeamAlgorithm(Algorithm):
 
     def get_state(self, components: Any = None, *, not_components: Any = None, **kwargs: Any) -> dict[str, Any]:
         state = super().get_state(components, not_components=not_components, **kwargs)
-        return cast(dict[str, Any], state) | {"team": self.counters()}
+        return cast(dict[str, Any], state) | {"team": self.counters()} | self._ahead_part()
 
     def set_state(self, state: dict[str, Any]) -> None:
+        self._forget_ahead()
         super().set_state(state)
         self.last_checkpoint = None  # it may be of another run
         for name, value in state.get("team", {}).items():
             setattr(self, name, value)
         self._send_weights()
+        if AHEAD in state:
+            self._play_again(state[AHEAD])
         self._log.go_back(self.env_steps)
 
     def restore_from_path(self, path: Any, *args: Any, **kwargs: Any) -> None:
@@ -218,10 +281,19 @@ class TeamAlgorithm(Algorithm):
 
     def parts(self, last: Path | None) -> dict[str, Any]:
         """What else a checkpoint holds, by name; `last` is the one before, which may hold some of it already."""
-        return {}
+        return self._ahead_part()
+
+    def _ahead_part(self) -> dict[str, Any]:
+        return {} if self._ahead is None else {AHEAD: self._ahead.stored()}
 
     def load_parts(self, folder: Path) -> None:
         """Take back what else is in a checkpoint."""
+        if AHEAD in checkpoint.parts(folder):
+            self._play_again(checkpoint.read_part(folder, AHEAD))
+
+    def _play_again(self, stored: dict[str, Any]) -> None:
+        """Have the round that was being played when a checkpoint was written played once more."""
+        self._play_ahead(stored.pop("how"), stored)
 
     @property
     def remarks(self) -> list[str]:
@@ -231,13 +303,6 @@ class TeamAlgorithm(Algorithm):
     def cleanup(self) -> None:
         self._log.close()
         super().cleanup()
-
-
-def _copy_weights(algorithm: TeamAlgorithm, runner: TeamEnvRunner) -> None:
-    """Give the local runner the learner's weights (RLlib leaves it out where remote runners play)."""
-    if algorithm.env_runner_group.num_remote_env_runners():
-        state = algorithm.learner_group.get_weights()
-        runner.module.set_state(state[DEFAULT_MODULE_ID])
 
 
 def _refuse_too_few_resources(config: TeamConfig, main: float = 0) -> None:
@@ -262,14 +327,6 @@ def _refuse_too_few_resources(config: TeamConfig, main: float = 0) -> None:
 
 def _local_gpus() -> int:
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
-
-
-def _time_shares(samples: list[Sample], watch: Stopwatch) -> dict[str, float]:
-    """How the wall time of a round is spent; what runners did not spend on worlds and policy is transfer."""
-    playing = {part: float(np.mean([sample.seconds[part] for sample in samples])) for part in samples[0].seconds}
-    between = watch.laps["sample"] - sum(playing.values()) + watch.laps["join"] + watch.laps["sync"]
-    seconds = playing | {"update": watch.laps["update"], "transfer": max(between, 0.0)}
-    return {f"time/{part}": value / watch.total for part, value in seconds.items()}
 
 
 def _episode_figures(samples: list[Sample]) -> dict[str, float]:

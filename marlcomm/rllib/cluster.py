@@ -1,26 +1,45 @@
-"""Ray on this machine, for runs from the command line (ray is imported only when it is started)."""
+"""The Ray that a run from the command line uses (ray is imported only when it is started or joined)."""
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
-from collections.abc import Iterator
+import socket
+import sys
+import sysconfig
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 from marlcomm.config import Experiment
 from marlcomm.registry import ConfigError
 
+# Read by Ray when it is imported: where it is 0, a Ray that is started binds to the loopback address alone. (Given that
+# address, `ray.init` looks for another one.)
+CLUSTERS = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+_PATIENCE = 10.0  # seconds that a cluster's head may take to answer; Ray itself asks for minutes
+
+
+def joined_cluster(settings: Experiment) -> tuple[str, str] | None:
+    """The key and address of the cluster that the run joins; None where Ray is started on this machine."""
+    if settings.cluster.address is not None:
+        return "cluster.address", settings.cluster.address
+    address = os.environ.get("RAY_ADDRESS")
+    return ("RAY_ADDRESS", address) if address else None
+
 
 def check_cpus(settings: Experiment) -> int | None:
-    """The CPUs that the run's workers need; None where Ray runs already (RAY_ADDRESS) and knows what it has.
+    """The CPUs that the run's workers need; None where a cluster is joined, which knows what it has.
 
     Raises `ConfigError` where they need more than Ray may give them.
     """
-    resources = settings.resources
-    if os.environ.get("RAY_ADDRESS"):
+    resources, joined = settings.resources, joined_cluster(settings)
+    if joined is not None:
         if resources.num_cpus is not None:
             raise ConfigError(
-                f"resources.num_cpus: got {resources.num_cpus}, wanted null: the cluster at RAY_ADDRESS counts its own"
+                f"resources.num_cpus: got {resources.num_cpus}, wanted null: the cluster at {joined[0]} counts its own"
             )
         return None
     cpus = resources.num_cpus or os.cpu_count() or 1
@@ -35,18 +54,77 @@ def check_cpus(settings: Experiment) -> int | None:
 
 @contextmanager
 def running_ray(settings: Experiment) -> Iterator[None]:
-    """Ray on this machine, or the cluster at RAY_ADDRESS, while the run lasts."""
+    """Ray on this machine, or the cluster that the run joins, while the run lasts."""
+    resources, cpus = settings.resources, check_cpus(settings)
+    if cpus is not None:
+        _bind(settings.cluster.loopback)
     import ray
     import torch
 
-    resources, cpus = settings.resources, check_cpus(settings)
     workers = 0 if cpus is None else resources.num_env_runners + resources.num_learners
     torch.set_num_threads(resources.threads or max((os.cpu_count() or 1) - workers, 1))
     logging.getLogger("ray.rllib").setLevel(logging.ERROR)
-    # Ray starts an idle Python for each CPU that it is given, so it is given no more than will be used.
-    own = {} if cpus is None else {"num_cpus": cpus, "include_dashboard": False}
-    ray.init(logging_level=logging.ERROR, **own)
+    code = {"runtime_env": {"py_modules": shipped_code(settings.imports)}} if settings.cluster.ship_code else {}
+    joined = joined_cluster(settings)
+    if joined is None:
+        # Ray starts an idle Python for each CPU that it is given, so it is given no more than will be used.
+        ray.init(logging_level=logging.ERROR, num_cpus=cpus, include_dashboard=False, **code)
+    else:
+        _join(*joined, code)
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _bind(loopback: bool) -> None:
+    """Have a Ray that is yet to be started bind its ports to the loopback address, or to every network's.
+
+    Raises `ConfigError` where it is too late.
+    """
+    os.environ[CLUSTERS] = "0" if loopback else "1"
+    constants = sys.modules.get("ray._private.ray_constants")
+    if constants is not None and loopback == constants.ENABLE_RAY_CLUSTER:
+        raise ConfigError(
+            f"cluster.loopback: got {loopback}, but ray is imported already (by a module in imports?) and settled: set "
+            f"{CLUSTERS}={os.environ[CLUSTERS]} in the environment"
+        )
+
+
+def _join(key: str, address: str, code: dict[str, Any]) -> None:
+    """Join a cluster; raises `ConfigError` where none answers, or one of other versions."""
+    import ray
+
+    _check_that_somebody_listens(key, address)
+    try:
+        ray.init(address=address, logging_level=logging.ERROR, **code)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise ConfigError(f"{key}: cannot join a Ray cluster at {address!r}: {error}") from None
+
+
+def _check_that_somebody_listens(key: str, address: str) -> None:
+    """Raise `ConfigError` at once where nobody does: Ray would go on trying for minutes."""
+    host, _, port = address.rpartition(":")
+    if not port.isdigit():  # auto, or a name that Ray knows
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_PATIENCE).close()
+    except (OSError, OverflowError) as error:
+        raise ConfigError(
+            f"{key}: nobody answers at {address!r} ({error}); wanted the head of a Ray cluster, as `ray start --head` "
+            "prints it"
+        ) from None
+
+
+def shipped_code(imports: Sequence[str]) -> list[str]:
+    """Where the code lies that workers are sent: the marlcomm package, and modules that are not installed."""
+    names = dict.fromkeys(["marlcomm", *(module.partition(".")[0] for module in imports)])
+    found = {name: _place(name) for name in names}
+    installed = Path(sysconfig.get_paths()["purelib"])
+    return [str(place) for name, place in found.items() if name == "marlcomm" or not place.is_relative_to(installed)]
+
+
+def _place(name: str) -> Path:
+    """The folder of a package, or the file of a module."""
+    file = Path(str(importlib.import_module(name).__file__))
+    return file.parent if file.name == "__init__.py" else file

@@ -93,6 +93,7 @@ class TeamConfig(AlgorithmConfig):
         self.imports: list[str] = []
         self.init_from: str | None = None
         self.log_dir: str | None = None
+        self.sampling: str = RunSettings().sampling
         for name, value in self.settings_model().model_dump().items():
             setattr(self, name, value)
         # A worker that fails must not make the whole run wait a minute for its restart (RLlib's default).
@@ -134,6 +135,19 @@ class TeamConfig(AlgorithmConfig):
                 setattr(self, name, value)
         return self
 
+    def env_runners(self, *, sampling: str = NotProvided, **settings: Any) -> Self:
+        """RLlib's settings of runners, and how they sample.
+
+        Args:
+            sampling: "synchronous", or "asynchronous": remote runners play a round while learners still learn from the
+                one before.
+            settings: RLlib's own.
+        """
+        super().env_runners(**settings)
+        if sampling is not NotProvided:
+            self.sampling = sampling
+        return self
+
     def training(self, **settings: Any) -> Self:
         """The algorithm's settings (see its model in `marlcomm.algorithms.settings`), and RLlib's own."""
         ours = {name: settings.pop(name) for name in list(settings) if name in self.settings_model.model_fields}
@@ -161,6 +175,8 @@ class TeamConfig(AlgorithmConfig):
         if not self.in_evaluation:  # RLlib changes its copy for evaluations
             self._refuse_what_is_not_honoured()
             settings.check_rows(self.num_worlds, self.num_learners, "num_env_runners x num_envs_per_env_runner")
+            validate(RunSettings, {"sampling": self.sampling}, "env_runners")
+            settings.check_sampling(self.sampling, self.num_env_runners, type(self).__name__.removesuffix("Config"))
         super().validate()
 
     def _refuse_what_is_not_honoured(self) -> None:

@@ -3,25 +3,53 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from marlcomm.channels.base import Peers
-from marlcomm.objectives.base import sent_messages
+from marlcomm.objectives.base import Batch, sent_messages
 from marlcomm.policies.base import Talk
-from marlcomm.rllib.compat import DEFAULT_MODULE_ID, NUM_ENV_STEPS_SAMPLED_LIFETIME, TorchLearner, set_log_level
+from marlcomm.rllib.compat import (
+    DEFAULT_MODULE_ID,
+    NUM_ENV_STEPS_SAMPLED_LIFETIME,
+    MultiAgentBatch,
+    SampleBatch,
+    TorchLearner,
+    set_log_level,
+)
+from marlcomm.rllib.errors import TrainingError
 from marlcomm.rllib.module import TeamRLModule
+from marlcomm.rllib.parcels import Columns, Shipment, fetch
+from marlcomm.rllib.rows import Moments, join
 from marlcomm.rllib.stopwatch import Stopwatch
 
 NON_FINITE_LIMIT = 10
-CORE_SECONDS = "core_seconds"  # processor time of the learner's process in an update
+CORE_SECONDS = "core_seconds"  # processor time of the learner's process in a lesson
+FETCH_SECONDS = "fetch_seconds"  # wall time until its rows were there
 
 
-class TrainingError(RuntimeError):
-    """Why a run cannot go on."""
+@dataclass(frozen=True)
+class Lesson:
+    """What all learners are told at once; each of them takes its own share of the rows.
+
+    Attributes:
+        parts: the rows, in their order: columns, or where they lie.
+        round: their round.
+        env_steps: sampled so far.
+        moments: of columns, over all parts.
+        entropy_weight: of the entropy bonus, where it follows a target.
+    """
+
+    parts: Sequence[Columns | Shipment]
+    round: int
+    env_steps: int
+    moments: dict[str, Moments]
+    entropy_weight: float | None = None
 
 
 class NonFiniteGradientsError(TrainingError):
@@ -61,7 +89,6 @@ class TeamLearner(TorchLearner):
         set_log_level(kwargs["config"].log_level)
         super().__init__(**kwargs)
         self._env_steps = 0
-        self._watch = Stopwatch()
         self._said: list[Tensor] = []
         self._non_finite = 0
 
@@ -92,14 +119,28 @@ class TeamLearner(TorchLearner):
         (module,) = self._module.values()
         return cast(TeamRLModule, module.unwrapped())
 
-    def before_gradient_based_update(self, *, timesteps: dict[str, Any]) -> None:
-        self._watch = Stopwatch()
-        super().before_gradient_based_update(timesteps=timesteps)
-        self._env_steps = int(timesteps[NUM_ENV_STEPS_SAMPLED_LIFETIME])
+    def learn(self, lesson: Lesson) -> dict[str, Any]:
+        """Fetch the rows of a lesson and learn from this learner's share of them; returns what was logged."""
+        watch = Stopwatch()
+        rows = join(fetch(lesson.parts))
+        watch.lap("fetch")
+        self._env_steps = lesson.env_steps
+        self._learn(rows, lesson)
+        self._log({FETCH_SECONDS: watch.laps["fetch"], CORE_SECONDS: watch.core_seconds})
+        return cast(dict[str, Any], self.metrics.reduce())
 
-    def after_gradient_based_update(self, *, timesteps: dict[str, Any]) -> None:
-        super().after_gradient_based_update(timesteps=timesteps)
-        self.metrics.log_value((DEFAULT_MODULE_ID, CORE_SECONDS), self._watch.core_seconds, reduce="sum")
+    @abstractmethod
+    def _learn(self, rows: Batch, lesson: Lesson) -> None:
+        """Learn from this learner's share of all the rows. A subclass knows which."""
+
+    def _pass(self, rows: Batch, minibatch_size: int | None = None) -> None:
+        """Go once over rows, in minibatches."""
+        self.update(
+            batch=MultiAgentBatch({DEFAULT_MODULE_ID: SampleBatch(rows)}, env_steps=len(rows["acts"])),
+            timesteps={NUM_ENV_STEPS_SAMPLED_LIFETIME: self._env_steps},
+            minibatch_size=minibatch_size,
+            _no_metrics_reduce=True,  # what is logged adds up until the lesson is over
+        )
 
     def _advance_channel(self) -> None:
         """Let the channel absorb what was said since the last time, and advance its schedules."""
@@ -116,7 +157,7 @@ class TeamLearner(TorchLearner):
         if messages is not None:
             self._said.append(messages)
 
-    def _log(self, stats: dict[str, Tensor]) -> None:
+    def _log(self, stats: Mapping[str, Tensor | float]) -> None:
         """Log this learner's share of figures: shares are summed over minibatches and learners."""
         for name, value in stats.items():
             self.metrics.log_value((DEFAULT_MODULE_ID, name), float(value), reduce="sum")
@@ -155,3 +196,8 @@ class TeamLearner(TorchLearner):
                 f"{self._non_finite} updates in a row had gradients that are infinite or NaN (in {', '.join(names)}); "
                 "none of them was applied"
             )
+
+
+def learn(learner: TeamLearner, lesson: Lesson) -> dict[str, Any]:
+    """What every learner is asked to do (Ray finds a function by its name)."""
+    return learner.learn(lesson)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,9 +15,12 @@ from marlcomm.objectives.maddpg import Answers, answers
 from marlcomm.objectives.schedule import Schedule
 from marlcomm.policies.critic import ActorCritic, CriticShape
 from marlcomm.rllib.algorithm import TeamAlgorithm
-from marlcomm.rllib.learner import TeamLearner
+from marlcomm.rllib.learner import Lesson, TeamLearner
 from marlcomm.rllib.module import TeamRLModule
+from marlcomm.rllib.parcels import fetch
 from marlcomm.rllib.replay import Draw, Replay, episode_shapes, fitting_rounds
+from marlcomm.rllib.rows import join
+from marlcomm.rllib.runner import Sample
 
 ANSWERS = "answers"
 _ROUND = "replay-{:06d}"
@@ -58,9 +62,12 @@ class OffPolicyLearner(TeamLearner):
         super().apply_gradients(gradients_dict)
         self._networks().follow(self.config.tau)
 
-    def after_gradient_based_update(self, *, timesteps: dict[str, Any]) -> None:
+    def _learn(self, rows: Batch, lesson: Lesson) -> None:
+        """One update; learner l takes the l-th part of its windows."""
+        size = len(rows["acts"]) // max(self.config.num_learners, 1)
+        own = slice(self._learner_index * size, (self._learner_index + 1) * size)
+        self._pass({name: values[own] for name, values in rows.items()})
         self._advance_channel()
-        super().after_gradient_based_update(timesteps=timesteps)
 
 
 class OffPolicyAlgorithm(TeamAlgorithm):
@@ -92,17 +99,16 @@ class OffPolicyAlgorithm(TeamAlgorithm):
             f"an update takes {draw.rows:,} windows of {draw.length} env steps; one is due every {every} env steps",
         ]
 
-    @property
-    def _how_to_play(self) -> dict[str, Any]:
-        return super()._how_to_play | {"exploration": self._exploration.at(self.env_steps)}
+    def _how_to_play(self, round_: int) -> dict[str, Any]:
+        return super()._how_to_play(round_) | {"exploration": self._exploration.at(self.env_steps)}
 
-    def _learn(self, batch: Batch) -> dict[str, float]:
-        self.replay.add(batch, self.round)
+    def _learn(self, samples: Sequence[Sample]) -> dict[str, float]:
+        self.replay.add(join(fetch([sample.batch for sample in samples])), self.round)
         config = self.config
         due = max(self.env_steps - config.learning_starts, 0) // config.env_steps_per_update - self.updates
         sums: dict[str, float] = {}
         for _ in range(due):
-            for result in self._update(self.replay.draw(self._draw, self.updates)):
+            for result in self._update():
                 for name, stats in result.items():
                     if "/" in name:
                         sums[name] = sums.get(name, 0.0) + float(stats.peek())
@@ -116,12 +122,18 @@ class OffPolicyAlgorithm(TeamAlgorithm):
             "replay/mebibytes": self.replay.bytes / 2**20,
         }
 
+    def _update(self) -> list[dict[str, Any]]:
+        """The next update: all learners take their part of the same windows."""
+        windows = self.replay.draw(self._draw, self.updates)
+        columns = self._within_reach({name: values.numpy() for name, values in windows.items()})
+        return self._teach(Lesson([columns], self.round, self.env_steps, moments={}))
+
     def counters(self) -> dict[str, Any]:
         return super().counters() | {"updates": self.updates}
 
     def parts(self, last: Path | None) -> dict[str, Any]:
         """Each round of the replay is a part of its own, which is written once: later checkpoints link to it."""
-        parts = {}
+        parts = super().parts(last)
         for round_ in self.replay.held:
             name = _ROUND.format(round_)
             known = last is not None and checkpoint.has_part(last, name)
@@ -129,6 +141,7 @@ class OffPolicyAlgorithm(TeamAlgorithm):
         return parts
 
     def load_parts(self, folder: Path) -> None:
+        super().load_parts(folder)
         self.replay.clear()
         for name in checkpoint.parts(folder):
             if name.startswith(_ROUND.partition("{")[0]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
@@ -13,13 +14,11 @@ from marlcomm.objectives.entropy import HIGHEST_ENTROPY, LOWEST_ENTROPY, Entropy
 from marlcomm.policies.base import Decision, each_talk, first_worlds
 from marlcomm.policies.rollout import log_probs
 from marlcomm.rllib.algorithm import TeamAlgorithm
-from marlcomm.rllib.learner import TeamLearner
+from marlcomm.rllib.learner import Lesson, TeamLearner
 from marlcomm.rllib.module import DECISION
-from marlcomm.rllib.rows import epoch_rows, normalize_advantages, value_moments
+from marlcomm.rllib.rows import ADVANTAGES, VALUE_TARGETS, add_moments, epoch_rows, standardize_advantages
+from marlcomm.rllib.runner import Sample
 
-FIRST_EPOCH = "first_epoch"
-LAST_EPOCH = "last_epoch"
-VALUE_TARGETS = "value_targets"  # number, sum and sum of squares of the round's, once a round
 _COMPARED_SYMBOLS = 500_000
 
 
@@ -34,24 +33,18 @@ class OnPolicyAlgorithm(TeamAlgorithm):
         self.entropy_weight = None if self.entropy_target is None else self.entropy_target.start()
         super().setup(config)
 
-    def _learn(self, batch: Batch) -> dict[str, float]:
+    def _learn(self, samples: Sequence[Sample]) -> dict[str, float]:
         """All epochs over a round; returns the mean of each learner figure over the minibatches."""
         config = self.config
-        objective = config.objective()
-        if objective.normalizes_advantages:
-            normalize_advantages(batch, objective.normalized_over(batch), objective.sample_deviation)
-        if self.entropy_weight is not None:
-            batch["entropy_weight"] = torch.full((config.num_worlds,), self.entropy_weight.present)
-        once = {} if config.value_settings().normalization == "none" else {VALUE_TARGETS: value_moments(batch)}
-        learners = max(config.num_learners, 1)
-        size = config.num_worlds // (learners * config.num_minibatches)
-        sums: dict[str, float] = {}
-        for epoch in range(config.num_epochs):
-            rows = epoch_rows(batch, config.seed, self.round, epoch, config.num_minibatches, learners)
-            ends = {FIRST_EPOCH: epoch == 0, LAST_EPOCH: epoch == config.num_epochs - 1}
-            for result in self._update(rows, size, **ends, **(once if epoch == 0 else {})):
-                _add_sums(sums, result, compared=epoch == 0)
-        figures = _learner_figures(sums, config.num_epochs * config.num_minibatches, learners)
+        lesson = Lesson(
+            parts=[self._within_reach(sample.batch) for sample in samples],
+            round=self.round,
+            env_steps=self.env_steps,
+            moments={name: add_moments([s.moments[name] for s in samples]) for name in samples[0].moments},
+            entropy_weight=None if self.entropy_weight is None else self.entropy_weight.present,
+        )
+        results = self._teach(lesson)
+        figures = _learner_figures(results, config.num_epochs * config.num_minibatches)
         return figures | self._follow_entropy(figures)
 
     def _follow_entropy(self, figures: dict[str, float]) -> dict[str, float]:
@@ -83,16 +76,21 @@ class OnPolicyLearner(TeamLearner):
         super().__init__(**kwargs)
         self._first_epoch = self._compare_with_rollout = False
 
-    def before_gradient_based_update(self, *, timesteps: dict[str, Any]) -> None:
-        super().before_gradient_based_update(timesteps=timesteps)
-        self._first_epoch = self._compare_with_rollout = bool(timesteps[FIRST_EPOCH])
-        if VALUE_TARGETS in timesteps:
-            self._team_module().learn_units(*timesteps[VALUE_TARGETS])
-
-    def after_gradient_based_update(self, *, timesteps: dict[str, Any]) -> None:
-        if timesteps[LAST_EPOCH]:
-            self._advance_channel()
-        super().after_gradient_based_update(timesteps=timesteps)
+    def _learn(self, rows: Batch, lesson: Lesson) -> None:
+        config, objective = self.config, self.objective
+        if objective.normalizes_advantages:
+            standardize_advantages(rows, lesson.moments[ADVANTAGES], objective.sample_deviation)
+        if VALUE_TARGETS in lesson.moments:
+            self._team_module().learn_units(*lesson.moments[VALUE_TARGETS])
+        worlds, learners = len(rows["world"]), max(config.num_learners, 1)
+        if lesson.entropy_weight is not None:
+            rows["entropy_weight"] = torch.full((worlds,), lesson.entropy_weight)
+        cut = config.num_minibatches, learners, self._learner_index
+        for epoch in range(config.num_epochs):
+            self._first_epoch = self._compare_with_rollout = epoch == 0
+            own = epoch_rows(rows, config.seed, lesson.round, epoch, *cut)
+            self._pass(own, worlds // (learners * config.num_minibatches))
+        self._advance_channel()
 
     def compute_loss_for_module(self, *, module_id: str, config: Any, batch: Any, fwd_out: Any) -> Tensor:
         decision: Decision = fwd_out[DECISION]
@@ -115,20 +113,13 @@ class OnPolicyLearner(TeamLearner):
         return cast(Tensor, loss.total + rate.total)
 
 
-def _add_sums(sums: dict[str, float], result: dict[str, Any], compared: bool) -> None:
-    """Add what one learner logged in one epoch; the replay is compared with the rollout in the first one only."""
-    for name, stats in result.items():
-        if "/" not in name or (name.startswith("replay/") and not compared):
-            continue
-        value = float(stats.peek())
-        sums[name] = max(sums.get(name, 0.0), value) if name == "replay/ratio_error" else sums.get(name, 0.0) + value
-
-
-def _learner_figures(sums: dict[str, float], updates: int, learners: int) -> dict[str, float]:
+def _learner_figures(results: list[dict[str, Any]], updates: int) -> dict[str, float]:
+    """Means over the updates of a round of what its learners logged, each its share."""
+    sums = {name: float(sum(result[name].peek() for result in results)) for name in results[0] if "/" in name}
     figures = {name: value / updates for name, value in sums.items() if not name.startswith(("replay/", "update/"))}
     figures["replay/flipped_symbols"] = sums["replay/flipped"] / max(sums["replay/symbols"], 1)
-    figures["replay/ratio_error"] = sums["replay/ratio_error"]
-    figures["update/skipped"] = sums["update/skipped"] / learners  # all learners skip the same updates
+    figures["replay/ratio_error"] = max(float(result["replay/ratio_error"].peek()) for result in results)
+    figures["update/skipped"] = sums["update/skipped"] / len(results)  # all learners skip the same updates
     return figures
 
 

@@ -1,8 +1,8 @@
-"""Rows on their way from runners to learners: joined, normalised, ordered into minibatches."""
+"""Rows as learners take them: joined, normalised, ordered into minibatches."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -12,9 +12,12 @@ from marlcomm import noise
 from marlcomm.objectives.base import Batch, taught
 from marlcomm.policies.base import each_talk
 
+ADVANTAGES, VALUE_TARGETS = "advantages", "value_targets"
+Moments = tuple[float, float, float]  # number, sum and sum of squares
 
-def join(batches: Sequence[dict[str, np.ndarray]]) -> Batch:
-    """The rows of all runners, in the order of their worlds."""
+
+def join(batches: Sequence[Mapping[str, np.ndarray]]) -> Batch:
+    """The rows of all runners, in the order in which they are given."""
     return {name: torch.from_numpy(_concatenated([batch[name] for batch in batches])) for name in batches[0]}
 
 
@@ -23,42 +26,61 @@ def _concatenated(parts: Sequence[np.ndarray]) -> np.ndarray:
     return parts[0] if len(parts) == 1 and parts[0].flags.writeable else np.concatenate(parts)
 
 
-def normalize_advantages(batch: Batch, over: Tensor | None = None, sample: bool = False) -> None:
-    """Centre and scale advantages in place by their moments over all runners' rows, `over` the acting agents or others.
+def moments(values: Tensor) -> Moments:
+    """The moments of values [...]; those of several parts add up."""
+    counted = values.double()
+    return float(counted.numel()), float(counted.sum()), float(counted.square().sum())
 
-    The standard deviation is that of a `sample`, or of all there are.
-    """
-    counted = batch["advantages"][batch["acts"] if over is None else over].double()
-    number = len(counted)
+
+def add_moments(parts: Sequence[Moments]) -> Moments:
+    """The moments of all parts together."""
+    number, total, squares = (sum(part) for part in zip(*parts, strict=True))
+    return number, total, squares
+
+
+def round_moments(batch: Batch, over: Tensor) -> dict[str, Moments]:
+    """The moments of advantages, `over` agents [B, T, N], and of value targets."""
+    return {ADVANTAGES: moments(batch[ADVANTAGES][over]), VALUE_TARGETS: value_moments(batch)}
+
+
+def value_moments(batch: Batch) -> Moments:
+    """The moments of the value targets of all agents that acted."""
+    return moments(batch["value_targets"][batch["acts"]])
+
+
+def standardize_advantages(batch: Batch, of: Moments, sample: bool = False) -> None:
+    """Centre and scale advantages in place by moments; the standard deviation is that of a `sample`, or of all."""
+    number, total, squares = of
     if not number:  # nobody lived
         return
-    mean = float(counted.sum()) / number
-    variance = max(float(counted.square().sum()) / number - mean**2, 0.0)
+    mean = total / number
+    variance = max(squares / number - mean**2, 0.0)
     deviation = (variance * number / max(number - 1, 1) if sample else variance) ** 0.5
     batch["advantages"] = (batch["advantages"] - mean) / (deviation + 1e-8)
 
 
-def value_moments(batch: Batch) -> tuple[float, float, float]:
-    """Number, sum and sum of squares of the value targets of all agents that acted."""
-    targets = batch["value_targets"][batch["acts"]].double()
-    return float(len(targets)), float(targets.sum()), float(targets.square().sum())
+def normalize_advantages(batch: Batch, over: Tensor | None = None, sample: bool = False) -> None:
+    """Centre and scale advantages in place by their own moments, `over` the acting agents or others."""
+    of = moments(batch["advantages"][batch["acts"] if over is None else over])
+    standardize_advantages(batch, of, sample)
 
 
-def epoch_rows(batch: Batch, seed: int, round_: int, epoch: int, minibatches: int, learners: int) -> Batch:
-    """The rows of one epoch, ordered so that one learner and several see the same minibatches.
+def epoch_rows(
+    batch: Batch, seed: int, round_: int, epoch: int, minibatches: int, learners: int, learner: int = 0
+) -> Batch:
+    """The rows that a learner takes in one epoch, so that one learner and several see the same minibatches.
 
-    Worlds are permuted by a key of (seed, round, epoch) and cut into minibatches. Learners cut the rows they are given
-    into contiguous shards, and each shard into contiguous minibatches; so learner l gets the l-th part of every
-    minibatch. Each row also carries the denominators of its minibatch: acting agents, messages, env steps, and labels
-    where there are any.
+    Worlds are permuted by a key of (seed, round, epoch) and cut into minibatches, each of which is cut into as many
+    equal parts as there are learners; learner l takes the l-th part of every minibatch, one after the other. Each row
+    also carries the denominators of its whole minibatch: acting agents, messages, env steps, and labels where there
+    are any.
     """
     worlds = len(batch["world"])
     groups = noise.permutation(worlds, seed, "minibatches", round_, epoch).view(minibatches, learners, -1)
-    rows = groups.transpose(0, 1).reshape(-1)
+    rows = groups[:, learner].reshape(-1)
     ordered = {name: values[rows] for name, values in batch.items()}
     for name, sums in _row_sums(batch).items():
-        per_minibatch = sums[groups].sum((1, 2))
-        ordered[name] = per_minibatch.repeat_interleave(groups.shape[2]).repeat(learners)
+        ordered[name] = sums[groups].sum((1, 2)).repeat_interleave(groups.shape[2])
     return ordered
 
 

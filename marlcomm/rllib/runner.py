@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import traceback
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
-import numpy as np
 import torch
 
 from marlcomm.config import import_plugins
@@ -22,7 +21,11 @@ from marlcomm.rllib.compat import (
     set_log_level,
 )
 from marlcomm.rllib.module import TeamRLModule, spaces
+from marlcomm.rllib.parcels import Columns, Shipment
+from marlcomm.rllib.rows import ADVANTAGES, Moments, round_moments
 from marlcomm.rllib.stopwatch import Stopwatch
+
+LEARNED = "learned"  # rounds that weights have learned from
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,10 @@ class Sample:
     """What a runner sends back after a round: rows, and sums that add up over runners.
 
     Attributes:
-        batch: name -> [B, T, N, ...] or [B], as numpy arrays (Ray moves those without copies).
+        batch: name -> [B, T, N, ...] or [B], as numpy arrays; of a remote runner, where they lie.
+        first_world: the first of them.
+        moments: of advantages and value targets, where there are any.
+        learned: rounds that the weights had learned from.
         env_steps: of all worlds.
         counts: of what was said.
         means: of the episodes' statistics.
@@ -38,7 +44,10 @@ class Sample:
         core_seconds: processor time of the runner's process.
     """
 
-    batch: dict[str, np.ndarray]
+    batch: Columns | Shipment
+    first_world: int
+    moments: dict[str, Moments]
+    learned: int
     env_steps: int
     counts: TalkCounts
     means: dict[str, float]
@@ -56,6 +65,7 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
         set_log_level(config.log_level)
         super().__init__(config=config, **kwargs)
         import_plugins(self.config.imports)
+        self._learned = 0
         self.make_env()
         self.make_module()
 
@@ -85,6 +95,9 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
         statistics.add(rollout.rewards, rollout.lengths, rollout.info)
         return Sample(
             batch={name: values.numpy() for name, values in batch.items()},
+            first_world=self._first_world(),
+            moments=round_moments(batch, self.objective.normalized_over(batch)) if ADVANTAGES in batch else {},
+            learned=self._learned,
             env_steps=rollout.env_steps,
             counts=self.meter.count(rollout),
             means=statistics.means(),
@@ -93,9 +106,13 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
         )
 
     def try_sample(self, **how: Any) -> Sample | str:
-        """A sample, or the traceback of what went wrong: RLlib would end this process and only log the reason."""
+        """A sample whose rows stay in Ray's object store, where learners find them.
+
+        Or the traceback of what went wrong: RLlib would end this process and only log the reason.
+        """
         try:
-            return self.sample(**how)
+            sample = self.sample(**how)
+            return replace(sample, batch=Shipment.of(cast(Columns, sample.batch)))
         except Exception:
             return traceback.format_exc()
 
@@ -117,7 +134,7 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
     def get_state(self, components: Any = None, *, not_components: Any = None, **kwargs: Any) -> dict[str, Any]:
         if not self._check_component(COMPONENT_RL_MODULE, components, not_components):
             return {}
-        return {COMPONENT_RL_MODULE: {DEFAULT_MODULE_ID: self.module.get_state()}}
+        return {COMPONENT_RL_MODULE: {DEFAULT_MODULE_ID: self.module.get_state()}, LEARNED: self._learned}
 
     def set_state(self, state: dict[str, Any]) -> None:
         modules = state.get(COMPONENT_RL_MODULE)
@@ -125,6 +142,7 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
             modules = ray.get(modules)
         if modules is not None:
             self.module.set_state(modules[DEFAULT_MODULE_ID])
+        self._learned = state.get(LEARNED, self._learned)
 
     def get_ctor_args_and_kwargs(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
         return (), {"config": self.config}

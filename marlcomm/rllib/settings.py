@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
 
-from marlcomm.registry import Settings, check_multiple
+from marlcomm.registry import ConfigError, Settings, check_multiple
 
 _POINTS = TypeAdapter(list[tuple[float, float]])
 
@@ -35,7 +35,29 @@ Scheduled = Annotated[float | list[tuple[float, float]], BeforeValidator(_schedu
 
 
 class Training(Settings):
-    """What every algorithm's settings offer."""
+    """What every algorithm's settings offer.
+
+    Attributes:
+        stands_lag: whether what a slightly older policy played may be learned from as it is.
+    """
+
+    stands_lag: ClassVar[bool] = False
+
+    def check_sampling(self, sampling: str, num_env_runners: int, name: str) -> None:
+        """Raise `ConfigError` where asynchronous sampling makes no sense."""
+        if sampling == "synchronous":
+            return
+        wanted = f"sampling: got {sampling!r}, wanted 'synchronous'"
+        if not self.stands_lag:
+            raise ConfigError(
+                f"{wanted}: algorithm {name} takes every row for the present policy's own, and has no ratio that "
+                "corrects those of an older one"
+            )
+        if not num_env_runners:
+            raise ConfigError(
+                f"{wanted}, or num_env_runners of at least 1: without remote runners the process that learns plays, "
+                "and cannot do both at once"
+            )
 
     def check_rows(self, worlds: int, num_learners: int, key: str) -> None:
         """Raise `ConfigError` where learners cannot share what is learned from a round of worlds."""

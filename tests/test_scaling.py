@@ -1,0 +1,186 @@
+"""Rows on their way between processes, and rounds that are played while others are learned."""
+
+import json
+
+import numpy as np
+import pytest
+import ray
+from learning import weights
+
+from marlcomm.algorithms import IC3NetConfig, MADDPGConfig, MAPPOConfig
+from marlcomm.registry import ConfigError
+from marlcomm.rllib import checkpoint
+from marlcomm.rllib.errors import TrainingError
+from marlcomm.rllib.parcels import Parcel, Shipment, fetch
+
+pytestmark = pytest.mark.usefixtures("cluster")
+
+WORLDS = 8
+SMALL = {"hidden_size": 8, "message_size": 4}
+
+
+def config(kind=MAPPOConfig, *, runners=0, learners=0, sampling="synchronous", channel="ddcl", **training):
+    return (
+        kind()
+        .environment("relay")
+        .communication(policy_config=SMALL, channel=channel, imports=["third_party", "tiny_world"])
+        .training(**training)
+        .env_runners(num_env_runners=runners, num_envs_per_env_runner=WORLDS // max(runners, 1), sampling=sampling)
+        .learners(num_learners=learners)
+        .debugging(seed=7)
+    )
+
+
+REPLAY = {"kind": MADDPGConfig, "batch_size": 16, "env_steps_per_update": 16, "learning_starts": 0, "epsilon": 0.3}
+
+
+# --- where rows go ----------------------------------------------------------------------------------------------------
+
+
+def test_one_process_puts_nothing_into_the_object_store(built, monkeypatch):
+    algorithm = built(config())
+    monkeypatch.setattr(ray, "put", refuse)
+    algorithm.train()
+    algorithm.evaluate()
+    assert algorithm.figures["transfer/bytes_per_env_step"] == 0
+    assert algorithm.figures["policy/lag"] == 0
+
+
+def refuse(*arguments, **settings):
+    raise AssertionError("nothing is to be put into the object store")
+
+
+def test_rows_are_stored_once_and_the_driver_never_reads_them(built, monkeypatch):
+    algorithm = built(config(runners=2, learners=2, num_epochs=3))
+    opened = []
+    monkeypatch.setattr(Parcel, "open", lambda parcel: opened.append(parcel))
+    samples = []
+    sample = algorithm._sample
+    monkeypatch.setattr(algorithm, "_sample", lambda: samples.extend(sample()) or samples)
+    algorithm.train()
+    assert not opened
+    assert [type(sample.batch) for sample in samples] == [Shipment, Shipment]
+    env_steps = sum(sample.env_steps for sample in samples)
+    moved = algorithm.figures["transfer/bytes_per_env_step"] * env_steps
+    assert moved == pytest.approx(sum(sample.batch.bytes for sample in samples))  # however many epochs
+    monkeypatch.undo()
+    raw = sum(column.nbytes for part in fetch([sample.batch for sample in samples]) for column in part.values())
+    assert moved < raw / 2
+
+
+def test_rows_of_the_training_process_are_stored_once(built):
+    algorithm = built(config(learners=2, num_epochs=3))
+    algorithm.train()
+    once = algorithm.figures["transfer/bytes_per_env_step"]
+    sample = algorithm._sample()[0]
+    assert once == pytest.approx(Parcel.of(sample.batch).bytes / sample.env_steps, rel=0.2)
+
+
+def test_rows_that_are_lost_are_told():
+    shipment = Shipment.of({"world": np.arange(100_000)})
+    ray._private.internal_api.free([shipment.parcel])
+    with pytest.raises(TrainingError, match="rows are lost with the process that played them"):
+        fetch([shipment])
+
+
+def test_a_replay_learns_the_same_through_the_object_store(built):
+    here, there = built(config(**REPLAY)), built(config(**REPLAY, runners=2, learners=2))
+    for team in (here, there):
+        for _ in range(2):
+            team.train()
+    assert there.figures["transfer/bytes_per_env_step"] > 0
+    assert here.updates == there.updates > 0
+    for name, value in weights(here).items():
+        assert np.allclose(weights(there)[name], value, atol=1e-4), name
+
+
+# --- asynchronous sampling --------------------------------------------------------------------------------------------
+
+
+def test_asynchronous_rounds_are_played_with_the_weights_before_the_last_update(built):
+    ahead, behind = built(config(runners=1, sampling="asynchronous")), built(config(runners=1))
+    before = weights(ahead)
+    for team in (ahead, behind):
+        team.train()
+    assert ahead.figures["policy/lag"] == behind.figures["policy/lag"] == 0
+    assert same(weights(ahead), weights(behind))  # nothing was to be waited for in the first round
+    assert same(played_with(ahead), before)
+    first = weights(ahead)
+    ahead.train()
+    assert ahead.figures["policy/lag"] == 1
+    assert ahead.figures["replay/ratio_error"] > 1e-4  # the ratio begins at what the older weights thought
+    assert same(played_with(ahead), first)
+    behind.train()
+    assert behind.figures["replay/ratio_error"] < 1e-4
+
+
+def played_with(algorithm):
+    """The weights of the round that is being played."""
+    state = ray.get(algorithm._ahead.state["rl_module"])
+    return {name: np.asarray(value) for name, value in state["default_policy"].items()}
+
+
+def same(first, second):
+    assert first.keys() == second.keys()
+    return all(np.array_equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"channel": "vq", "entropy_coeff": [[0, 0.1], [300, 0.0]]}, REPLAY], ids=["rounds", "replay"]
+)
+def test_an_asynchronous_checkpoint_continues_the_run_exactly(built, tmp_path, settings):
+    whole, second = (built(config(runners=2, sampling="asynchronous", **settings)) for _ in range(2))
+    for _ in range(2):
+        whole.train()
+    checkpoint.save(whole, tmp_path / "000002")
+    second.train()  # a round of its own is in flight, and is dropped
+    checkpoint.restore(second, tmp_path / "000002")
+    for team in (whole, second):
+        for _ in range(2):
+            team.train()
+    assert same(weights(whole), weights(second))
+    for name, value in whole.figures.items():
+        if not name.startswith("time/"):
+            assert second.figures[name] == value, name
+    assert (tmp_path / "000002" / "ahead.safetensors").is_file()
+
+
+def test_rllibs_own_checkpoint_holds_the_round_in_flight(built, tmp_path):
+    whole = built(config(runners=1, sampling="asynchronous"))
+    for _ in range(2):
+        whole.train()
+    whole.save_to_path(tmp_path / "rllib")
+    second = type(whole).from_checkpoint(str(tmp_path / "rllib"))
+    for team in (whole, second):
+        team.train()
+    second.stop()
+    assert same(weights(whole), weights(second))
+    assert second.figures["policy/lag"] == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "runners", "words"),
+    [
+        (MAPPOConfig, 0, "sampling: got 'asynchronous', wanted 'synchronous', or num_env_runners of at least 1"),
+        (IC3NetConfig, 1, "sampling: got 'asynchronous', wanted 'synchronous': algorithm IC3Net takes every row"),
+    ],
+)
+def test_asynchronous_sampling_is_refused_with_its_reason(kind, runners, words):
+    with pytest.raises(ConfigError, match=words):
+        config(kind, runners=runners, sampling="asynchronous").validate()
+
+
+def test_sampling_is_one_of_two():
+    with pytest.raises(ConfigError, match=r"env_runners\.sampling: got 'async', wanted"):
+        config(runners=1, sampling="async").validate()
+
+
+def test_asynchronous_training_by_the_command(trains_here, tmp_path):
+    words = ["run.worlds=8", "run.env_steps=64", "run.evaluate_every=null", "resources.num_env_runners=1"]
+    told = ["train", "env.name=lewis_game", "algorithm.name=mappo", *words, "--no-evaluate"]
+    refused = trains_here(*told, "run.sampling=asynchronous", "resources.num_env_runners=0", cwd=tmp_path, code=2)
+    assert "wanted 'synchronous', or num_env_runners of at least 1" in refused.stderr
+    trains_here(*told, "run.sampling=asynchronous", cwd=tmp_path)
+    (lines,) = tmp_path.glob("runs/run/*/metrics.jsonl")
+    lags = [json.loads(line)["policy/lag"] for line in lines.read_text().splitlines()]
+    assert lags[:2] == [0, 1]
