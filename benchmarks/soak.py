@@ -1,4 +1,4 @@
-"""A long run with remote runners: does the memory of any of its processes grow, or its descriptors, or the object store?
+"""A long run with remote runners: does the memory of a process grow, or its descriptors, or the object store?
 
 Trains Traffic Junction easy as `marlcomm train` does, short evaluations and checkpoints included, on a Ray that belongs
 to this process, and looks at the run's processes from outside. After a warm-up every series must be flat: the upper end
@@ -107,7 +107,7 @@ def watch(process: subprocess.Popen, minutes: float) -> Iterator[Sample]:
 
 
 def judge(samples: Sequence[Sample], warm_up: float) -> dict[str, dict[str, dict]]:
-    """Slopes after the warm-up, of each process that was there from then to the end: name -> figure -> what was found."""
+    """Slopes after the warm-up of each process that was there from then on: name -> figure -> what was found."""
     late = [sample for sample in samples if sample.minutes >= warm_up]
     stayed = set.intersection(*(set(sample.figures) for sample in late))
     minutes = [sample.minutes for sample in late]
@@ -158,7 +158,7 @@ def train(runners: int, root: Path) -> subprocess.Popen:
 
 
 def measure(runners: int, minutes: float) -> tuple[list[Sample], int, dict]:
-    """Samples of a run that is stopped after so many minutes, its exit code, and the counters of its last checkpoint."""
+    """Samples of a run that is stopped after some minutes, its exit code, and the counters of its last checkpoint."""
     samples: list[Sample] = []
     with tempfile.TemporaryDirectory() as folder:
         run = train(runners, Path(folder))
