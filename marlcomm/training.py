@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from types import FrameType, TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
 from marlcomm.config import Experiment
 from marlcomm.runs import Run
@@ -18,6 +18,13 @@ if TYPE_CHECKING:
     from marlcomm.rllib.algorithm import TeamAlgorithm
 
 _EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 0}
+
+
+class Stop(Protocol):
+    """A wish to stop after the update."""
+
+    @property
+    def requested(self) -> bool: ...
 
 
 class Interruption:
@@ -81,9 +88,7 @@ def built(run: Run, settings: Experiment, resume: bool) -> Iterator[TeamAlgorith
         algorithm.stop()
 
 
-def rounds(
-    algorithm: TeamAlgorithm, run: Run, settings: Experiment, interruption: Interruption
-) -> Iterator[dict[str, float]]:
+def rounds(algorithm: TeamAlgorithm, run: Run, settings: Experiment, interruption: Stop) -> Iterator[dict[str, float]]:
     """Train until env steps or minutes are reached, or a stop is requested; yields the figures of each round.
 
     Saves before the first one, every `checkpoint_every` rounds and at the end, whichever end that is.

@@ -1,0 +1,213 @@
+"""The folder of a sweep: what was asked for, a folder for each trial, a table of what became of them.
+
+``sweep.yaml`` holds the settings, ``trials/LABEL/`` what is known of a trial (``trial.json``: its settings;
+``outcome.json``: why it is over without being finished) and its run by its stamp, ``results.json`` and ``results.csv``
+a row for each trial.
+"""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from omegaconf import OmegaConf
+
+from marlcomm import checkpoint
+from marlcomm.config import Experiment, experiment, merge
+from marlcomm.glossary import glossary
+from marlcomm.registry import ConfigError, nearest, validate
+from marlcomm.runs import Run
+from marlcomm.sweeps.settings import SweepSettings, ends, label, points
+
+_FIGURES = {
+    "success": "evaluation/success",
+    "return": "evaluation/return",
+    "bits": "evaluation/coded_bits_per_agent_step",
+}
+_SHORT = {"short_success": "validation/success", "short_return": "validation/return"}
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep and its folder."""
+
+    folder: Path
+    settings: SweepSettings
+
+    @staticmethod
+    def create(settings: SweepSettings, root: Path) -> Sweep:
+        """A new folder ``root/NAME/sweep_STAMP``."""
+        stamp = f"sweep_{time.strftime('%Y-%m-%d_%H-%M-%S')}"
+        for attempt in itertools.count():
+            folder = root / settings.config["name"] / (f"{stamp}_{attempt}" if attempt else stamp)
+            try:
+                folder.mkdir(parents=True)
+                break
+            except FileExistsError:
+                if not folder.is_dir():
+                    raise ConfigError(f"--runs: cannot make {str(folder)!r}: there is a file") from None
+            except OSError as error:
+                raise ConfigError(f"--runs: cannot make {str(folder)!r}: {error.strerror}") from None
+        OmegaConf.save(OmegaConf.create(settings.model_dump(mode="json")), folder / "sweep.yaml")
+        return Sweep(folder.absolute(), settings)  # trials run elsewhere
+
+    @staticmethod
+    def open(folder: Path, jobs: int | None = None) -> Sweep:
+        """An existing sweep, by its folder or the newest one directly below a folder; with other jobs, if given."""
+        found = [folder, *sorted(folder.glob("sweep_*"), reverse=True)]
+        folder = next((one for one in found if (one / "sweep.yaml").is_file()), folder)
+        file = folder / "sweep.yaml"
+        if not file.is_file():
+            raise ConfigError(f"--resume: no sweep in {str(folder)!r}: its folder holds sweep.yaml")
+        try:
+            data = OmegaConf.to_container(OmegaConf.load(file))
+        except Exception as error:  # YAML's errors and OmegaConf's share no class
+            raise ConfigError(f"--resume: cannot read {str(file)!r}: {error}") from None
+        if not isinstance(data, dict):
+            raise ConfigError(f"--resume: {str(file)!r} must hold keys and values")
+        settings = validate(
+            SweepSettings, cast(dict[str, Any], data) | ({} if jobs is None else {"jobs": jobs}), "sweep"
+        )
+        return Sweep(folder.absolute(), cast(SweepSettings, settings))
+
+    def experiment(self, point: Mapping[str, Any]) -> Experiment:
+        """The settings of a trial, checked."""
+        return trial_settings(self.settings.config, point)
+
+    def trial(self, point: Mapping[str, Any]) -> TrialFolder:
+        return TrialFolder(self.folder / "trials" / label(point), dict(point))
+
+    def trials(self) -> list[TrialFolder]:
+        """All of a grid, or those that a search has begun, oldest first."""
+        if self.settings.search == "grid":
+            return [self.trial(point) for point in points(self.settings.swept)]
+        files = sorted(self.folder.glob("trials/*/trial.json"), key=lambda file: file.stat().st_mtime_ns)
+        return [TrialFolder(file.parent, json.loads(file.read_text(encoding="utf-8"))) for file in files]
+
+    def write_results(self) -> list[dict[str, Any]]:
+        """Write and return the row of each trial, whatever became of it."""
+        rows = [trial.row() for trial in self.trials()]
+        record = {"command": " ".join(self.settings.command), "trials": rows}
+        _replace(self.folder / "results.json", json.dumps(record, indent=1) + "\n")
+        flat = [row["settings"] | {name: value for name, value in row.items() if name != "settings"} for row in rows]
+        partial = self.folder / "results.csv.partial"
+        with partial.open("w", newline="", encoding="utf-8") as file:
+            table = csv.DictWriter(file, list(flat[0]) if flat else list(self.settings.swept))
+            table.writeheader()
+            table.writerows(flat)
+        partial.rename(self.folder / "results.csv")
+        return rows
+
+
+def check(settings: SweepSettings) -> list[Experiment]:
+    """The settings of all trials, or of those at the ends of a search; raises `ConfigError` where one is wrong."""
+    tried = points(settings.swept) if settings.search == "grid" else ends(settings.swept)
+    checked = [trial_settings(settings.config, point) for point in tried]
+    for one in checked if settings.decides else ():
+        _check_metric(settings.metric, one)
+    return checked
+
+
+def trial_settings(config: Mapping[str, Any], point: Mapping[str, Any]) -> Experiment:
+    """A config under the settings of a trial, checked. It has one thread, unless the config says otherwise."""
+    data, _ = merge(config, [f"{key}={value}" for key, value in point.items()])
+    resources = data.get("resources") or {}
+    if isinstance(resources, dict):
+        data["resources"] = resources | {"threads": resources.get("threads") or 1}
+    return experiment(data | {"name": label(point)})
+
+
+def _check_metric(metric: str, settings: Experiment) -> None:
+    """Raise `ConfigError` unless rounds log the metric."""
+    every = settings.run.evaluate_every
+    known = [tag for tag in glossary(settings.env.name) if tag.startswith(("train/", "validation/"))]
+    if metric not in known:
+        raise ConfigError(f"--metric: no figure {metric!r} of rounds; {nearest(metric, known)}")
+    if metric.startswith("validation/") and every is None:
+        raise ConfigError(f"--metric: {metric!r} is of short evaluations, and run.evaluate_every is null")
+
+
+@dataclass(frozen=True)
+class TrialFolder:
+    """What is known of a trial."""
+
+    folder: Path
+    point: dict[str, Any]
+
+    def begin(self) -> None:
+        """Keep the settings; what became of the trial before is forgotten."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / "outcome.json").unlink(missing_ok=True)
+        if not (self.folder / "trial.json").is_file():
+            _replace(self.folder / "trial.json", json.dumps(self.point) + "\n")
+
+    def end(self, status: str, reason: str) -> None:
+        """Keep why it is over; what is finished has a summary, and needs no word."""
+        if self.status()[0] != "finished":
+            _replace(self.folder / "outcome.json", json.dumps({"status": status, "reason": reason}) + "\n")
+
+    def run(self) -> Run | None:
+        """Its newest run that has begun."""
+        runs = [Run(file.parent) for file in sorted(self.folder.glob("*/config.yaml"))]
+        return next((run for run in reversed(runs) if run.checkpoints()), None)
+
+    def status(self) -> tuple[str, str]:
+        """finished, stopped, failed, interrupted or waiting; and the reason of a failure."""
+        run, outcome = self.run(), self.folder / "outcome.json"
+        if run is not None and run.summary_file().is_file():
+            return "finished", ""
+        if outcome.is_file():
+            found = json.loads(outcome.read_text(encoding="utf-8"))
+            return found["status"], found["reason"]
+        return ("waiting" if run is None else "interrupted"), ""
+
+    @property
+    def over(self) -> bool:
+        return self.status()[0] in ("finished", "stopped")
+
+    def row(self) -> dict[str, Any]:
+        """Its line of the table: figures of the final evaluation, and of the last short one."""
+        (status, reason), run, last = self.status(), self.run(), self.latest()
+        summary = run.summary() if run is not None and status == "finished" else {}
+        seconds = summary.get("training_seconds", last.get("time/training_seconds", 0.0))
+        return {
+            "settings": self.point,
+            "status": status,
+            **{name: summary.get(tag) for name, tag in _FIGURES.items()},
+            **{name: last.get(tag) for name, tag in _SHORT.items()},
+            "env_steps": int(last.get("env_steps", 0)),
+            "minutes": round(seconds / 60, 2),
+            "run": "" if run is None else str(run.folder),
+            "reason": reason,
+        }
+
+    def latest(self) -> dict[str, float]:
+        """Every figure as it was logged last."""
+        figures: dict[str, float] = {}
+        for line in self.rounds():
+            figures |= line
+        return figures
+
+    def rounds(self) -> list[dict[str, float]]:
+        """The figures of its rounds, as far as its last checkpoint goes."""
+        run = self.run()
+        if run is None or not (run.folder / "metrics.jsonl").is_file():
+            return []
+        saved = checkpoint.read_counters(run.last_checkpoint())["env_steps"]
+        lines = (run.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        found: list[dict[str, float]] = [json.loads(line) for line in lines if line.endswith("}")]
+        return [line for line in found if line["env_steps"] <= saved]
+
+
+def _replace(file: Path, text: str) -> None:
+    """Write a file that is there as a whole or not at all."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_suffix(".partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.rename(file)

@@ -1,0 +1,187 @@
+"""Sweeps: what lists and ranges stand for, trials side by side on Tune, and going on where they were."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from marlcomm.registry import ConfigError
+from marlcomm.sweeps.folder import Sweep, check
+from marlcomm.sweeps.settings import SweepSettings, label, points, space, values
+
+TINY = {
+    "name": "tiny",
+    "imports": ["tiny_world"],
+    "env": {"name": "relay"},
+    "policy": {"hidden_size": 8, "message_size": 4},
+    "run": {"worlds": 32, "env_steps": 32 * 4 * 6, "evaluate_every": 2, "evaluation_worlds": 8, "checkpoint_every": 2},
+    "evaluation": {"episodes": 8, "code_episodes": 8},
+}
+TEXT = """
+name: tiny
+imports: [tiny_world]
+env: {name: relay}
+policy: {hidden_size: 8, message_size: 4}
+run: {worlds: 32, env_steps: 768, evaluate_every: 2, evaluation_worlds: 8, checkpoint_every: 2}
+evaluation: {episodes: 8, code_episodes: 8}
+"""
+
+
+def settings(swept, **more):
+    return SweepSettings(command=("sweep",), config=TINY, swept=swept, jobs=2, **more)
+
+
+@pytest.fixture
+def sweep(tmp_path, monkeypatch):
+    return Sweep.create(settings({"seed": "0,1"}), tmp_path)
+
+
+@pytest.fixture
+def trial(monkeypatch, cluster):
+    from marlcomm.sweeps.trial import Trial
+
+    return Trial
+
+
+# --- what is tried ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("0.1,0.2", ["0.1", "0.2"]),
+        ("0..3", ["0", "1", "2", "3"]),
+        ("-1..1,7,7", ["-1", "0", "1", "7"]),
+        ("[1,2],[3,4]", ["[1,2]", "[3,4]"]),
+        ("[[0,1e-3],[9,0]]", ["[[0,1e-3],[9,0]]"]),
+        ("'a,b',c", ["'a,b'", "c"]),
+        ("{a: [1,2]},null", ["{a: [1,2]}", "null"]),
+    ],
+)
+def test_lists_and_ranges_stand_for_values(text, wanted):
+    assert values(text) == wanted
+
+
+def test_a_grid_is_every_combination_once():
+    grid = points({"channel.delta": "0.1,0.2", "seed": "0..2"})
+    assert len(grid) == len({label(point) for point in grid}) == 6
+    assert grid[1] == {"channel.delta": "0.1", "seed": "1"}
+
+
+def test_a_search_has_ranges_of_whole_and_other_numbers():
+    found = space({"channel.delta": "0.05..0.5", "algorithm.lr": "log:1e-4..1e-2", "worlds": "1..8", "gate": "a,b"})
+    assert (found["channel.delta"].low, found["channel.delta"].high, found["channel.delta"].log) == (0.05, 0.5, False)
+    assert found["algorithm.lr"].log
+    assert isinstance(found["worlds"].high, int)
+    assert found["gate"] == ["a", "b"]
+
+
+def test_names_of_trials_are_folders_and_differ():
+    assert label({"channel.delta": 0.1, "seed": 2}) == "channel.delta-0.1_seed-2"
+    lists = [{"algorithm.lr": text} for text in ("[[0,1],[2,3]]", "[[0,1,2],[3]]", "x" * 300, "x" * 301)]
+    assert len({label(point) for point in lists}) == 4
+    assert max(map(len, map(label, lists))) < 120
+
+
+@pytest.mark.parametrize(
+    ("swept", "more", "words"),
+    [
+        ({"channel.delt": "1,2"}, {}, "channel.delt: unknown key"),
+        ({"channel.delta": "1,-2"}, {}, "channel.delta: got -2"),
+        ({"channel.delta": "0.1..0.2"}, {}, "a range that only a search can try"),
+        ({"channel.delta": "log:0..0.2"}, {"search": "optuna"}, "wanted a range that rises, from above 0"),
+        ({"channel.delta": "-1..0.2"}, {"search": "optuna"}, "channel.delta: got -1"),
+        ({"seed": "3..0"}, {}, "wanted a range that rises, as in 0..3"),
+        ({"seed": "0,,1"}, {}, "wanted values between commas"),
+        ({"seed": "0,1"}, {"scheduler": "asha", "metric": "train/succes"}, "did you mean 'train/success'"),
+        ({"run.evaluate_every": "null,2"}, {"scheduler": "asha"}, "run.evaluate_every is null"),
+    ],
+)
+def test_wrong_sweeps_are_refused_before_anything_starts(swept, more, words):
+    with pytest.raises(ConfigError, match=None) as refused:
+        check(settings(swept, **more))
+    assert words in str(refused.value)
+
+
+def test_what_is_no_sweep_is_told(here, tmp_path):
+    (tmp_path / "tiny.yaml").write_text(TEXT)
+    assert "wanted values to try" in here("sweep", "tiny.yaml", "seed=1", cwd=tmp_path, code=2).stderr
+    assert (
+        "wanted 'none' or 'asha'"
+        in here("sweep", "tiny.yaml", "seed=0,1", "--scheduler", "ash", cwd=tmp_path, code=2).stderr
+    )
+    assert "no sweep in 'tiny.yaml'" in here("sweep", "--resume", "tiny.yaml", cwd=tmp_path, code=2).stderr
+    assert "--resume takes a sweep" in here("sweep", "--resume", "x", "--grace", 3, cwd=tmp_path, code=2).stderr
+    assert not (tmp_path / "runs").exists()
+
+
+# --- a trial ----------------------------------------------------------------------------------------------------------
+
+
+def weights(run):
+    return load_file(run.last_checkpoint() / "weights.safetensors")
+
+
+def all_steps(trial):
+    reports = [trial.step()]
+    while not reports[-1].get("done"):
+        reports.append(trial.step())
+    trial.stop()
+    return reports
+
+
+def test_a_trial_that_was_stopped_goes_on_exactly_and_tells_its_past_anew(tmp_path, trial):
+    asked = settings({"seed": "0,1"}, scheduler="asha", grace=1)
+    whole, parted = (Sweep.create(asked, tmp_path / name) for name in ("whole", "parted"))
+    reports = all_steps(trial(whole, {"seed": "0"}))
+    assert [report["env_steps"] for report in reports] == [256, 384, 512, 640, 768, 768]  # from the first evaluation on
+
+    first = trial(parted, {"seed": "0"})
+    assert first.step()["env_steps"] == 256
+    first.step()
+    first.stop()
+    assert parted.trial({"seed": "0"}).status() == ("interrupted", "")
+    again = all_steps(trial(parted, {"seed": "0"}))
+
+    def without_times(reports):
+        return [{tag: value for tag, value in one.items() if not tag.startswith("time/")} for one in reports]
+
+    assert without_times(again) == [
+        one | {"round": two["round"]} for one, two in zip(without_times(reports), again, strict=True)
+    ]
+    runs = [one.trial({"seed": "0"}).run() for one in (whole, parted)]
+    assert all(np.array_equal(weights(runs[0])[name], value) for name, value in weights(runs[1]).items())
+    assert [one.trial({"seed": "0"}).status()[0] for one in (whole, parted)] == ["finished", "finished"]
+    # What is over is only told: nothing is built.
+    assert all_steps(trial(parted, {"seed": "0"}))[-1]["over"]
+
+
+# --- the verb ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_sweep_trains_side_by_side_tells_all_and_goes_on(tmp_path, trains_here):
+    (tmp_path / "tiny.yaml").write_text(TEXT)
+    # One learning rate makes gradients overflow: that trial fails, and the others do not.
+    said = trains_here("sweep", "tiny.yaml", "seed=0,1", "run.env_steps=256", "--jobs", 2, cwd=tmp_path).stdout
+    assert "2 of 2 trials to train" in said
+    (folder,) = (tmp_path / "runs" / "tiny").glob("sweep_*")
+    rows = list(csv.DictReader((folder / "results.csv").open()))
+    assert [(row["seed"], row["status"], row["env_steps"]) for row in rows] == [
+        ("0", "finished", "256"),
+        ("1", "finished", "256"),
+    ]
+    for row in rows:
+        summary = json.loads((Path(row["run"]) / "summary.json").read_text())
+        assert float(row["success"]) == summary["evaluation/success"]
+        assert f"{float(row['return']):.2f}" in said
+    assert not list(folder.rglob("*.pkl"))
+
+    # One of them is as if it had been stopped: it alone is trained again.
+    (Path(rows[1]["run"]) / "summary.json").unlink()
+    said = trains_here("sweep", "--resume", folder, cwd=tmp_path).stdout
+    assert "1 of 2 trials to train" in said
+    assert "finished: seed=1" in said
+    assert list(csv.DictReader((folder / "results.csv").open()))[1]["success"] == rows[1]["success"]
