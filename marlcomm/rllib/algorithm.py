@@ -27,9 +27,11 @@ from marlcomm.rllib.compat import (
     ray,
     trial_folder,
 )
-from marlcomm.rllib.learner import CORE_SECONDS, TrainingError
+from marlcomm.rllib.learner import CORE_SECONDS, SKIPPED
+from marlcomm.rllib.recovery import RemoteRunners
 from marlcomm.rllib.rows import join
 from marlcomm.rllib.runner import Sample, TeamEnvRunner
+from marlcomm.rllib.skipped import keep_skipped
 from marlcomm.rllib.stopwatch import Stopwatch
 
 if TYPE_CHECKING:
@@ -65,7 +67,9 @@ class TeamAlgorithm(Algorithm):
         if folder is not None:
             with contextlib.suppress(OSError):
                 os.rmdir(self.logdir)  # RLlib made one of its own
-        self._log = log.MetricLog(Path(folder or trial_folder(self) or self.logdir))
+        self.folder = Path(folder or trial_folder(self) or self.logdir)
+        self._log = log.MetricLog(self.folder)
+        self._runners = RemoteRunners(self)
         self._figures: dict[str, float] = {}
 
     def training_step(self) -> None:
@@ -93,6 +97,8 @@ class TeamAlgorithm(Algorithm):
             "time/env_steps_per_second": env_steps / watch.total,
             "time/training_seconds": self.seconds,
             "time/core_seconds": self.core_seconds,
+            "runners/restarts": self._runners.restarts,
+            "runners/recovery_seconds": self._runners.recovery_seconds,
         }
         self._report(env_steps)
 
@@ -113,6 +119,8 @@ class TeamAlgorithm(Algorithm):
         figures = [result[DEFAULT_MODULE_ID] for result in results]
         if self.config.num_learners:
             self.core_seconds += sum(float(one[CORE_SECONDS].peek()) for one in figures)
+        if any(float(one[SKIPPED].peek()) for one in figures):
+            keep_skipped(self)
         return figures
 
     @property
@@ -132,31 +140,13 @@ class TeamAlgorithm(Algorithm):
         )
 
     def restore_env_runners(self, env_runner_group: Any) -> list[int]:
-        if env_runner_group.num_healthy_remote_workers() < env_runner_group.num_remote_env_runners():
-            _copy_weights(self, cast(TeamEnvRunner, self.env_runner))  # from which RLlib sets up whoever comes back
-        return cast(list[int], super().restore_env_runners(env_runner_group))
+        return []  # a round brings back whom it needs
 
     def _sample(self) -> list[Sample]:
-        """One round of every runner; a runner that fails fails the round."""
-        group = self.env_runner_group
-        if not group.num_remote_env_runners():
+        """One round of every runner."""
+        if not self.config.num_env_runners:
             return [self.env_runner.sample(**self._how_to_play)]
-        results = group.foreach_env_runner(
-            "try_sample",
-            kwargs=self._how_to_play,
-            local_env_runner=False,
-            timeout_seconds=self.config.sample_timeout_s,
-        )
-        for result in results:
-            if isinstance(result, str):
-                raise TrainingError(f"an env runner failed in round {self.round}:\n{result}")
-        if len(results) != self.config.num_env_runners:
-            raise TrainingError(
-                f"only {len(results)} of {self.config.num_env_runners} env runners returned round {self.round} within "
-                f"{self.config.sample_timeout_s:g} s; the others died or hang"
-            )
-        samples = cast(list[Sample], results)
-        return sorted(samples, key=lambda sample: int(sample.batch["world"][0]))
+        return self._runners.play(**self._how_to_play)
 
     def _bits(self, samples: list[Sample]) -> dict[str, float]:
         counts = sum((sample.counts for sample in samples), TalkCounts())
@@ -229,8 +219,10 @@ class TeamAlgorithm(Algorithm):
         return []
 
     def cleanup(self) -> None:
-        self._log.close()
-        super().cleanup()
+        try:
+            self._log.close()
+        finally:
+            super().cleanup()
 
 
 def _copy_weights(algorithm: TeamAlgorithm, runner: TeamEnvRunner) -> None:

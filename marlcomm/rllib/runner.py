@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from marlcomm.config import import_plugins
+from marlcomm.envs.faults import WorldError, answered_within
 from marlcomm.policies.evaluation import Episodes, evaluate
 from marlcomm.policies.metering import TalkCounts, TalkMeter
 from marlcomm.policies.rollout import Player
@@ -58,6 +59,7 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
         import_plugins(self.config.imports)
         self.make_env()
         self.make_module()
+        self._has_weights = False
 
     def make_env(self) -> None:
         names = self.config.team_names()
@@ -75,11 +77,15 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
 
     def sample(self, *, round: int, exploration: float = 0.0, **kwargs: Any) -> Sample:  # noqa: A002 (the design's word)
         """One episode of each of this runner's worlds, the `round`-th, with exploration as `Player` has it."""
+        with answered_within(self.config.sample_timeout_s):
+            return self._sample(round, exploration)
+
+    def _sample(self, round_: int, exploration: float) -> Sample:
         watch = Stopwatch()
         worlds = self._first_world() + torch.arange(self.config.num_envs_per_env_runner)
         self.module.eval()
         player = Player(self.env, self.module.policy, self.config.seed, exploration=exploration)
-        rollout = self.module.valued(player.play(worlds, torch.full_like(worlds, round)))
+        rollout = self.module.valued(player.play(worlds, torch.full_like(worlds, round_)))
         batch = self.objective.columns(rollout)
         statistics = Episodes()
         statistics.add(rollout.rewards, rollout.lengths, rollout.info)
@@ -92,10 +98,15 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
             core_seconds=watch.core_seconds,
         )
 
-    def try_sample(self, **how: Any) -> Sample | str:
-        """A sample, or the traceback of what went wrong: RLlib would end this process and only log the reason."""
+    def try_sample(self, **how: Any) -> Sample | str | None:
+        """A sample, or the traceback of what went wrong: RLlib would end this process and only log the reason.
+
+        None: it was never given weights, so Ray has started it anew after it was given them.
+        """
         try:
-            return self.sample(**how)
+            return self.sample(**how) if self._has_weights else None
+        except WorldError as error:
+            return str(error)
         except Exception:
             return traceback.format_exc()
 
@@ -125,6 +136,7 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
             modules = ray.get(modules)
         if modules is not None:
             self.module.set_state(modules[DEFAULT_MODULE_ID])
+            self._has_weights = True
 
     def get_ctor_args_and_kwargs(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
         return (), {"config": self.config}
