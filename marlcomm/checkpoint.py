@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 import marlcomm
+from marlcomm import disk
 from marlcomm.registry import ConfigError
 
 FORMAT = 1
@@ -32,31 +33,27 @@ def write(folder: Path, counters: dict[str, Any], **parts: Any) -> None:
     """Write a checkpoint of counters and of parts, nested structures of arrays and plain values.
 
     What is `Stored` is not written again: both checkpoints then share one file, until the last of them is removed.
-    The folder appears under its name only when it is whole.
+    The folder appears under its name only when it is whole and on the disk. Raises `DiskError` where that fails.
     """
-    partial = folder.with_name(f".{folder.name}.{os.getpid()}")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    written: list[Path] = []
-    trees, known = {}, dict[Path, Any]()
-    for name, part in parts.items():
-        file = partial / f"{name}.safetensors"
-        if isinstance(part, Stored):
-            if part.folder not in known:
-                known[part.folder] = _read_state(part.folder)["trees"]
-            trees[name] = known[part.folder][name]
-            _link(part.folder / file.name, file)
-        else:
-            arrays, trees[name] = _split(part)
-            save_file(arrays, file)
-            written.append(file)
-    state = {"format": FORMAT, "marlcomm": marlcomm.__version__, "counters": counters, "trees": trees}
-    (partial / _STATE).write_text(json.dumps(state), encoding="utf-8")
-    for file in [*written, partial / _STATE]:
-        with file.open("rb") as fresh:
-            os.fsync(fresh.fileno())
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
+    with disk.appearing(folder) as partial:
+        trees, known = {}, dict[Path, Any]()
+        for name, part in parts.items():
+            file = partial / f"{name}.safetensors"
+            if isinstance(part, Stored):
+                if part.folder not in known:
+                    known[part.folder] = _read_state(part.folder)["trees"]
+                trees[name] = known[part.folder][name]
+                _link(part.folder / file.name, file)
+            else:
+                arrays, trees[name] = _split(part)
+                save_file(arrays, file)
+        state = {"format": FORMAT, "marlcomm": marlcomm.__version__, "counters": counters, "trees": trees}
+        (partial / _STATE).write_text(json.dumps(state), encoding="utf-8")
+
+
+def found(folder: Path) -> list[Path]:
+    """The whole checkpoints below a folder, oldest first."""
+    return disk.found(folder, "[0-9]*", _STATE)
 
 
 def _link(file: Path, name: Path) -> None:

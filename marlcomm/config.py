@@ -67,6 +67,12 @@ class ResourceSettings(Settings):
     threads: int | None = Field(
         None, ge=1, description="threads of the training process; null: the cores that workers leave"
     )
+    sample_timeout: float = Field(
+        600,
+        gt=0,
+        description="seconds in which a round must be played, or a runner that died be back; after them the run stops "
+        "and names the worlds that did not answer",
+    )
 
 
 class ClusterSettings(Settings):

@@ -1,9 +1,9 @@
 """Every figure that marlcomm logs: its tag, its unit and how it is computed.
 
 Tags are GROUP/NAME. Training logs one point a round, over the episodes of that round: ``train``, ``bandwidth``,
-``loss``, ``policy``, ``channel``, ``replay``, ``update``, ``time``, ``transfer``. A short evaluation is ``validation``;
-summary.json holds ``evaluation`` (sampled actions, the headline), ``greedy``, ``shuffled`` (everybody hears what is
-said in another episode), ``floor`` and ``ceiling``.
+``loss``, ``policy``, ``channel``, ``replay``, ``update``, ``runners``, ``time``, ``transfer``. A short evaluation is
+``validation``; summary.json holds ``evaluation`` (sampled actions, the headline), ``greedy``, ``shuffled`` (everybody
+hears what is said in another episode), ``floor`` and ``ceiling``.
 """
 
 from __future__ import annotations
@@ -246,7 +246,13 @@ LEARNING = {
     "replay/ratio_error": Figure(
         "1", "largest |probability ratio - 1| before any step, in worlds without a flip; with a policy lag likewise"
     ),
-    "update/skipped": Figure("minibatches", "updates skipped this round because a gradient was infinite or NaN"),
+    "update/skipped": Figure(
+        "minibatches", "updates skipped this round because the loss or a gradient was infinite or NaN"
+    ),
+    "runners/restarts": Figure("restarts", "remote runners that died in this round and were started anew"),
+    "runners/recovery_seconds": Figure(
+        "s", "from the notice of the first death in this round until all remote runners had played it; 0: nobody died"
+    ),
     "time/world": Figure("share of a round", "stepping worlds; in asynchronous sampling beside the updates"),
     "time/policy": Figure("share of a round", "the policy in the runners, channel included; likewise"),
     "time/update": Figure("share of a round", "the learners' updates"),

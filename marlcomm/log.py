@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from marlcomm.disk import DiskError, reason
+
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
@@ -33,7 +35,13 @@ class MetricLog:
         self._first = env_steps + 1
 
     def write(self, figures: Mapping[str, float], env_steps: int, round_: int) -> None:
-        """One point on every curve."""
+        """One point on every curve. Raises `DiskError` where the disk refuses."""
+        try:
+            self._write(figures, env_steps, round_)
+        except OSError as error:
+            raise DiskError(f"cannot write figures to {self._folder}: {reason(error)}") from error
+
+    def _write(self, figures: Mapping[str, float], env_steps: int, round_: int) -> None:
         if self._events is None:
             # tensorboard takes a second to import, and only runs need it.
             from torch.utils.tensorboard import SummaryWriter
@@ -57,6 +65,6 @@ class MetricLog:
         partial.rename(self._lines)
 
     def close(self) -> None:
-        if self._events is not None:
-            self._events.close()
-            self._events = None
+        events, self._events = self._events, None
+        if events is not None:
+            events.close()

@@ -20,6 +20,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, cast
 
+from marlcomm import checkpoint, disk
 from marlcomm.config import Experiment, experiment, read
 from marlcomm.registry import ConfigError
 
@@ -82,7 +83,7 @@ class Run:
 
     def checkpoints(self) -> list[Path]:
         """The whole checkpoints, oldest first."""
-        return sorted(path for path in (self.folder / "checkpoints").glob("[0-9]*") if (path / "state.json").is_file())
+        return checkpoint.found(self.folder / "checkpoints")
 
     def last_checkpoint(self) -> Path:
         found = self.checkpoints()
@@ -103,7 +104,9 @@ class Run:
 
     def drop_old_checkpoints(self) -> None:
         """Keep the newest ones, and remove what an interrupted save left behind."""
-        for path in [*self.checkpoints()[:-_KEPT_CHECKPOINTS], *(self.folder / "checkpoints").glob(".*")]:
+        for path in self.checkpoints()[:-_KEPT_CHECKPOINTS]:
+            disk.remove(path)
+        for path in (self.folder / "checkpoints").glob(".*"):
             shutil.rmtree(path, ignore_errors=True)
 
     def summary_file(self, changes: Sequence[str] = ()) -> Path:

@@ -91,8 +91,16 @@ def built(run: Run, settings: Experiment, resume: bool) -> Iterator[TeamAlgorith
 def rounds(algorithm: TeamAlgorithm, run: Run, settings: Experiment, interruption: Stop) -> Iterator[dict[str, float]]:
     """Train until env steps or minutes are reached, or a stop is requested; yields the figures of each round.
 
-    Saves before the first one, every `checkpoint_every` rounds and at the end, whichever end that is.
+    Saves before the first one, every `checkpoint_every` rounds and at the end, whichever end that is. Raises
+    `LearnerLostError` where a learner dies, and `DiskError` where what is to be saved cannot be written.
     """
+    from marlcomm.rllib.recovery import learners_lost_told
+
+    with learners_lost_told():
+        yield from _rounds(algorithm, run, settings, interruption)
+
+
+def _rounds(algorithm: TeamAlgorithm, run: Run, settings: Experiment, interruption: Stop) -> Iterator[dict[str, float]]:
     from marlcomm.rllib.checkpoint import save
 
     if not run.checkpoints():

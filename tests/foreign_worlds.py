@@ -97,6 +97,24 @@ class Dying(Leavers):
         return super().step(actions)
 
 
+class Hanging(Leavers):
+    """The second copy that a process makes does not answer in its step 2."""
+
+    made = 0
+
+    def __init__(self):
+        super().__init__()
+        type(self).made += 1
+        self._hangs = self.made == 2
+
+    def step(self, actions):
+        if self.time == 1 and self._hangs:
+            import time
+
+            time.sleep(600)
+        return super().step(actions)
+
+
 class Boxes(Leavers):
     """Agents a and b act in boxes of their own, of different sizes and units; b sees a small picture."""
 

@@ -17,6 +17,7 @@ from mpe2 import simple_reference_v3, simple_speaker_listener_v4
 from pettingzoo.butterfly import knights_archers_zombies_v11
 
 from marlcomm.envs.check import check_env
+from marlcomm.envs.faults import answered_within
 from marlcomm.envs.foreign.copies import CopyError
 from marlcomm.envs.pettingzoo import TeamParallelEnv
 from marlcomm.policies.evaluation import evaluate, evaluate_script
@@ -314,6 +315,18 @@ def test_a_worker_that_ends_is_told(world):
     env = world(ours("Dying"), processes=2)
     with pytest.raises(CopyError, match="a worker process ended with exit code 7"):
         play(env, 2)
+
+
+def test_a_worker_that_hangs_is_told(world, monkeypatch):
+    """Copies 0 and 2 are one process's, which does not answer; it is ended with the others."""
+    monkeypatch.setattr("marlcomm.envs.foreign.workers._PATIENCE", 0.1)
+    env = world(ours("Hanging"), processes=2, copies=3)
+    said = r"no answer within 0.5 s \(resources.sample_timeout\) from the worker process of copies 0, 2 of"
+    env.reset(0, torch.arange(3), torch.zeros(3).long())
+    env.step(torch.zeros(3, 3).long())
+    with pytest.raises(CopyError, match=said), answered_within(0.5):
+        env.step(torch.zeros(3, 3).long())
+    assert processes_below(os.getpid()) == set()
 
 
 def test_more_worlds_than_copies_are_played_in_turns(world):

@@ -28,6 +28,7 @@ def algorithm_config(settings: Experiment) -> TeamConfig:
             num_env_runners=resources.num_env_runners,
             num_envs_per_env_runner=run.worlds // max(resources.num_env_runners, 1),
             sampling=run.sampling,
+            sample_timeout_s=resources.sample_timeout,
         )
         .learners(num_learners=resources.num_learners, num_gpus_per_learner=resources.num_gpus_per_learner)
         .evaluation(evaluation_interval=run.evaluate_every, evaluation_duration=run.evaluation_worlds)

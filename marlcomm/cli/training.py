@@ -14,6 +14,7 @@ from rich.table import Table
 
 from marlcomm import config
 from marlcomm.cli.evaluating import evaluate_and_tell
+from marlcomm.cli.restarts import train_with_restarts
 from marlcomm.cli.shell import Imports, Overrides, err, out, print_remarks, program, progress_bar, resume_command
 from marlcomm.registry import ConfigError
 
@@ -52,6 +53,10 @@ def train(
             "--dry-run", help="build everything, train two rounds, and tell what the run will take; keep nothing"
         ),
     ] = False,
+    restarts: Annotated[
+        int,
+        typer.Option(min=0, help="go on so many times from the last checkpoint where the training dies or fails"),
+    ] = 0,
 ) -> None:
     """Train a team, then evaluate its last checkpoint.
 
@@ -69,7 +74,6 @@ def train(
             raise ConfigError("--dry-run tries a run that has not begun: leave out --resume")
         run = Run.open(resume)
         settings = run.experiment()
-        run.last_checkpoint()
     elif config_file is None and init_from is None and not overrides:
         raise ConfigError(
             "train: wanted a config file or settings, as in marlcomm train configs/demo.yaml or "
@@ -82,8 +86,10 @@ def train(
             _dry_run(settings)
             return
         run = Run.create(settings, root, sys.argv[1:])
+    if restarts:
+        raise typer.Exit(train_with_restarts(run, [] if evaluate_after else ["--no-evaluate"], restarts))
     try:
-        exit_code = _train(run, settings, resuming=resume is not None)
+        exit_code = _train(run, settings, resuming=bool(run.checkpoints()))
     except ConfigError:
         if not run.checkpoints():
             run.discard()
@@ -218,13 +224,15 @@ def _tell_what_is_new(algorithm: TeamAlgorithm, folder: Path) -> None:
 @contextmanager
 def _told_how_to_go_on(run: Run | None) -> Iterator[None]:
     """Where training fails, say what is saved; a known reason is a sentence and exit code 1, not a traceback."""
+    from marlcomm.disk import DiskError
+    from marlcomm.envs.faults import NoAnswerError, WorldError
     from marlcomm.rllib.errors import TrainingError
     from marlcomm.wire import WireError
 
     try:
         yield
     except Exception as error:
-        known = isinstance(error, (TrainingError, WireError))
+        known = isinstance(error, (TrainingError, WorldError, NoAnswerError, DiskError, WireError))
         if known:
             reason = str(getattr(error, "cause", error))  # Ray wraps what a worker raised
             err.print(f"[bold red]error:[/bold red] {escape(reason)}", highlight=False, soft_wrap=True)

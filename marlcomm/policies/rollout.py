@@ -13,6 +13,7 @@ from torch import Tensor
 from marlcomm import noise
 from marlcomm.channels.base import Channel
 from marlcomm.envs.base import TeamEnv, TeamStep
+from marlcomm.envs.faults import check_numbers, told_where
 from marlcomm.policies.base import (
     Decision,
     Instead,
@@ -201,7 +202,9 @@ class Player:
         talks: list[Talk] = []
 
         clock = perf_counter()
-        now = env.reset(self.seed, worlds, episodes, self.stream)
+        with told_where(spec.name, worlds, episodes, time=0):
+            now = env.reset(self.seed, worlds, episodes, self.stream)
+        check_numbers(spec.name, now, worlds, episodes, time=0)
         episode = EpisodeClock(now)
         gates = torch.zeros_like(now.alive) if self.policy.gated else None
         seconds["world"] += perf_counter() - clock
@@ -234,7 +237,10 @@ class Player:
                 gates = choices
             seconds["policy"] += perf_counter() - clock
             clock = perf_counter()
-            now = env.step(decision.distribution.to_world(actions))
+            orders = decision.distribution.to_world(actions)
+            with told_where(spec.name, worlds, episodes, time + 1):
+                now = env.step(orders)
+            check_numbers(spec.name, now, worlds, episodes, time + 1)
             seconds["world"] += perf_counter() - clock
             _append(record, rewards=episode.count(now), terminated=now.terminated)
         clock = perf_counter()

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from marlcomm.rllib.compat import COMPONENT_RL_MODULE, EnvRunnerGroup, ray
-from marlcomm.rllib.errors import TrainingError
 from marlcomm.rllib.runner import LEARNED, Sample
 
 ASYNCHRONOUS = "asynchronous"
@@ -27,19 +26,13 @@ class RoundAhead:
 
     @staticmethod
     def begin(runners: EnvRunnerGroup, how: dict[str, Any], state: dict[str, Any]) -> RoundAhead:
-        """Have all runners, which have the weights of `state`, play a round, and do not wait for it."""
-        asked = runners.foreach_env_runner_async("try_sample", tag=AHEAD, kwargs=how)
-        if asked != runners.num_remote_env_runners():
-            raise TrainingError(
-                f"only {asked} of {runners.num_remote_env_runners()} env runners could be asked to play round "
-                f"{how['round']}; the others died or hang"
-            )
+        """Have all runners that live, which have the weights of `state`, play a round, and do not wait for it."""
+        runners.foreach_env_runner_async("try_sample", tag=AHEAD, kwargs=how)
         return RoundAhead(how, state)
 
-    def samples(self, runners: EnvRunnerGroup, seconds: float) -> list[Sample | str]:
-        """What was played, as far as it is there within so many seconds."""
-        answers = runners.fetch_ready_async_reqs(tags=AHEAD, timeout_seconds=seconds)
-        return [answer for _, answer in answers]
+    def answers(self, runners: EnvRunnerGroup, seconds: float) -> dict[int, Sample | str | None]:
+        """What each runner answered, as far as that is there within so many seconds; nothing of those that died."""
+        return dict(runners.fetch_ready_async_reqs(tags=AHEAD, timeout_seconds=seconds))
 
     def stored(self) -> dict[str, Any]:
         """All that is needed to play it again, as plain values and arrays."""

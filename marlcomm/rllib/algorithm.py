@@ -27,10 +27,11 @@ from marlcomm.rllib.compat import (
     ray,
     trial_folder,
 )
-from marlcomm.rllib.errors import TrainingError
-from marlcomm.rllib.learner import CORE_SECONDS, FETCH_SECONDS, Lesson, learn
+from marlcomm.rllib.learner import CORE_SECONDS, FETCH_SECONDS, SKIPPED, Lesson, learn
 from marlcomm.rllib.parcels import Columns, Shipment
+from marlcomm.rllib.recovery import RemoteRunners
 from marlcomm.rllib.runner import LEARNED, Sample, TeamEnvRunner
+from marlcomm.rllib.skipped import keep_skipped
 from marlcomm.rllib.stopwatch import Stopwatch
 
 if TYPE_CHECKING:
@@ -68,7 +69,9 @@ class TeamAlgorithm(Algorithm):
         if folder is not None:
             with contextlib.suppress(OSError):
                 os.rmdir(self.logdir)  # RLlib made one of its own
-        self._log = log.MetricLog(Path(folder or trial_folder(self) or self.logdir))
+        self.folder = Path(folder or trial_folder(self) or self.logdir)
+        self._log = log.MetricLog(self.folder)
+        self._runners = RemoteRunners(self)
         self._figures: dict[str, float] = {}
 
     def training_step(self) -> None:
@@ -99,6 +102,8 @@ class TeamAlgorithm(Algorithm):
             "time/training_seconds": self.seconds,
             "time/core_seconds": self.core_seconds,
             "transfer/bytes_per_env_step": self._bytes_moved(samples) / env_steps,
+            "runners/restarts": self._runners.restarts,
+            "runners/recovery_seconds": self._runners.recovery_seconds,
         }
         self._report(env_steps)
 
@@ -118,6 +123,8 @@ class TeamAlgorithm(Algorithm):
         self._fetch_seconds += max(float(one[FETCH_SECONDS].peek()) for one in figures)
         if self.config.num_learners:
             self.core_seconds += sum(float(one[CORE_SECONDS].peek()) for one in figures)
+        if any(float(one[SKIPPED].peek()) for one in figures):
+            keep_skipped(self)
         return figures
 
     def _within_reach(self, columns: Columns | Shipment) -> Columns | Shipment:
@@ -164,37 +171,21 @@ class TeamAlgorithm(Algorithm):
     def _forget_ahead(self) -> None:
         """Wait for the round that is being played, if there is one, and drop it."""
         if self._ahead is not None:
-            self._ahead.samples(self.env_runner_group, self.config.sample_timeout_s)
+            self._ahead.answers(self.env_runner_group, self.config.sample_timeout_s)
             self._ahead = None
 
     def restore_env_runners(self, env_runner_group: Any) -> list[int]:
-        if env_runner_group.num_healthy_remote_workers() < env_runner_group.num_remote_env_runners():
-            # The local runner, from which RLlib sets up whoever comes back, gets what the others play with.
-            self.env_runner.set_state(self._learned_state() if self._ahead is None else self._ahead.state)
-        return cast(list[int], super().restore_env_runners(env_runner_group))
+        return []  # a round brings back whom it needs
 
     def _sample(self) -> list[Sample]:
-        """One round of every runner; a runner that fails fails the round."""
-        group, seconds = self.env_runner_group, self.config.sample_timeout_s
-        how = self._how_to_play(self.round)
-        if not group.num_remote_env_runners():
-            return [self.env_runner.sample(**how)]
-        if self._ahead is None:
-            results = group.foreach_env_runner(
-                "try_sample", kwargs=how, local_env_runner=False, timeout_seconds=seconds
-            )
-        else:
-            results = self._ahead.samples(group, seconds)
-        for result in results:
-            if isinstance(result, str):
-                raise TrainingError(f"an env runner failed in round {self.round}:\n{result}")
-        if len(results) != self.config.num_env_runners:
-            raise TrainingError(
-                f"only {len(results)} of {self.config.num_env_runners} env runners returned round {self.round} within "
-                f"{seconds:g} s; the others died or hang"
-            )
-        samples = cast(list[Sample], results)
-        return sorted(samples, key=lambda sample: sample.first_world)
+        """One round of every runner."""
+        if not self.config.num_env_runners:
+            return [self.env_runner.sample(**self._how_to_play(self.round))]
+        ahead, seconds = self._ahead, self.config.sample_timeout_s
+        if ahead is None:
+            return self._runners.play(self._how_to_play(self.round), self._learned_state, learned=self.round)
+        played = ahead.answers(self.env_runner_group, seconds)
+        return self._runners.play(ahead.how, lambda: ahead.state, ahead.state[LEARNED], played)
 
     def _bits(self, samples: list[Sample]) -> dict[str, float]:
         counts = sum((sample.counts for sample in samples), TalkCounts())
@@ -301,8 +292,10 @@ class TeamAlgorithm(Algorithm):
         return []
 
     def cleanup(self) -> None:
-        self._log.close()
-        super().cleanup()
+        try:
+            self._log.close()
+        finally:
+            super().cleanup()
 
 
 def _refuse_too_few_resources(config: TeamConfig, main: float = 0) -> None:

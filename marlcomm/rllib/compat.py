@@ -20,6 +20,7 @@ from ray.rllib.core.rl_module.torch.torch_rl_module import TorchRLModule
 from ray.rllib.env.env_runner import EnvRunner
 from ray.rllib.env.env_runner_group import EnvRunnerGroup
 from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
+from ray.rllib.utils.actor_manager import FaultTolerantActorManager
 from ray.rllib.utils.checkpoints import Checkpointable
 from ray.rllib.utils.metrics import (
     ENV_RUNNER_RESULTS,
@@ -54,6 +55,7 @@ __all__ = [
     "TorchRLModule",
     "check_version",
     "ray",
+    "runner_actors",
     "set_log_level",
     "trial_folder",
 ]
@@ -81,6 +83,15 @@ def trial_folder(algorithm: Algorithm) -> str | None:
     if storage is None or not isinstance(storage.storage_filesystem, LocalFileSystem):
         return None
     return str(storage.trial_fs_path)
+
+
+def runner_actors(group: EnvRunnerGroup) -> FaultTolerantActorManager:
+    """The remote runners of a group, by their numbers from 1.
+
+    The group's own calls leave out whoever died, and do not say who answered. A call to an actor that died, or that Ray
+    is starting anew, ends at once with `RayActorError`; once it lives again its constructor has run, and nothing else.
+    """
+    return group._worker_manager
 
 
 check_version()

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Self, cast
 
 import torch
 
-from marlcomm.config import RunSettings, import_plugins
+from marlcomm.config import ResourceSettings, RunSettings, import_plugins
 from marlcomm.objectives.entropy import EntropyTarget
 from marlcomm.policies.team import TeamNames
 from marlcomm.policies.values import ValueSettings
@@ -70,6 +70,7 @@ _SILENT_HOOKS = (
     "on_sample_end",
     "on_evaluate_start",
     "on_evaluate_end",
+    "on_env_runners_recreated",
 )
 
 
@@ -98,8 +99,7 @@ class TeamConfig(AlgorithmConfig):
             setattr(self, name, value)
         # A worker that fails must not make the whole run wait a minute for its restart (RLlib's default).
         self.delay_between_env_runner_restarts_s = 1.0
-        self.max_num_env_runner_restarts = 3
-        self.sample_timeout_s = 600.0
+        self.sample_timeout_s = ResourceSettings().sample_timeout
 
     def communication(
         self,

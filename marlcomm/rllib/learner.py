@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 from abc import abstractmethod
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,13 +24,12 @@ from marlcomm.rllib.compat import (
     TorchLearner,
     set_log_level,
 )
-from marlcomm.rllib.errors import TrainingError
 from marlcomm.rllib.module import TeamRLModule
 from marlcomm.rllib.parcels import Columns, Shipment, fetch
 from marlcomm.rllib.rows import Moments, join
 from marlcomm.rllib.stopwatch import Stopwatch
 
-NON_FINITE_LIMIT = 10
+SKIPPED = "update/skipped"
 CORE_SECONDS = "core_seconds"  # processor time of the learner's process in a lesson
 FETCH_SECONDS = "fetch_seconds"  # wall time until its rows were there
 
@@ -52,8 +53,23 @@ class Lesson:
     entropy_weight: float | None = None
 
 
-class NonFiniteGradientsError(TrainingError):
-    """Too many updates in a row had infinite gradients or NaNs."""
+@dataclass(frozen=True)
+class Skipped:
+    """A minibatch, or one learner's share of it, that was not learned from.
+
+    Attributes:
+        minibatch: which of the round, over all its epochs, from 0.
+        in_a_row: how many in a row were skipped, this one included.
+        loss: of all learners.
+        gradients: the parameters whose gradients were infinite or NaN.
+        columns: name -> [B, ...].
+    """
+
+    minibatch: int
+    in_a_row: int
+    loss: float
+    gradients: list[str]
+    columns: dict[str, np.ndarray]
 
 
 class LearnerPeers(Peers):
@@ -90,7 +106,10 @@ class TeamLearner(TorchLearner):
         super().__init__(**kwargs)
         self._env_steps = 0
         self._said: list[Tensor] = []
-        self._non_finite = 0
+        self._minibatch = self._in_a_row = 0
+        self._loss = torch.zeros(1)
+        self._learned_from: Batch = {}
+        self._skipped: deque[Skipped] = deque(maxlen=1)
 
     def build(self) -> None:
         self.objective = self.config.objective()
@@ -124,8 +143,9 @@ class TeamLearner(TorchLearner):
         watch = Stopwatch()
         rows = join(fetch(lesson.parts))
         watch.lap("fetch")
-        self._env_steps = lesson.env_steps
+        self._env_steps, self._minibatch = lesson.env_steps, 0
         self._learn(rows, lesson)
+        self._learned_from = {}
         self._log({FETCH_SECONDS: watch.laps["fetch"], CORE_SECONDS: watch.core_seconds})
         return cast(dict[str, Any], self.metrics.reduce())
 
@@ -162,14 +182,19 @@ class TeamLearner(TorchLearner):
         for name, value in stats.items():
             self.metrics.log_value((DEFAULT_MODULE_ID, name), float(value), reduce="sum")
 
+    def compute_losses(self, *, fwd_out: dict[str, Any], batch: dict[str, Any]) -> dict[str, Any]:
+        self._learned_from = batch[DEFAULT_MODULE_ID]
+        return cast(dict[str, Any], super().compute_losses(fwd_out=fwd_out, batch=batch))
+
     def compute_gradients(self, loss_per_module: dict[str, Tensor], **kwargs: Any) -> dict[Any, Tensor]:
         gradients = super().compute_gradients(loss_per_module, **kwargs)
         # A part that took no part (a message nobody hears) has no gradient: zero, so that all learners agree on shapes.
         gradients = {key: torch.zeros_like(key) if value is None else value for key, value in gradients.items()}
+        self._loss = loss_per_module[DEFAULT_MODULE_ID].detach().reshape(1)
         if self.config.num_learners > 1:
-            flat = torch.cat([gradient.flatten() for gradient in gradients.values()])
-            torch.distributed.all_reduce(flat)
-            parts = flat.split([gradient.numel() for gradient in gradients.values()])
+            flat = torch.cat([self._loss, *(gradient.flatten() for gradient in gradients.values())])
+            torch.distributed.all_reduce(flat)  # the loss, too: all learners skip the same updates
+            self._loss, *parts = flat.split([1, *(gradient.numel() for gradient in gradients.values())])
             gradients = {
                 key: part.view_as(gradient) for (key, gradient), part in zip(gradients.items(), parts, strict=True)
             }
@@ -180,22 +205,27 @@ class TeamLearner(TorchLearner):
         super()._set_optimizer_state(copy.deepcopy(state))
 
     def apply_gradients(self, gradients_dict: dict[Any, Tensor]) -> None:
-        """Step, unless a gradient is infinite or NaN: then skip, count, and stop after too many in a row."""
-        finite = all(bool(torch.isfinite(gradient).all()) for gradient in gradients_dict.values())
-        self.metrics.log_value((DEFAULT_MODULE_ID, "update/skipped"), 0 if finite else 1, reduce="sum")
-        self._non_finite = 0 if finite else self._non_finite + 1
+        """Step, unless the loss or a gradient is infinite or NaN: then skip, count, and keep what it came from."""
+        finite = all(bool(torch.isfinite(number).all()) for number in (self._loss, *gradients_dict.values()))
+        self.metrics.log_value((DEFAULT_MODULE_ID, SKIPPED), 0 if finite else 1, reduce="sum")
         if finite:
+            self._in_a_row = 0
             super().apply_gradients(gradients_dict)
-        elif self._non_finite >= NON_FINITE_LIMIT:
-            names = [
-                name
-                for name, p in self._team_module().named_parameters()
-                if not torch.isfinite(gradients_dict[p]).all()
-            ]
-            raise NonFiniteGradientsError(
-                f"{self._non_finite} updates in a row had gradients that are infinite or NaN (in {', '.join(names)}); "
-                "none of them was applied"
-            )
+        else:
+            self._skip(gradients_dict)
+        self._minibatch += 1
+
+    def _skip(self, gradients: dict[Any, Tensor]) -> None:
+        names = [n for n, p in self._team_module().named_parameters() if not torch.isfinite(gradients[p]).all()]
+        columns = {name: values.detach().cpu().numpy() for name, values in self._learned_from.items()}
+        self._in_a_row += 1
+        self._skipped.append(Skipped(self._minibatch, self._in_a_row, float(self._loss), names, columns))
+
+    def take_skipped(self) -> list[Skipped]:
+        """The newest minibatches that were skipped since the last call."""
+        taken = list(self._skipped)
+        self._skipped.clear()
+        return taken
 
 
 def learn(learner: TeamLearner, lesson: Lesson) -> dict[str, Any]:

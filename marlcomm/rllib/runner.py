@@ -9,6 +9,7 @@ from typing import Any, cast
 import torch
 
 from marlcomm.config import import_plugins
+from marlcomm.envs.faults import WorldError, answered_within
 from marlcomm.policies.evaluation import Episodes, evaluate
 from marlcomm.policies.metering import TalkCounts, TalkMeter
 from marlcomm.policies.rollout import Player
@@ -68,6 +69,7 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
         self._learned = 0
         self.make_env()
         self.make_module()
+        self._has_weights = False
 
     def make_env(self) -> None:
         names = self.config.team_names()
@@ -85,11 +87,15 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
 
     def sample(self, *, round: int, exploration: float = 0.0, **kwargs: Any) -> Sample:  # noqa: A002 (the design's word)
         """One episode of each of this runner's worlds, the `round`-th, with exploration as `Player` has it."""
+        with answered_within(self.config.sample_timeout_s):
+            return self._sample(round, exploration)
+
+    def _sample(self, round_: int, exploration: float) -> Sample:
         watch = Stopwatch()
         worlds = self._first_world() + torch.arange(self.config.num_envs_per_env_runner)
         self.module.eval()
         player = Player(self.env, self.module.policy, self.config.seed, exploration=exploration)
-        rollout = self.module.valued(player.play(worlds, torch.full_like(worlds, round)))
+        rollout = self.module.valued(player.play(worlds, torch.full_like(worlds, round_)))
         batch = self.objective.columns(rollout)
         statistics = Episodes()
         statistics.add(rollout.rewards, rollout.lengths, rollout.info)
@@ -105,14 +111,19 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
             core_seconds=watch.core_seconds,
         )
 
-    def try_sample(self, **how: Any) -> Sample | str:
+    def try_sample(self, **how: Any) -> Sample | str | None:
         """A sample whose rows stay in Ray's object store, where learners find them.
 
-        Or the traceback of what went wrong: RLlib would end this process and only log the reason.
+        Or the traceback of what went wrong: RLlib would end this process and only log the reason. None: it was never
+        given weights, so Ray has started it anew after it was given them.
         """
+        if not self._has_weights:
+            return None
         try:
             sample = self.sample(**how)
             return replace(sample, batch=Shipment.of(cast(Columns, sample.batch)))
+        except WorldError as error:
+            return str(error)
         except Exception:
             return traceback.format_exc()
 
@@ -142,6 +153,7 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
             modules = ray.get(modules)
         if modules is not None:
             self.module.set_state(modules[DEFAULT_MODULE_ID])
+            self._has_weights = True
         self._learned = state.get(LEARNED, self._learned)
 
     def get_ctor_args_and_kwargs(self) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -67,6 +67,9 @@ class Training(Settings):
     rmsprop_eps: float = Field(1e-6, gt=0, description="term that keeps rmsprop's divisor from zero")
     lr: Scheduled = Field(1e-3, description="learning rate: a number, or [[env steps, value], ...] from env step 0")
     grad_clip: float | None = Field(None, gt=0, description="largest norm of the whole gradient; null: not clipped")
+    max_skipped: int = Field(
+        10, ge=1, description="stop after so many updates in a row that were skipped: infinite or NaN loss or gradient"
+    )
 
 
 class RewardTraining(Training):

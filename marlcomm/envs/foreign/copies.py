@@ -20,7 +20,15 @@ from marlcomm.registry import ConfigError, nearest
 
 
 class CopyError(RuntimeError):
-    """A copy of an environment failed; the message says which one, when, and holds the traceback."""
+    """A copy of an environment failed; the message says which one, when, and holds the traceback.
+
+    Attributes:
+        copy: its number; None where it may be one of several.
+    """
+
+    def __init__(self, message: str, copy: int | None = None) -> None:
+        super().__init__(message)
+        self.copy = copy
 
 
 @dataclass(frozen=True)
@@ -304,5 +312,6 @@ class Copies:
         except Exception as error:  # a third party's environment may raise anything
             raise CopyError(
                 f"copy {self._numbers[index]} of {self._settings.maker}, {self._copies[index]}: "
-                f"{type(error).__name__}: {error}"
+                f"{type(error).__name__}: {error}",
+                self._numbers[index],
             ) from error

@@ -16,7 +16,7 @@ from marlcomm.envs.foreign.settings import PettingZooSettings
 
 
 def serve(line: Connection, descriptor: int) -> None:
-    """Take orders and answer each by (whether it failed, the answer or a traceback)."""
+    """Take orders and answer each by (whether it failed, the answer, or a traceback and whose it is)."""
     given, facts, rank, count = line.recv()
     settings = PettingZooSettings(**given)
     size = Block.size(facts, settings.copies)
@@ -31,8 +31,8 @@ def serve(line: Connection, descriptor: int) -> None:
 def _answer(play: Any, arguments: list[Any]) -> tuple[bool, Any]:
     try:
         return False, play(*arguments)
-    except Exception:
-        return True, traceback.format_exc()
+    except Exception as error:
+        return True, (traceback.format_exc(), getattr(error, "copy", None))
 
 
 def main() -> None:

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from typing import Any
 
+from marlcomm.envs.faults import NoAnswerError
 from marlcomm.envs.foreign.copies import Block, Copies, Copy, CopyError, Facts
 from marlcomm.envs.foreign.settings import PettingZooSettings
 
@@ -75,12 +76,25 @@ class Workers:
 
     def _answers(self, workers: list[_Worker]) -> list[Any]:
         """What all answer; raises `CopyError` with the traceback of the first one that failed, and ends all."""
-        answers = [worker.hear() for worker in workers]
-        failures = [str(answer) for failed, answer in answers if failed]
+        answers = self._heard(workers)
+        failures = [answer for failed, answer in answers if failed]
         if failures:
             self.close()
-            raise CopyError(f"{failures[0]}\n(in a worker process)")
+            trace, copy = failures[0]
+            raise CopyError(f"{trace}\n(in a worker process)", copy)
         return [answer for _, answer in answers]
+
+    def _heard(self, workers: list[_Worker]) -> list[tuple[bool, Any]]:
+        answers: list[tuple[bool, Any]] = []
+        try:
+            answers.extend(worker.hear() for worker in workers)  # also keeps those before the one that is silent
+        except NoAnswerError as error:
+            silent = [worker.copies for worker in workers[len(answers) :] if not worker.has_answered]
+            copies = sorted(copy for some in silent for copy in some)
+            only = copies[0] if len(copies) == 1 else None
+            said = f"{error} from the worker process of copies {', '.join(map(str, copies))} of {self._settings.maker}"
+            raise CopyError(said, only) from error
+        return answers
 
     def close(self) -> None:
         """End all processes."""
@@ -88,9 +102,14 @@ class Workers:
 
 
 class _Worker:
-    """One process, and the line to it."""
+    """One process, and the line to it.
+
+    Attributes:
+        copies: the numbers of those that it steps.
+    """
 
     def __init__(self, settings: PettingZooSettings, facts: Facts, descriptor: int, rank: int, count: int) -> None:
+        self.copies = range(rank, settings.copies, count)
         ours, theirs = socket.socketpair()
         self._line = Connection(ours.detach())
         with theirs:
@@ -107,12 +126,16 @@ class _Worker:
             self._line.send(order)
 
     def hear(self) -> tuple[bool, Any]:
-        """Whether it failed, and its answer."""
+        """Whether it failed, and its answer, or a traceback and the copy's number."""
         try:
             failed, answer = self._line.recv()
         except (EOFError, OSError):
-            return True, f"a worker process ended with exit code {self._process.wait()}"
+            return True, (f"a worker process ended with exit code {self._process.wait()}", None)
         return failed, answer
+
+    @property
+    def has_answered(self) -> bool:
+        return self._line.poll()
 
     def hang_up(self) -> None:
         self._line.close()
