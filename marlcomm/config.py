@@ -34,7 +34,10 @@ class RunSettings(Settings):
     )
     evaluate_every: int | None = Field(10, ge=1, description="rounds between short evaluations; null: none")
     evaluation_worlds: int = Field(500, ge=1, description="episodes of a short evaluation")
-    checkpoint_every: int = Field(10, ge=1, description="rounds between checkpoints")
+    checkpoint_every: int | None = Field(10, ge=1, description="rounds between checkpoints; null: by minutes alone")
+    checkpoint_minutes: float | None = Field(
+        None, gt=0, description="minutes of training after which a checkpoint is due in any case; null: by rounds alone"
+    )
 
     @model_validator(mode="after")
     def _ends(self) -> RunSettings:

@@ -33,6 +33,7 @@ from marlcomm.rllib.runner import Sample, TeamEnvRunner
 from marlcomm.rllib.stopwatch import Stopwatch
 
 if TYPE_CHECKING:
+    from marlcomm.checkpoint import Checkpoint
     from marlcomm.rllib.config import TeamConfig
 
 
@@ -220,7 +221,7 @@ class TeamAlgorithm(Algorithm):
         """What else a checkpoint holds, by name; `last` is the one before, which may hold some of it already."""
         return {}
 
-    def load_parts(self, folder: Path) -> None:
+    def load_parts(self, stored: Checkpoint) -> None:
         """Take back what else is in a checkpoint."""
 
     @property
