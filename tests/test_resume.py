@@ -120,4 +120,4 @@ def test_what_began_with_a_trained_team_goes_on_without_it(start, tmp_path):
 
 
 def test_a_channel_of_ones_own_goes_on(start, tmp_path):
-    assert_resumes(start, tmp_path, team(channel={"name": "sign"}) | {"imports": ["tiny_world", "third_party"]})
+    assert_resumes(start, tmp_path, team() | {"channel": {"name": "sign"}, "imports": ["tiny_world", "third_party"]})
