@@ -1,6 +1,7 @@
 """One Ray for all tests of a process that need it, with more logical CPUs than the machine has."""
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,9 @@ import pytest
 # One thread each: tests share the machine with each other and with the workers that they start.
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+# The key by which runs of these tests are signed is not the user's own.
+_STATE = tempfile.TemporaryDirectory(prefix="marlcomm-tests-")
+os.environ["XDG_STATE_HOME"] = _STATE.name
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 _COSTLY = ("finished", "wheel", "points")  # fixtures of a module that are made once
