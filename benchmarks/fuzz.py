@@ -114,10 +114,10 @@ def check(data: dict[str, typing.Any]) -> Experiment | None:
     return accepted
 
 
-def build(settings: Experiment) -> bool:
+def build(settings: Experiment) -> str | None:
     """Make everything of an experiment but workers: the algorithm's config, the world, policy and channel.
 
-    Returns False where a part is refused with words that only it can know (an environment that is not installed).
+    Returns what is refused with words, if anything is: what only the world itself can know, and what is not installed.
     """
     try:
         algorithm_config(settings).validate()
@@ -126,13 +126,13 @@ def build(settings: Experiment) -> bool:
         names.make_policy(env, settings.seed)
         env.close()
     except ConfigError as error:
-        return not str(error)
-    return True
+        return str(error)
+    return None
 
 
 def fuzz(seed: int, configs: int, builds: int) -> tuple[dict[str, typing.Any], list[dict[str, typing.Any]]]:
     """Figures, and what broke the rule: stage, error, config."""
-    fuzzer, counts, broken = Fuzzer(seed), Counter[str](), list[dict[str, typing.Any]]()
+    fuzzer, counts, reasons, broken = Fuzzer(seed), Counter[str](), Counter[str](), list[dict[str, typing.Any]]()
     clock = time.perf_counter()
     for _ in range(configs):
         data = fuzzer.config()
@@ -140,12 +140,16 @@ def fuzz(seed: int, configs: int, builds: int) -> tuple[dict[str, typing.Any], l
         try:
             accepted = check(data)
             counts["accepted" if accepted else "refused"] += 1
-            if accepted is not None and counts["built"] + counts["refused when built"] < builds:
+            if accepted is not None and counts["built"] + reasons.total() < builds:
                 stage = "build"
-                counts["built" if build(accepted) else "refused when built"] += 1
+                reason = build(accepted)
+                if reason is None:
+                    counts["built"] += 1
+                else:
+                    reasons[reason.partition(": ")[0]] += 1
         except Exception as error:  # any of them is a finding
             broken.append({"stage": stage, "error": f"{type(error).__name__}: {error}"[:500], "config": repr(data)})
-    figures = {"seed": seed, "configs": configs, **counts, "broken": len(broken)}
+    figures = {"seed": seed, "configs": configs, **counts, "refused_when_built": dict(reasons), "broken": len(broken)}
     return figures | {"seconds": round(time.perf_counter() - clock, 1)}, broken
 
 
