@@ -79,12 +79,11 @@ class Trace:
         shapes = {"data": (self.sizes.sum(),), "sizes": (messages,), "episodes": (messages,)}
         shapes |= {"actions": (episodes,), "returns": (episodes,)}
         kinds = {"data": "u", "sizes": "i", "episodes": "i", "actions": "u", "returns": "f"}
-        columns = {name: getattr(self, name) for name in _ARRAYS}
-        return all(
-            values.shape == shapes[name] and values.dtype.kind == kinds[name] for name, values in columns.items()
-        )
+        found = {name: (getattr(self, name).shape, getattr(self, name).dtype.kind) for name in _ARRAYS}
+        return self.about.keys() == _ABOUT and found == {name: (shapes[name], kinds[name]) for name in _ARRAYS}
 
 
+_ABOUT = {"seed", "episodes", "team", "packets", "code"}
 _ARRAYS = ("data", "sizes", "episodes", "actions", "returns")
 
 
