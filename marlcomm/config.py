@@ -40,7 +40,10 @@ class RunSettings(Settings):
     )
     evaluate_every: int | None = Field(10, ge=1, description="rounds between short evaluations; null: none")
     evaluation_worlds: int = Field(500, ge=1, description="episodes of a short evaluation")
-    checkpoint_every: int = Field(10, ge=1, description="rounds between checkpoints")
+    checkpoint_every: int | None = Field(10, ge=1, description="rounds between checkpoints; null: by minutes alone")
+    checkpoint_minutes: float | None = Field(
+        None, gt=0, description="minutes of training after which a checkpoint is due in any case; null: by rounds alone"
+    )
 
     @model_validator(mode="after")
     def _ends(self) -> RunSettings:
@@ -278,17 +281,22 @@ def read(path: Path | str, overrides: Sequence[str] = ()) -> tuple[dict[str, Any
         raise ConfigError(
             f"config: no file {str(path)!r}; {nearest(path.name, known) if known else 'no YAML files there'}"
         )
+    data = load(path)
+    data.setdefault("name", path.stem)
+    return merge(data, overrides)
+
+
+def load(path: Path) -> dict[str, Any]:
+    """The keys and values of a YAML file; reading it makes nothing but plain data."""
     try:
         loaded = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
-    except (OmegaConfBaseException, ValueError, OSError) as error:
+    except (OmegaConfBaseException, ValueError, OSError, RecursionError) as error:
         raise ConfigError(f"config: cannot read {str(path)!r}: {error}") from None
     except Exception as error:  # YAML's own errors share no base class with the above
         raise ConfigError(f"config: {str(path)!r} is not YAML: {error}") from None
     if not isinstance(loaded, dict):
         raise ConfigError(f"config: {str(path)!r} must hold keys and values, got {type(loaded).__name__}")
-    data = cast(dict[str, Any], loaded)
-    data.setdefault("name", path.stem)
-    return merge(data, overrides)
+    return cast(dict[str, Any], loaded)
 
 
 def merge(data: Mapping[str, Any], overrides: Sequence[str]) -> tuple[dict[str, Any], list[str]]:

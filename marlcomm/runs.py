@@ -1,7 +1,7 @@
 """Run folders: where everything about a run lies.
 
 ``runs/NAME/STAMP/`` holds config.yaml (resolved), origin.json (the command, versions, the machine), tensorboard/,
-metrics.jsonl, checkpoints/ROUND/ and, after the final evaluation, summary.json.
+metrics.jsonl, checkpoints/ROUND/ and, after the final evaluation, summary.json. Nothing in it leads out of it.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any, cast
 
-from marlcomm import checkpoint, disk
+from marlcomm import checkpoint, disk, trust
+from marlcomm.changes import Changes, differences, of_training, told
 from marlcomm.config import Experiment, experiment, read
 from marlcomm.registry import ConfigError
 
@@ -30,9 +31,15 @@ _PACKAGES = ("marlcomm", "torch", "ray", "numpy", "gymnasium", "pettingzoo")
 
 @dataclass(frozen=True)
 class Run:
-    """One run's folder."""
+    """One run's folder.
+
+    Attributes:
+        folder: where it is.
+        trusted: whether the user said that the code which its config names may be loaded, whoever made the run.
+    """
 
     folder: Path
+    trusted: bool = False
 
     @staticmethod
     def create(settings: Experiment, root: Path, command: Sequence[str]) -> Run:
@@ -47,36 +54,107 @@ class Run:
                 continue
             except OSError as error:
                 raise ConfigError(f"--runs: cannot make {str(folder)!r}: {error.strerror}") from None
-        (folder / "config.yaml").write_text(settings.as_yaml(), encoding="utf-8")
+        run = Run(folder)
         origin = {"command": shlex.join(["marlcomm", *command]), "versions": versions(), "machine": machine()}
-        (folder / "origin.json").write_text(json.dumps(origin, indent=2) + "\n", encoding="utf-8")
-        return Run(folder)
+        run._write_settings(settings, origin)
+        return run
 
     @staticmethod
-    def open(path: Path | str) -> Run:
+    def open(path: Path | str, trusted: bool = False) -> Run:
         """An existing run: its folder, or the newest one directly below a folder that has something to go on from."""
         path = Path(path)
         if (path / "config.yaml").is_file():
-            return Run(path)
+            _refuse_ways_out(path)
+            return Run(path, trusted)
         below = sorted(file.parent for file in path.glob("*/config.yaml")) if path.is_dir() else []
         if not below:
             raise ConfigError(f"run: no run in {str(path)!r}: a run's folder holds config.yaml, as in runs/NAME/STAMP")
         begun = [folder for folder in below if Run(folder).checkpoints()]
-        return Run((begun or below)[-1])
+        return Run.open((begun or below)[-1], trusted)
 
     def experiment(self, overrides: Sequence[str] = ()) -> Experiment:
-        """The settings of the run under overrides, checked."""
-        data, _ = read(self.folder / "config.yaml", overrides)
-        return experiment(data)
+        """The settings of the run under overrides, checked; config.yaml must say what the checkpoint was trained with.
+
+        Raises `ConfigError` also where it names code of others that this user neither named before nor trusts now.
+        """
+        settings = self._settings()
+        edited = of_training(self.changes(settings))
+        if edited:
+            raise ConfigError(f"run: config.yaml of {self.folder} says otherwise than its checkpoint: {told(edited)}")
+        return self._settings(overrides) if overrides else settings
+
+    def resumed(self, overrides: Sequence[str] = (), force: bool = False) -> Experiment:
+        """The settings with which the run goes on; those of the training may not be others, unless by `force`."""
+        settings = self._settings(overrides)
+        changed = of_training(self.changes(settings))
+        if changed and not force:
+            raise ConfigError(
+                f"--resume: the run would not be one training any more: {told(changed)}; --force goes on all the same, "
+                "and says so in every summary"
+            )
+        return settings
+
+    def config_file(self) -> Path:
+        """The file of its settings; raises `ConfigError` where they name code that must not be loaded."""
+        file = self.folder / "config.yaml"
+        own, _ = read(file)
+        code = [] if self.trusted else trust.named(own)
+        if code and not trust.signed(own, self._origin().get("signature")):
+            raise ConfigError(
+                f"run: {file} was not made by you here, and names code that is not marlcomm's: {', '.join(code)}; "
+                "if you trust it, say --trust"
+            )
+        return file
+
+    def changes(self, settings: Experiment) -> Changes:
+        """What settings say otherwise than those that the last checkpoint was trained with."""
+        found = self.checkpoints()
+        if not found:
+            return {}
+        then = checkpoint.read(found[-1]).settings or read(self.folder / "config.yaml")[0]  # format 1 has none
+        return differences(then, settings.as_data())
+
+    def keep_changes(self, settings: Experiment, changes: Changes, round_: int, command: Sequence[str]) -> None:
+        """Make settings those of the run, which goes on with them from a round; origin.json tells what changed."""
+        forced = list(of_training(changes))
+        entry = {"command": shlex.join(["marlcomm", *command]), "round": round_, "changes": changes, "forced": forced}
+        origin = self._origin()
+        self._write_settings(settings, origin | {"resumed": [*origin.get("resumed", []), entry]})
 
     def origin(self) -> dict[str, Any]:
-        """What began the run: ``command``, ``versions`` of packages, ``machine``."""
-        file = self.folder / "origin.json"
+        """What began the run: ``command``, ``versions`` of packages, ``machine``; how it went on, where that changed.
+
+        ``resumed`` is a list of ``command``, ``round``, ``changes`` (key -> [old, new]) and ``forced``, the keys among
+        them that change what is learned.
+        """
+        origin = self._origin()
         try:
-            origin = json.loads(file.read_text(encoding="utf-8"))
-            return {name: origin[name] for name in ("command", "versions", "machine")}
-        except (OSError, ValueError, KeyError) as error:
-            raise ConfigError(f"run: {str(file)!r} does not say what began it: {error}") from None
+            found = {name: origin[name] for name in ("command", "versions", "machine")}
+        except KeyError as error:
+            raise ConfigError(f"run: {str(self._origin_file)!r} does not say what began it: {error}") from None
+        return found | {name: origin[name] for name in ("resumed",) if name in origin}
+
+    @property
+    def _origin_file(self) -> Path:
+        return self.folder / "origin.json"
+
+    def _origin(self) -> dict[str, Any]:
+        try:
+            return dict(json.loads(self._origin_file.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError) as error:
+            raise ConfigError(f"run: {str(self._origin_file)!r} does not say what began it: {error}") from None
+
+    def _settings(self, overrides: Sequence[str] = ()) -> Experiment:
+        """What config.yaml says under overrides, checked; not yet whether the last checkpoint was trained with it."""
+        return experiment(read(self.config_file(), overrides)[0])
+
+    def _write_settings(self, settings: Experiment, origin: Mapping[str, Any]) -> None:
+        """Write origin.json, signed, and config.yaml."""
+        signature = trust.signature(settings.as_data())
+        signed = {name: value for name, value in origin.items() if name != "signature"}
+        signed |= {} if signature is None else {"signature": signature}
+        _replace(self._origin_file, json.dumps(signed, indent=2) + "\n")
+        _replace(self.folder / "config.yaml", settings.as_yaml())
 
     def checkpoint(self, round_: int) -> Path:
         return self.folder / "checkpoints" / f"{round_:06d}"
@@ -118,9 +196,7 @@ class Run:
     def write_summary(self, summary: dict[str, Any], changes: Sequence[str] = ()) -> Path:
         """Write an evaluation to `summary_file`."""
         file = self.summary_file(changes)
-        partial = file.with_suffix(".partial")
-        partial.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-        partial.rename(file)
+        _replace(file, json.dumps(summary, indent=2) + "\n")
         return file
 
     def summary(self) -> dict[str, Any]:
@@ -128,6 +204,21 @@ class Run:
         if not file.is_file():
             raise ConfigError(f"run: no summary yet in {self.folder}: marlcomm evaluate {self.folder} writes one")
         return cast(dict[str, Any], json.loads(file.read_text(encoding="utf-8")))
+
+
+def _replace(file: Path, text: str) -> None:
+    """Write a file, whole or not at all."""
+    partial = file.with_suffix(".partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.rename(file)
+
+
+def _refuse_ways_out(folder: Path) -> None:
+    """Raise `ConfigError` where a link in a run's folder leads out of it: what is written there would be elsewhere."""
+    home = folder.resolve()
+    for path in folder.rglob("*"):
+        if path.is_symlink() and not path.resolve().is_relative_to(home):
+            raise ConfigError(f"run: {path} is a link out of the run's folder, to {path.resolve()}: remove it")
 
 
 def versions() -> dict[str, str]:

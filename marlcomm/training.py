@@ -91,7 +91,7 @@ def built(run: Run, settings: Experiment, resume: bool) -> Iterator[TeamAlgorith
 def rounds(algorithm: TeamAlgorithm, run: Run, settings: Experiment, interruption: Stop) -> Iterator[dict[str, float]]:
     """Train until env steps or minutes are reached, or a stop is requested; yields the figures of each round.
 
-    Saves before the first one, every `checkpoint_every` rounds and at the end, whichever end that is. Raises
+    Saves before the first one, where a checkpoint is due and at the end, whichever end that is. Raises
     `LearnerLostError` where a learner dies, and `DiskError` where what is to be saved cannot be written.
     """
     from marlcomm.rllib.recovery import learners_lost_told
@@ -101,18 +101,44 @@ def rounds(algorithm: TeamAlgorithm, run: Run, settings: Experiment, interruptio
 
 
 def _rounds(algorithm: TeamAlgorithm, run: Run, settings: Experiment, interruption: Stop) -> Iterator[dict[str, float]]:
-    from marlcomm.rllib.checkpoint import save
-
-    if not run.checkpoints():
-        save(algorithm, run.checkpoint(algorithm.round))
-    saved = algorithm.round
+    saves = _Saves(algorithm, run, settings)
     while settings.run.done(algorithm.env_steps, algorithm.seconds) < 1 and not interruption.requested:
         algorithm.train()
-        if algorithm.round % settings.run.checkpoint_every == 0:
-            save(algorithm, run.checkpoint(algorithm.round))
-            run.drop_old_checkpoints()
-            saved = algorithm.round
+        if saves.due:
+            saves.save()
         yield algorithm.figures
-    if algorithm.round != saved:
-        save(algorithm, run.checkpoint(algorithm.round))
-        run.drop_old_checkpoints()
+    if algorithm.round != saves.last:
+        saves.save()
+
+
+class _Saves:
+    """Saves of a run; with the first of them, settings that were changed when it went on are the run's.
+
+    Attributes:
+        last: the last round that is saved.
+    """
+
+    def __init__(self, algorithm: TeamAlgorithm, run: Run, settings: Experiment) -> None:
+        self._algorithm, self._run, self._settings = algorithm, run, settings
+        self._begun, self._changes = algorithm.round, run.changes(settings)
+        self.last, self._seconds = algorithm.round, algorithm.seconds
+        if not run.checkpoints():
+            self.save()
+
+    @property
+    def due(self) -> bool:
+        """Whether so many rounds, or minutes since the last one, ask for a checkpoint."""
+        run = self._settings.run
+        by_rounds = run.checkpoint_every is not None and self._algorithm.round % run.checkpoint_every == 0
+        since = (self._algorithm.seconds - self._seconds) / 60
+        return by_rounds or (run.checkpoint_minutes is not None and since >= run.checkpoint_minutes)
+
+    def save(self) -> None:
+        from marlcomm.rllib.checkpoint import save
+
+        save(self._algorithm, self._run.checkpoint(self._algorithm.round), self._settings.as_data())
+        self._run.drop_old_checkpoints()
+        self.last, self._seconds = self._algorithm.round, self._algorithm.seconds
+        if self._changes:
+            self._run.keep_changes(self._settings, self._changes, self._begun, sys.argv[1:])
+            self._changes = {}

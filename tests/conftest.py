@@ -1,6 +1,7 @@
 """One Ray for all tests of a process that need it, with more logical CPUs than the machine has."""
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,9 @@ import pytest
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
 os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # Ray listens to this machine only
+# The key by which runs of these tests are signed is not the user's own.
+_STATE = tempfile.TemporaryDirectory(prefix="marlcomm-tests-")
+os.environ["XDG_STATE_HOME"] = _STATE.name
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 # Ray's workers would give way to whatever another process of tests does: 3 % of a core where both cores are busy.
 os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 (Ray reads it in this case)

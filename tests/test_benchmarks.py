@@ -4,6 +4,7 @@ import importlib.util
 import sys
 
 import pytest
+from small_teams import team
 
 
 @pytest.fixture
@@ -43,3 +44,22 @@ def test_worlds_are_timed(benchmark):
     figures = peers.beside({2: peers.ours("particle_spread", 2)}, {1: peers.mpe2_spread()})
     assert figures["ratio"] > 0
     assert figures["worlds"] == 2
+
+
+@pytest.mark.parametrize("algorithm", ["mappo", "maddpg"])
+def test_saves_are_timed(benchmark, tmp_path, monkeypatch, algorithm):
+    monkeypatch.setattr("ray.put", lambda value: value)
+    steps = {"learning_starts": 0, "env_steps_per_update": 64, "replay_env_steps": 256} if algorithm == "maddpg" else {}
+    data = team() | {"algorithm": {"name": algorithm, **steps}}
+    figures = benchmark("checkpoints").measure(data, 2, tmp_path)
+    assert 0 < figures["share_of_a_minute"] < 1
+    assert figures.get("replay_rounds") == (4 if algorithm == "maddpg" else None)
+    assert figures["mebibytes_written"] > 0
+
+
+def test_random_configs_are_refused_with_words_or_can_be_built(benchmark):
+    """As `python benchmarks/fuzz.py`, which takes a minute, with fewer."""
+    figures, broken = benchmark("fuzz").fuzz(seed=1, configs=150, builds=15)
+    assert broken == []
+    assert figures["built"] > 5
+    assert figures["refused"] > 50

@@ -7,6 +7,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from learning import weights
 from pettingzoo.test import api_test, parallel_api_test, parallel_seed_test
 from scipy import stats
 
@@ -335,36 +336,18 @@ def test_a_team_learns_to_say_where_the_target_is():
 
 
 @pytest.mark.usefixtures("cluster")
-def test_rllib_trains_in_a_box_and_a_checkpoint_continues_exactly(tmp_path):
+def test_rllib_trains_in_a_box(built):
     from marlcomm.algorithms import MAPPOConfig
-    from marlcomm.rllib import checkpoint
-    from marlcomm.rllib.compat import DEFAULT_MODULE_ID
     from marlcomm.rllib.module import spaces
 
-    def start(name):
-        config = MAPPOConfig().environment("reach", env_config={"horizon": 3})
-        config.communication(policy="ic3net", policy_config=SMALL, channel="ddcl", imports=["box_world"])
-        config.training(num_epochs=2).env_runners(num_env_runners=0, num_envs_per_env_runner=16)
-        return config.logging(log_dir=tmp_path / name).debugging(seed=7).build_algo()
-
-    def weights(algorithm):
-        return algorithm.learner_group.get_weights()[DEFAULT_MODULE_ID]
-
-    whole, first, second = teams = [start(name) for name in ("whole", "first", "second")]
-    before = {name: np.array(value) for name, value in weights(whole).items()}
+    config = MAPPOConfig().environment("reach", env_config={"horizon": 3})
+    config.communication(policy="ic3net", policy_config=SMALL, channel="ddcl", imports=["box_world"])
+    config.training(num_epochs=2).env_runners(num_env_runners=0, num_envs_per_env_runner=16)
+    whole = built(config.debugging(seed=7))
+    before = weights(whole)
     for _ in range(2):
         whole.train()
         assert whole.figures["replay/ratio_error"] <= 1e-4
         assert whole.figures["update/skipped"] == 0
-    first.train()
-    checkpoint.save(first, tmp_path / "000001")
-    checkpoint.restore(second, tmp_path / "000001")
-    second.train()
-    for name, value in weights(whole).items():
-        assert np.array_equal(weights(second)[name], value), name
-    for name, value in whole.figures.items():
-        assert name.startswith("time/") or second.figures[name] == value, name
     assert not np.array_equal(weights(whole)["policy.action_head.spread"], before["policy.action_head.spread"])
     assert spaces(whole.env_runner.env.spec)[1].contains(np.array([box_world.LOW, box_world.HIGH], np.float32))
-    for algorithm in teams:
-        algorithm.stop()

@@ -300,10 +300,18 @@ def test_a_trained_team_goes_on_with_another_channel(copied, trains_here):
     assert np.array_equal(load_file(after / "weights.safetensors")["/policy.encoder.0.weight"], before)
     # What it began with may go: the run's own checkpoints are enough.
     config = folder / "config.yaml"
-    config.write_text(
-        config.read_text().replace(str(parent), "gone").replace(f"env_steps: {ROUND}", f"env_steps: {2 * ROUND}")
+    config.write_text(config.read_text().replace(str(parent), "gone"))
+    refused = trains_here("train", "--resume", folder, "channel.codebook_size=3", cwd=workplace, code=2)
+    assert "channel.codebook_size: 16 -> 3; --force goes on all the same" in " ".join(refused.stderr.split())
+    done = trains_here(
+        "train", "--resume", folder, f"run.env_steps={2 * ROUND}", "algorithm.lr=0", "--force", cwd=workplace
     )
-    trains_here("train", "--resume", folder, "--no-evaluate", cwd=workplace)
+    assert f"note: run.env_steps: {ROUND} -> {2 * ROUND}" in done.stderr
+    assert f"env_steps: {2 * ROUND}" in config.read_text()
+    (session,) = json.loads((folder / "summary.json").read_text())["resumed"]
+    assert (session["round"], session["forced"]) == (1, ["algorithm.lr"])
+    for name, value in last_weights(folder).items():  # it stood still
+        assert np.array_equal(value, load_file(after.with_name("000001") / "weights.safetensors")[name]), name
 
 
 def test_a_registered_channel_trains_from_the_command_line(workplace, trains_here):
@@ -435,6 +443,7 @@ def test_what_was_learned_in_silence_is_added_to_cards(workplace, here):
         "",
         "train",
         "evaluate",
+        "export",
         "list",
         "check",
         "check channel",
@@ -460,7 +469,7 @@ def test_help_everywhere(here, verb):
         (["train", "configs/demo.yaml", "--runs", "configs/demo.yaml"], "--runs: cannot make 'configs/demo.yaml/demo/"),
         (["check", "channel", "vq", "name=ddcl"], "name: got 'ddcl', but the channel to check is 'vq' already"),
         (["train", "configs/demo.yaml", "channel"], "wanted KEY=VALUE"),
-        (["train", "configs/demo.yaml", "--resume", "runs/x"], "--resume takes a run and nothing else"),
+        (["train", "configs/demo.yaml", "--resume", "runs/x"], "--resume takes a run and KEY=VALUE"),
         (["train", "--resume", "runs/none"], "no run in 'runs/none'"),
         (["train", "--init-from", "runs/none", "channel.name=vq"], "no run in 'runs/none'"),
         (

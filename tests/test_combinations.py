@@ -7,6 +7,7 @@ from itertools import product
 import pytest
 import torch
 from learning import weights
+from small_teams import SMALL_WORLDS, WORLDS, built_in, team
 
 from marlcomm.algorithms.build import algorithm_config
 from marlcomm.config import experiment
@@ -14,46 +15,6 @@ from marlcomm.policies.base import Moment
 from marlcomm.policies.rollout import Player, channel_noise
 from marlcomm.policies.team import TeamNames
 from marlcomm.registry import ALGORITHMS, CHANNELS, ENVS, POLICIES, TABLES, ConfigError
-
-WORLDS = 16
-SMALL = {  # of whoever has such a setting; and what everything learned needs in order to be learned
-    "policy": {"hidden_size": 16, "message_size": 8, "key_size": 4, "width": 8, "heads": 2, "candidate_size": 8}
-    | {"agent_identity": True},
-    "channel": {"tokens": 2, "samples": 4, "sender_size": 8, "decoder_size": 8, "entropy_weight": 0.1},
-    "algorithm": {"num_epochs": 1, "num_minibatches": 1, "critic_size": 8}
-    | {"learning_starts": 0, "env_steps_per_update": 4 * WORLDS, "batch_size": 64, "tau": 0.5},
-}
-# Three agents: whoever hears one only has nothing to attend to.
-RELAY = {"name": "relay", "agents": 3}
-SMALL_WORLDS = {
-    "communicating_goal": {"horizon": 4},
-    "ghost_run": {"horizon": 4, "drones": 2, "view": 1, "size": 7},
-    "lewis_game": {"training_rounds": 16, "validation_rounds": 16, "distractors": 7, "attributes": 3, "steps": 4},
-    "particle_spread": {"horizon": 4, "actions": "continuous"},
-    "pettingzoo": {"maker": "foreign_worlds:Leavers", "copies": WORLDS},
-    "predator_prey": {"horizon": 4},
-    "traffic_junction": {"add_rate": 0.4},
-}
-
-
-def built_in(table):
-    """Names that no test has registered."""
-    return [name for name, row in table.rows.items() if isinstance(row.target, str)]
-
-
-def choice(kind, name, **settings):
-    """A thing of a table, small, as data."""
-    known = TABLES[kind].row(name).settings_model().model_fields
-    return {"name": name} | {key: value for key, value in SMALL[kind].items() if key in known} | settings
-
-
-def team(env=RELAY, **choices):
-    """An experiment as data."""
-    given = {kind: choice(kind, **choices.get(kind, {"name": name})) for kind, name in DEFAULT.items()}
-    return {"seed": 1, "env": env, "run": {"worlds": WORLDS}, "imports": ["tiny_world"], **given}
-
-
-DEFAULT = {"policy": "transformer", "channel": "ddcl", "algorithm": "mappo"}
 
 
 @pytest.fixture

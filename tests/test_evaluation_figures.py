@@ -378,7 +378,9 @@ def test_the_setting_chooses_among_the_learned_ones_too(monkeypatch, tmp_path):
     env, policy = team("ddcl", {"delta": 0.05})
     monkeypatch.setattr(final, "load_team", lambda settings, folder, trained: (env, policy))
     monkeypatch.setattr(
-        checkpoint, "read_counters", lambda folder: dict.fromkeys(("env_steps", "seconds", "core_seconds"), 0)
+        checkpoint,
+        "read",
+        lambda folder: SimpleNamespace(counters=dict.fromkeys(("env_steps", "seconds", "core_seconds"), 0)),
     )
     run = SimpleNamespace(last_checkpoint=lambda: tmp_path, origin=dict, experiment=lambda: experiment({}))
     codes = []

@@ -11,6 +11,7 @@ import time
 import pytest
 from commands import wait_for
 
+from marlcomm import checkpoint
 from marlcomm.analysis import trainings
 from marlcomm.analysis.findings import rows, scale
 from marlcomm.analysis.study import Hull, Study, run, tune
@@ -135,8 +136,7 @@ def test_an_interrupted_study_goes_on(folder, monkeypatch):
         if arguments[0] == "train" and "--resume" not in arguments:
             name = next(word for word in arguments if word.startswith("name="))[5:]
             run_folder = folder / "runs" / "study" / name / "now"
-            (run_folder / "checkpoints" / "000001").mkdir(parents=True)
-            (run_folder / "checkpoints" / "000001" / "state.json").write_text("{}")
+            checkpoint.write(run_folder / "checkpoints" / "000001", {})
             words = [word for word in arguments[2:] if "=" in word]
             data = trainings.experiment(trainings.config_data(folder / "small.yaml", words)[0])
             (run_folder / "config.yaml").write_text(data.as_yaml())
@@ -213,6 +213,7 @@ except KeyboardInterrupt:
 """
 PARENT = """
 import signal, sys
+from marlcomm import checkpoint
 from marlcomm.analysis import trainings
 signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell are deaf to it
 trainings.PROGRAM = (sys.executable, "child.py")

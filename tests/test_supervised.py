@@ -27,7 +27,6 @@ from marlcomm.policies.evaluation import evaluate, evaluate_script
 from marlcomm.policies.rollout import Player
 from marlcomm.policies.team import TeamNames
 from marlcomm.registry import ENVS, ConfigError
-from marlcomm.rllib import checkpoint
 from marlcomm.rllib.rows import epoch_rows, minibatches
 
 GAME = TINY | {"training_rounds": 2000}
@@ -230,17 +229,6 @@ def test_labels_and_rewards_train_by_rllib(built, cluster, kind):
     changed = {name for name, value in weights(algorithm).items() if not np.array_equal(value, before[name])}
     assert ("policy.value_head.weight" in changed) == (kind is not SupervisedConfig)
     assert {"policy.channel.sender.to_logits.weight", "policy.to_message.weight"} <= changed
-
-
-def test_a_run_goes_on_as_if_it_had_not_stopped(built, cluster, tmp_path):
-    first, second = built(small(SupervisedConfig)), built(small(SupervisedConfig))
-    first.train()
-    checkpoint.save(first, tmp_path / "000001")
-    first.train()
-    checkpoint.restore(second, tmp_path / "000001")
-    second.train()
-    for name, value in weights(first).items():
-        assert np.array_equal(weights(second)[name], value), name
 
 
 @pytest.mark.parametrize(

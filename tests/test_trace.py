@@ -5,6 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from marlcomm.analysis.trace import Trace, prove, prove_run, record
 from marlcomm.config import experiment
@@ -25,7 +27,7 @@ def team(channel="ddcl", channel_config=None, policy="transformer"):
 
 
 @pytest.mark.parametrize(
-    ("channel", "settings", "policy"),
+    ("channel", "channel_config", "policy"),
     [
         ("ddcl", {}, "transformer"),
         ("ddcl", {"dither_levels": 64, "code": "dither_conditional", "delta": 0.2}, "transformer"),
@@ -37,8 +39,8 @@ def team(channel="ddcl", channel_config=None, policy="transformer"):
     ],
     ids=str,
 )
-def test_who_hears_only_the_packets_plays_the_same(tmp_path, monkeypatch, channel, settings, policy):
-    env, trained = team(channel, settings, policy)
+def test_who_hears_only_the_packets_plays_the_same(tmp_path, monkeypatch, channel, channel_config, policy):
+    env, trained = team(channel, channel_config, policy)
     monkeypatch.setattr("marlcomm.analysis.trace._WORLDS_AT_ONCE", 32)
     code = frozen_code(env, trained, 0, 40)
     trace = record(env, trained, 0, 64, code)
@@ -97,6 +99,42 @@ def test_what_is_no_trace_is_refused(tmp_path):
             Trace.read(tmp_path / name)
     with pytest.raises(WireError, match="is no trace"):
         Trace.read(tmp_path / "missing.npz")
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory):
+    env, trained = team()
+    file = tmp_path_factory.mktemp("trace") / "wire.npz"
+    record(env, trained, 0, 4, frozen_code(env, trained, 0, 4)).write(file)
+    return file
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_a_damaged_trace_is_refused_or_is_the_same(stored, tmp_path_factory, data):
+    blob = bytearray(stored.read_bytes())
+    for _ in range(data.draw(st.integers(1, 3))):
+        blob[data.draw(st.integers(0, len(blob) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    if data.draw(st.booleans()):
+        del blob[data.draw(st.integers(0, len(blob))) :]
+    file = tmp_path_factory.mktemp("damaged") / "wire.npz"
+    file.write_bytes(blob)
+    try:
+        found = Trace.read(file)
+    except WireError:
+        return
+    whole = Trace.read(stored)
+    assert found.about == whole.about
+    assert all(np.array_equal(value, getattr(whole, name)) for name, value in vars(found).items() if name != "about")
+
+
+@pytest.mark.parametrize("change", ["sizes", "episodes", "actions", "returns", "data"])
+def test_a_trace_whose_parts_do_not_fit_together_is_refused(stored, tmp_path, change):
+    whole = Trace.read(stored)
+    for wrong in (getattr(whole, change)[:-1], getattr(whole, change).astype(complex), np.zeros((2, 2))):
+        replace(whole, **{change: wrong}).write(tmp_path / "wire.npz")
+        with pytest.raises(WireError, match="is no trace"):
+            Trace.read(tmp_path / "wire.npz")
 
 
 def test_a_run_without_packets_says_how_to_get_them(tmp_path):

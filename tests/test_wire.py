@@ -4,6 +4,7 @@ import hashlib
 import json
 import subprocess
 import sys
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -74,6 +75,27 @@ def test_damaged_bytes_are_refused_or_decode_to_the_alphabet(case, name, data):
 
 
 @settings(max_examples=80, deadline=None)
+@given(messages(), st.sampled_from(sorted(CODES)), st.data())
+def test_any_packets_are_refused_or_mean_something_and_take_no_more_memory_than_that(case, name, data):
+    """Bytes and sizes that nobody wrote: what is decoded is in the alphabet, and is what some sender would write."""
+    alphabet, symbols = case
+    code = Code.fit(alphabet, symbols, name)
+    sizes = np.array(data.draw(st.lists(st.integers(-1, 40), max_size=5)), np.int64)
+    wanted = max(int(sizes.sum()), 0) + data.draw(st.sampled_from([0, 0, 0, 1, -1]))
+    blob = data.draw(st.binary(min_size=max(wanted, 0), max_size=max(wanted, 0)))
+    tracemalloc.start()
+    try:
+        steps, senders, decoded = read_packets(code, Packets(blob, sizes, 8 * sizes))
+    except WireError:
+        return
+    finally:
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 2**20 + 2**10 * len(sizes) * (alphabet.columns + 1)
+    assert decoded.shape == (len(sizes), alphabet.columns)
+    assert write_packets(code, steps, senders, alphabet.check(decoded)).data == blob
+
+
 @given(two_samples(), st.sampled_from(sorted(CODES)), st.booleans())
 def test_a_fitted_code_brings_back_what_it_never_saw(case, name, joint):
     alphabet, training, later = case

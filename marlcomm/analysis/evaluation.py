@@ -42,7 +42,7 @@ def load_team(settings: Experiment, folder: Path, trained: Experiment | None = N
     env = names.make_env(final=True)
     if trained is not None and trained.env != settings.env:
         _check_widths(env.spec, team_names(trained).make_env(final=True).spec, settings)
-    weights = checkpoint.read_policy(folder)
+    weights = checkpoint.read(folder).policy()
     policy = names.make_policy(env, settings.seed, weights)
     missing = policy.state_dict().keys() - what_fits(policy, weights)
     if any(not name.startswith("channel.") for name in missing):
@@ -91,7 +91,7 @@ def evaluate_run(
     """
     folder, trained = run.last_checkpoint(), run.experiment()
     env, policy = load_team(settings, folder, trained=trained)
-    counters = checkpoint.read_counters(folder)
+    counters = checkpoint.read(folder).counters
     episodes = settings.evaluation.episodes if episodes is None else episodes
     seed = settings.seed if seed is None else seed
     fitting, stream = settings.evaluation, settings.evaluation.stream

@@ -24,6 +24,11 @@ def shortcomings(summary: Mapping[str, Any]) -> list[str]:
         found.append(f"played on the stream {summary['stream']!r}, on which settings are chosen")
     if summary["trained"] < 1:
         found.append(f"only {summary['trained']:.0%} of its training is over")
+    found += [
+        f"from round {session['round']} on it was trained with another {', '.join(session['forced'])}"
+        for session in summary.get("resumed", [])
+        if session["forced"]
+    ]
     return found
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -63,15 +62,28 @@ class Trace:
         """A stored trace; raises `WireError` for a file that is none."""
         try:
             with np.load(file, allow_pickle=False) as stored:
-                about = json.loads(str(stored["about"]))
+                about = dict(json.loads(str(stored["about"])))
                 arrays = {name: stored[name] for name in _ARRAYS}
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        except Exception as error:  # in a damaged archive any part of any reader may fail
             raise WireError(f"{file} is no trace: {error}") from None
         if about.pop("format", None) != _FORMAT:
             raise WireError(f"{file} is a trace of another format, wanted {_FORMAT}")
-        return Trace(about=about, **arrays)
+        trace = Trace(about=about, **arrays)
+        if not trace._fits_together:
+            raise WireError(f"{file} is no trace: its parts do not fit together")
+        return trace
+
+    @property
+    def _fits_together(self) -> bool:
+        messages, episodes = len(self.sizes), self.about.get("episodes")
+        shapes = {"data": (self.sizes.sum(),), "sizes": (messages,), "episodes": (messages,)}
+        shapes |= {"actions": (episodes,), "returns": (episodes,)}
+        kinds = {"data": "u", "sizes": "i", "episodes": "i", "actions": "u", "returns": "f"}
+        found = {name: (getattr(self, name).shape, getattr(self, name).dtype.kind) for name in _ARRAYS}
+        return self.about.keys() == _ABOUT and found == {name: (shapes[name], kinds[name]) for name in _ARRAYS}
 
 
+_ABOUT = {"seed", "episodes", "team", "packets", "code"}
 _ARRAYS = ("data", "sizes", "episodes", "actions", "returns")
 
 

@@ -8,8 +8,8 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
+from marlcomm.changes import differences
 from marlcomm.config import experiment
 from marlcomm.config import read as config_data
 from marlcomm.registry import ConfigError
@@ -115,19 +115,10 @@ def _overrides(changes: Sequence[str], label: str, seed: int) -> list[str]:
 def _check_same(trained: Run, config: Path, overrides: Sequence[str]) -> None:
     """Raise `ConfigError` where a run was not trained as it would be now."""
     then, now = trained.experiment().as_data(), experiment(config_data(config, overrides)[0]).as_data()
-    different = [key for key, value in now.items() if then[key] != value]
-    if different:
-        keys = [f"{key}.{name}" for key in different if isinstance(now[key], dict) for name in now[key]]
-        keys = [key for key in keys if _at(then, key) != _at(now, key)] or different
+    for key, (old, new) in differences(then, now).items():
         raise ConfigError(
-            f"{trained.folder} was trained with {keys[0]} = {_at(then, keys[0])!r}, wanted {_at(now, keys[0])!r}: "
-            "give another --runs, or remove it"
+            f"{trained.folder} was trained with {key} = {old!r}, wanted {new!r}: give another --runs, or remove it"
         )
-
-
-def _at(data: dict[str, Any], key: str) -> Any:
-    group, _, name = key.partition(".")
-    return data[group].get(name) if name else data[group]
 
 
 def _name(label: str, seed: int) -> str:

@@ -1,4 +1,4 @@
-"""The command line: marlcomm train | sweep | evaluate | decode | list | check | data | bench | study."""
+"""The command line: marlcomm train | sweep | evaluate | decode | export | list | check | data | bench | study."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from rich.markup import escape
 import marlcomm
 from marlcomm.cli import bench, checking, data, study
 from marlcomm.cli.evaluating import decode, evaluate
+from marlcomm.cli.exporting import export
 from marlcomm.cli.listing import list_things
 from marlcomm.cli.shell import err, out
 from marlcomm.cli.sweeping import sweep
@@ -25,7 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for command in (train, sweep, evaluate, decode):
+for command in (train, sweep, evaluate, decode, export):
     app.command()(command)
 app.command(name="list")(list_things)
 for name, group in (("check", checking.app), ("data", data.app), ("bench", bench.app), ("study", study.app)):

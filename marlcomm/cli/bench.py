@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from marlcomm import config, registry
-from marlcomm.cli.shell import Imports, checked_settings, command_line, err, out, tell_where
+from marlcomm.cli.shell import Imports, Trust, checked_settings, command_line, err, out, tell_where
 from marlcomm.registry import ConfigError
 
 if TYPE_CHECKING:
@@ -191,6 +191,7 @@ def bench_effective_symbols(
     file: Annotated[
         Path | None, typer.Option("--out", help="JSON file to write the curve to", show_default=False)
     ] = None,
+    trust: Trust = False,
 ) -> None:
     """Measure how many symbols of a message its receivers gain by: success where only the first ones are heard.
 
@@ -198,7 +199,7 @@ def bench_effective_symbols(
     """
     from marlcomm.runs import Run
 
-    run = Run.open(run_folder)
+    run = Run.open(run_folder, trust)
     with out.status("listening"):
         from marlcomm.analysis import effective_symbols
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from marlcomm.cli.shell import err, out, tell_where
+from marlcomm.cli.shell import Trust, err, out, tell_where
 from marlcomm.registry import ConfigError
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ def evaluate(
         int | None, typer.Option(min=0, max=2**31 - 1, help="seed of the evaluation's worlds; by default the run's")
     ] = None,
     wire: Annotated[bool, typer.Option("--wire", help="store every packet, for marlcomm decode RUN")] = False,
+    trust: Trust = False,
 ) -> None:
     """Evaluate a run's last checkpoint between floor and ceiling, and write summary.json.
 
@@ -42,7 +43,7 @@ def evaluate(
     """
     from marlcomm.runs import Run
 
-    run = Run.open(run_folder)
+    run = Run.open(run_folder, trust)
     changes = overrides or []
     for change in changes:
         if not change.startswith(("channel.", "env.")) or change.startswith("env.name="):
@@ -62,11 +63,12 @@ def evaluate(
 
 def decode(
     run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="run that was evaluated with --wire")],
+    trust: Trust = False,
 ) -> None:
     """Decode every stored packet, and prove that who hears nothing else plays the same."""
     from marlcomm.runs import Run
 
-    run = Run.open(run_folder)
+    run = Run.open(run_folder, trust)
     settings = run.experiment()
     run.last_checkpoint()
     with out.status("decoding"):

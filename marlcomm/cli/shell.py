@@ -31,6 +31,14 @@ Imports = Annotated[
     typer.Option("--import", metavar="MODULE", help="module to import first: it registers things of yours"),
 ]
 
+Trust = Annotated[
+    bool,
+    typer.Option(
+        "--trust",
+        help="load the code that the run's config names (imports, env.maker), though others made the run",
+    ),
+]
+
 
 def program(name: str) -> str:
     """How this shell calls a program of this Python's environment: by name, or by path where that is not on PATH."""

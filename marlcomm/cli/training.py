@@ -13,9 +13,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from marlcomm import config
+from marlcomm.changes import told
 from marlcomm.cli.evaluating import evaluate_and_tell
 from marlcomm.cli.restarts import train_with_restarts
-from marlcomm.cli.shell import Imports, Overrides, err, out, print_remarks, program, progress_bar, resume_command
+from marlcomm.cli.shell import Imports, Overrides, Trust, err, out, print_remarks, program, progress_bar, resume_command
 from marlcomm.registry import ConfigError
 
 if TYPE_CHECKING:
@@ -33,8 +34,16 @@ def train(
     overrides: Overrides = None,
     imports: Imports = None,
     resume: Annotated[
-        Path | None, typer.Option(metavar="RUN", help="continue a run from its last checkpoint", show_default=False)
+        Path | None,
+        typer.Option(
+            metavar="RUN",
+            help="continue a run from its last checkpoint; KEY=VALUE may prolong it, or change where it runs",
+            show_default=False,
+        ),
     ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="let KEY=VALUE change what a resumed run learns; its summaries will say so")
+    ] = False,
     init_from: Annotated[
         Path | None,
         typer.Option(
@@ -43,6 +52,7 @@ def train(
             show_default=False,
         ),
     ] = None,
+    trust: Trust = False,
     root: Annotated[Path, typer.Option("--runs", help="folder that runs are made in")] = Path("runs"),
     evaluate_after: Annotated[
         bool, typer.Option("--evaluate/--no-evaluate", help="evaluate the end of the run")
@@ -68,26 +78,31 @@ def train(
     if config_file is not None and "=" in config_file.name and not config_file.exists():
         config_file, overrides = None, [str(config_file), *(overrides or [])]
     if resume is not None:
-        if config_file is not None or overrides or imports or init_from is not None:
-            raise ConfigError("--resume takes a run and nothing else: a run continues with the settings it has")
+        if config_file is not None or imports or init_from is not None:
+            raise ConfigError("--resume takes a run and KEY=VALUE: all else is as it began")
         if dry:
             raise ConfigError("--dry-run tries a run that has not begun: leave out --resume")
-        run = Run.open(resume)
-        settings = run.experiment()
+        run = Run.open(resume, trust)
+        settings = run.resumed(overrides or [], force)
+        _print_notes([told({key: values}) for key, values in run.changes(settings).items()])
+    elif force:
+        raise ConfigError("--force lets KEY=VALUE change a run that goes on: it needs --resume RUN")
     elif config_file is None and init_from is None and not overrides:
         raise ConfigError(
             "train: wanted a config file or settings, as in marlcomm train configs/demo.yaml or "
             "marlcomm train env.name=particle_spread, or --resume RUN"
         )
     else:
-        settings = _settings(config_file, overrides or [], imports or [], init_from)
+        settings = _settings(config_file, overrides or [], imports or [], init_from, trust)
         check_cpus(settings)
         if dry:
             _dry_run(settings)
             return
         run = Run.create(settings, root, sys.argv[1:])
     if restarts:
-        raise typer.Exit(train_with_restarts(run, [] if evaluate_after else ["--no-evaluate"], restarts))
+        said = {"--no-evaluate": not evaluate_after, "--trust": trust, "--force": force}
+        options = [*(overrides or [] if resume is not None else []), *(name for name, given in said.items() if given)]
+        raise typer.Exit(train_with_restarts(run, options, restarts))
     try:
         exit_code = _train(run, settings, resuming=bool(run.checkpoints()))
     except ConfigError:
@@ -115,21 +130,27 @@ def train(
     )
 
 
-def _settings(file: Path | None, overrides: list[str], imports: list[str], init_from: Path | None) -> Experiment:
+def _settings(
+    file: Path | None, overrides: list[str], imports: list[str], init_from: Path | None, trust: bool
+) -> Experiment:
     from marlcomm.runs import Run
 
     if init_from is not None:
-        parent = Run.open(init_from)
-        file = parent.folder / "config.yaml" if file is None else file
+        parent = Run.open(init_from, trust)
+        file = parent.config_file() if file is None else file
         overrides = [*overrides, f"init_from={parent.last_checkpoint()}"]
     data, notes = config.merge({}, overrides) if file is None else config.read(file, overrides)
     if imports:
         listed = data.get("imports") or []
         data["imports"] = [*listed, *imports] if isinstance(listed, list) else listed
     settings = config.experiment(data)
+    _print_notes(notes)
+    return settings
+
+
+def _print_notes(notes: list[str]) -> None:
     for note in notes:
         err.print(f"[yellow]note:[/yellow] {escape(note)}", highlight=False, soft_wrap=True)
-    return settings
 
 
 def _train(run: Run, settings: Experiment, resuming: bool) -> int | None:
@@ -209,16 +230,12 @@ def _print_rows(title: str, rows: dict[str, str]) -> None:
 
 def _tell_what_is_new(algorithm: TeamAlgorithm, folder: Path) -> None:
     """Say which weights do not come from the checkpoint."""
-    from marlcomm.checkpoint import read_policy
+    from marlcomm import checkpoint
     from marlcomm.policies.team import what_fits
 
     policy = algorithm.env_runner.module.policy
-    fresh = sorted(policy.state_dict().keys() - what_fits(policy, read_policy(folder)))
-    err.print(
-        f"[yellow]note:[/yellow] weights of {escape(str(folder))}; new are {', '.join(fresh) or 'none'}",
-        highlight=False,
-        soft_wrap=True,
-    )
+    fresh = sorted(policy.state_dict().keys() - what_fits(policy, checkpoint.read(folder).policy()))
+    _print_notes([f"weights of {folder}; new are {', '.join(fresh) or 'none'}"])
 
 
 @contextmanager

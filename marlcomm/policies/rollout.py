@@ -12,7 +12,7 @@ from torch import Tensor
 
 from marlcomm import noise
 from marlcomm.channels.base import Channel
-from marlcomm.envs.base import TeamEnv, TeamStep
+from marlcomm.envs.base import TeamEnv, TeamSpec, TeamStep
 from marlcomm.envs.faults import check_numbers, told_where
 from marlcomm.policies.base import (
     Decision,
@@ -154,17 +154,65 @@ class EpisodeClock:
         return rewards
 
 
-class Player:
-    """Plays policies in a world: sampled actions with keyed draws, or the likeliest ones.
+class Actor:
+    """What of playing needs no world: the keyed draws of episodes, and what agents choose by them.
 
-    Sampled ones are `explored` by an amount on top of what the policy draws, where that is not zero (see
+    Sampled actions are `explored` by an amount on top of what the policy draws, where that is not zero (see
     `ActionDistribution.explored`).
     """
 
     def __init__(
+        self, spec: TeamSpec, policy: TeamPolicy, seed: int, stream: str = "train", exploration: float = 0.0
+    ) -> None:
+        self.spec, self.policy, self.seed, self.stream, self.exploration = spec, policy, seed, stream, exploration
+
+    def draws(self, worlds: Tensor, episodes: Tensor) -> Draws:
+        """All draws of episodes [B] of worlds [B]."""
+        steps, agents = self.spec.horizon, self.spec.num_agents
+        keys = noise.world_keys(self.seed, f"{self.stream}/actions", worlds, episodes)
+        return Draws(
+            actions=noise.uniform(keys, steps, agents, self._noise_size + self.policy.has_gate),
+            exploration=self._exploration(worlds, episodes, steps, agents),
+            channel=channel_noise(
+                self.policy.channel, self.seed, self.stream, worlds, episodes, steps + 1, agents, self.policy.rounds
+            ),
+        )
+
+    def choose(self, decision: Decision, draws: Draws, time: int, greedy: bool) -> tuple[Tensor, Tensor | None]:
+        """Actions [B, N] or [B, N, A] at a step, sampled or the likeliest, and the gate choices [B, N], if any."""
+        gate_logits, distribution = decision.gate_logits, decision.distribution
+        if greedy:
+            choices = None if gate_logits is None else CATEGORICAL.greedy(gate_logits).bool()
+            return distribution.greedy(decision.logits), choices
+        uniforms, for_gates = draws.actions[:, time].split([self._noise_size, int(self.policy.has_gate)], dim=-1)
+        actions = distribution.sample(decision.logits, uniforms)
+        if draws.exploration is not None:
+            actions = distribution.explored(actions, decision.logits, draws.exploration[:, time], self.exploration)
+        return actions, None if gate_logits is None else CATEGORICAL.sample(gate_logits, for_gates).bool()
+
+    def still_open(self, gates: Tensor, alive: Tensor, spawned: Tensor) -> Tensor:
+        """Which gates [B, N] of the last choices are still those of the agents now there."""
+        return gates & alive if self.spec.keeps_memory else gates & alive & ~spawned
+
+    @property
+    def _noise_size(self) -> int:
+        return self.policy.distribution.noise_size(self.spec.num_actions)
+
+    def _exploration(self, worlds: Tensor, episodes: Tensor, steps: int, agents: int) -> Tensor | None:
+        if not self.exploration:
+            return None
+        keys = noise.world_keys(self.seed, f"{self.stream}/exploration", worlds, episodes)
+        return noise.uniform(keys, steps, agents, self.policy.distribution.code_size(self.spec.num_actions))
+
+
+class Player(Actor):
+    """Plays policies in a world: sampled actions with keyed draws, or the likeliest ones."""
+
+    def __init__(
         self, env: TeamEnv, policy: TeamPolicy, seed: int, stream: str = "train", exploration: float = 0.0
     ) -> None:
-        self.env, self.policy, self.seed, self.stream, self.exploration = env, policy, seed, stream, exploration
+        super().__init__(env.spec, policy, seed, stream, exploration)
+        self.env = env
 
     def turns(self, worlds: Tensor) -> tuple[Tensor, ...]:
         """Worlds [B] in as many parts as the environment needs to play them."""
@@ -193,8 +241,8 @@ class Player:
         return join_rollouts(rollouts)
 
     def _play(self, worlds: Tensor, episodes: Tensor, greedy: bool, heard: Talk | None, shuffled: bool) -> Rollout:
-        env, spec = self.env, self.env.spec
-        draws = self._draws(worlds, episodes)
+        env, spec = self.env, self.spec
+        draws = self.draws(worlds, episodes)
         places = self._places(worlds, episodes) if shuffled else None
         seconds = {"world": 0.0, "policy": 0.0}
         memory = self.policy.begin(len(worlds))
@@ -211,7 +259,7 @@ class Player:
         for time in range(spec.horizon):
             clock = perf_counter()
             if gates is not None:
-                gates = self._open(gates, now)
+                gates = self.still_open(gates, now.alive, now.spawned)
             moment = Moment(
                 now.observations,
                 now.alive,
@@ -223,7 +271,7 @@ class Player:
             if places is not None:
                 instead = Shuffled(places, episode.running)
             decision, memory = self.policy.step(moment, memory, instead)
-            actions, choices = self._choose(decision, draws, time, greedy)
+            actions, choices = self.choose(decision, draws, time, greedy)
             talks.append(decision.talk)
             _append(record, observations=now.observations, alive=now.alive, spawned=now.spawned)
             _append(record, actions=actions, log_probs=log_probs(decision, actions, choices), values=decision.values)
@@ -272,48 +320,12 @@ class Player:
     def _places(self, worlds: Tensor, episodes: Tensor) -> Tensor:
         """Draws [B, N] that say from which world each sender's messages come, where they are shuffled."""
         keys = noise.world_keys(self.seed, f"{self.stream}/shuffle", worlds, episodes)
-        return noise.uniform(keys, self.env.spec.num_agents)
+        return noise.uniform(keys, self.spec.num_agents)
 
-    def _draws(self, worlds: Tensor, episodes: Tensor) -> _Draws:
-        steps, agents = self.env.spec.horizon, self.env.spec.num_agents
-        keys = noise.world_keys(self.seed, f"{self.stream}/actions", worlds, episodes)
-        return _Draws(
-            actions=noise.uniform(keys, steps, agents, self._noise_size + self.policy.has_gate),
-            exploration=self._exploration(worlds, episodes, steps, agents),
-            channel=channel_noise(
-                self.policy.channel, self.seed, self.stream, worlds, episodes, steps + 1, agents, self.policy.rounds
-            ),
-        )
-
-    @property
-    def _noise_size(self) -> int:
-        return self.policy.distribution.noise_size(self.env.spec.num_actions)
-
-    def _choose(self, decision: Decision, draws: _Draws, time: int, greedy: bool) -> tuple[Tensor, Tensor | None]:
-        gate_logits, distribution = decision.gate_logits, decision.distribution
-        if greedy:
-            choices = None if gate_logits is None else CATEGORICAL.greedy(gate_logits).bool()
-            return distribution.greedy(decision.logits), choices
-        uniforms, for_gates = draws.actions[:, time].split([self._noise_size, int(self.policy.has_gate)], dim=-1)
-        actions = distribution.sample(decision.logits, uniforms)
-        if draws.exploration is not None:
-            actions = distribution.explored(actions, decision.logits, draws.exploration[:, time], self.exploration)
-        return actions, None if gate_logits is None else CATEGORICAL.sample(gate_logits, for_gates).bool()
-
-    def _open(self, gates: Tensor, now: TeamStep) -> Tensor:
-        """Which gates [B, N] of the last choices are still those of the agents now there."""
-        return gates & now.alive if self.env.spec.keeps_memory else gates & now.alive & ~now.spawned
-
-    def _last(self, now: TeamStep, gates: Tensor | None, draws: _Draws) -> Moment:
-        gates = None if gates is None else self._open(gates, now)
+    def _last(self, now: TeamStep, gates: Tensor | None, draws: Draws) -> Moment:
+        gates = None if gates is None else self.still_open(gates, now.alive, now.spawned)
         noise_now = None if draws.channel is None else draws.channel[:, -1]
         return Moment(now.observations, now.alive, now.spawned, gates, noise_now)
-
-    def _exploration(self, worlds: Tensor, episodes: Tensor, steps: int, agents: int) -> Tensor | None:
-        if not self.exploration:
-            return None
-        keys = noise.world_keys(self.seed, f"{self.stream}/exploration", worlds, episodes)
-        return noise.uniform(keys, steps, agents, self.policy.distribution.code_size(self.env.spec.num_actions))
 
 
 def join_rollouts(rollouts: Sequence[Rollout]) -> Rollout:
@@ -337,7 +349,7 @@ def join_rollouts(rollouts: Sequence[Rollout]) -> Rollout:
 
 
 @dataclass(frozen=True)
-class _Draws:
+class Draws:
     """Uniform draws of whole episodes: of actions and then of gates [B, T, N, K'], channel [B, T + 1, N, R K].
 
     Where there is exploration, its draws are [B, T, N, W].

@@ -64,22 +64,24 @@ class TeamNames:
 
         All other weights depend on names, settings and `seed` alone.
         """
-        settings: Any = POLICIES.check(self.policy, self.policy_config)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            channel = self.make_channel(settings)
-            kind = POLICIES.row(self.policy).load()
-            if settings.parameters == "shared":
-                policy: TeamPolicy = kind(env.spec, settings, channel)
-            else:
-                policy = PerGroup(env.spec, settings, channel, kind)
+            policy = self.build(env.spec)
             fitting = what_fits(policy, start or {})
             policy.load_state_dict(fitting, strict=False)
-            trained = all(f"{_CHANNEL}{name}" in fitting for name in channel.state_dict())
+            trained = all(f"{_CHANNEL}{name}" in fitting for name in policy.channel.state_dict())
             if type(policy.quantiser).calibrate is not Channel.calibrate and not trained:
                 home = env if env.device.type == "cpu" else self.make_env()  # where an untrained policy is
                 policy.quantiser.calibrate(_first_words(home, policy, seed))
             return policy
+
+    def build(self, spec: TeamSpec) -> TeamPolicy:
+        """The policy for worlds of a spec, with weights by torch's generator and no calibration."""
+        settings: Any = POLICIES.check(self.policy, self.policy_config)
+        channel, kind = self.make_channel(settings), POLICIES.row(self.policy).load()
+        if settings.parameters == "shared":
+            return cast(TeamPolicy, kind(spec, settings, channel))
+        return PerGroup(spec, settings, channel, kind)
 
 
 def what_fits(policy: TeamPolicy, weights: Mapping[str, np.ndarray]) -> dict[str, Tensor]:

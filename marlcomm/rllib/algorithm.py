@@ -277,10 +277,10 @@ class TeamAlgorithm(Algorithm):
     def _ahead_part(self) -> dict[str, Any]:
         return {} if self._ahead is None else {AHEAD: self._ahead.stored()}
 
-    def load_parts(self, folder: Path) -> None:
+    def load_parts(self, stored: checkpoint.Checkpoint) -> None:
         """Take back what else is in a checkpoint."""
-        if AHEAD in checkpoint.parts(folder):
-            self._play_again(checkpoint.read_part(folder, AHEAD))
+        if AHEAD in stored.parts:
+            self._play_again(stored.read(AHEAD))
 
     def _play_again(self, stored: dict[str, Any]) -> None:
         """Have the round that was being played when a checkpoint was written played once more."""

@@ -7,7 +7,9 @@ and all noise is keyed, so that is everything: a run that continues from it is t
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from marlcomm import checkpoint
 from marlcomm.registry import ConfigError
@@ -17,12 +19,16 @@ from marlcomm.rllib.compat import COMPONENT_LEARNER, COMPONENT_RL_MODULE, DEFAUL
 _COMPONENTS = [f"{COMPONENT_LEARNER}/{name}" for name in (COMPONENT_RL_MODULE, checkpoint.OPTIMIZER)]
 
 
-def save(algorithm: TeamAlgorithm, folder: Path) -> None:
-    """Write a checkpoint of an algorithm."""
+def save(algorithm: TeamAlgorithm, folder: Path, settings: Mapping[str, Any] | None = None) -> None:
+    """Write a checkpoint of an algorithm, with the settings of its experiment (`Experiment.as_data`) where it has one.
+
+    They are what a resumed run's settings are compared with.
+    """
     learner = algorithm.learner_group.get_state(components=_COMPONENTS)[COMPONENT_LEARNER]
     checkpoint.write(
         folder,
         algorithm.counters() | {"training_iteration": algorithm.training_iteration},
+        settings,
         weights=dict(learner[COMPONENT_RL_MODULE][DEFAULT_MODULE_ID]),
         optimizer=learner[checkpoint.OPTIMIZER],
         **algorithm.parts(algorithm.last_checkpoint),
@@ -32,19 +38,20 @@ def save(algorithm: TeamAlgorithm, folder: Path) -> None:
 
 def restore(algorithm: TeamAlgorithm, folder: Path) -> None:
     """Continue from a checkpoint: weights, optimiser and counters; runners get the weights too."""
-    counters = checkpoint.read_counters(folder)
+    stored = checkpoint.read(folder)
+    counters = dict(stored.counters)
     iteration = counters.pop("training_iteration")
-    weights = checkpoint.read_part(folder, checkpoint.WEIGHTS)
+    weights = stored.read(checkpoint.WEIGHTS)
     known = algorithm.learner_group.get_weights()[DEFAULT_MODULE_ID]
     strange = sorted(weights.keys() ^ known.keys())  # RLlib would leave these as they are
     if strange:
         raise ConfigError(f"checkpoint: {folder} is of another policy or channel: they differ in {', '.join(strange)}")
     learner = {
         COMPONENT_RL_MODULE: {DEFAULT_MODULE_ID: weights},
-        checkpoint.OPTIMIZER: checkpoint.read_part(folder, checkpoint.OPTIMIZER),
+        checkpoint.OPTIMIZER: stored.read(checkpoint.OPTIMIZER),
     }
     algorithm.set_state(
         {"learner_group": {COMPONENT_LEARNER: learner}, "training_iteration": iteration, "team": counters}
     )
-    algorithm.load_parts(folder)
+    algorithm.load_parts(stored)
     algorithm.last_checkpoint = folder

@@ -11,7 +11,7 @@ import gymnasium as gym
 import numpy as np
 from torch import Tensor
 
-from marlcomm.checkpoint import read_policy
+from marlcomm import checkpoint
 from marlcomm.config import import_plugins
 from marlcomm.envs.base import TeamSpec
 from marlcomm.policies.base import Decision, Moment
@@ -37,7 +37,7 @@ class TeamRLModule(TorchRLModule):
         env = names.make_env()
         self.spec: TeamSpec = env.spec
         start = config["init_from"]
-        self.policy = names.make_policy(env, self.seed, {} if start is None else read_policy(Path(start)))
+        self.policy = names.make_policy(env, self.seed, {} if start is None else checkpoint.read(Path(start)).policy())
         values = ValueSettings(**config.get("values", {}))
         self.team_values = None if values.plain else TeamValues(self.policy, values, self.seed)
 

@@ -23,7 +23,7 @@ from marlcomm.rllib.rows import join
 from marlcomm.rllib.runner import Sample
 
 ANSWERS = "answers"
-_ROUND = "replay-{:06d}"
+_REPLAY = "replay"
 
 
 class ActorCriticModule(TeamRLModule):
@@ -135,18 +135,19 @@ class OffPolicyAlgorithm(TeamAlgorithm):
         """Each round of the replay is a part of its own, which is written once: later checkpoints link to it."""
         parts = super().parts(last)
         for round_ in self.replay.held:
-            name = _ROUND.format(round_)
+            name = f"{_REPLAY}-{round_:06d}"
             known = last is not None and checkpoint.has_part(last, name)
             parts[name] = checkpoint.Stored(cast(Path, last)) if known else self.replay.round(round_)
         return parts
 
-    def load_parts(self, folder: Path) -> None:
-        super().load_parts(folder)
+    def load_parts(self, stored: checkpoint.Checkpoint) -> None:
+        super().load_parts(stored)
         self.replay.clear()
-        for name in checkpoint.parts(folder):
-            if name.startswith(_ROUND.partition("{")[0]):
-                columns = {key: torch.as_tensor(value) for key, value in checkpoint.read_part(folder, name).items()}
-                self.replay.add(columns, int(name.rpartition("-")[2]))
+        for name in stored.parts:
+            kind, _, round_ = name.partition("-")
+            if kind == _REPLAY:
+                columns = {key: torch.as_tensor(value) for key, value in stored.read(name).items()}
+                self.replay.add(columns, int(round_))
 
     def get_state(self, components: Any = None, *, not_components: Any = None, **kwargs: Any) -> dict[str, Any]:
         state = super().get_state(components, not_components=not_components, **kwargs)

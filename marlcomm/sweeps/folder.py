@@ -199,7 +199,7 @@ class TrialFolder:
         run = self.run()
         if run is None or not (run.folder / "metrics.jsonl").is_file():
             return []
-        saved = checkpoint.read_counters(run.last_checkpoint())["env_steps"]
+        saved = checkpoint.read(run.last_checkpoint()).counters["env_steps"]
         lines = (run.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
         found: list[dict[str, float]] = [json.loads(line) for line in lines if line.endswith("}")]
         return [line for line in found if line["env_steps"] <= saved]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
@@ -69,7 +69,7 @@ class LewisGameSettings(EnvSettings):
                 f"min_symbols: got {self.min_symbols}, wanted at most attributes, {self.attributes} "
                 f"(nearest: {self.attributes})"
             )
-        if self.rounds is not None and not Path(self.rounds).is_file():
+        if self.rounds is not None and not os.path.isfile(self.rounds):
             raise ValueError(f"rounds: no file {self.rounds!r}; `marlcomm data lewis_game --out FILE` makes one")
         return self
 

@@ -1,0 +1,123 @@
+"""A run that goes on from a checkpoint is the run that never stopped, bit for bit: from the tables, in one process.
+
+Fresh processes: `test_cli.py`; remote runners and learners: `test_rllib.py`.
+"""
+
+from dataclasses import replace
+from itertools import product
+
+import pytest
+from small_teams import RELAY, WORLDS, built_in, choice, team
+
+from marlcomm import checkpoint
+from marlcomm.algorithms.build import algorithm_config
+from marlcomm.config import experiment
+from marlcomm.registry import ALGORITHMS, CHANNELS, POLICIES, TABLES
+from marlcomm.rllib.checkpoint import restore, save
+
+ROUND = WORLDS * 4  # env steps
+POLICY = {"ic3net": "ic3net", "mappo": "transformer", "maddpg": "tarmac", "supervised": "commnet"}
+# What has a state of its own beyond weights; schedules move in every round, and end in none that is played.
+STATE = {"normalization": "running", "update": "ema", "init": "kmeans", "replace_after": 1, "init_after": 0}
+MOVING = [[0, 0.1], [5 * ROUND, 0.0]]
+
+
+def stateful(kind, name):
+    """A thing of a table in which everything moves that can."""
+    fields = TABLES[kind].row(name).settings_model().model_fields
+    given = {key: value for key, value in STATE.items() if key in fields and kind == "channel"}
+    given |= {key: 5 * ROUND for key in fields if key.endswith(("_steps", "_warmup")) and kind == "channel"}
+    if kind == "algorithm":
+        given |= {key: MOVING for key in ("lr", "critic_lr", "entropy_coeff", "epsilon") if key in fields}
+        given |= {key: 2 * ROUND for key in ("replay_env_steps",) if key in fields}  # the oldest rounds are gone
+    return choice(kind, name, **given)
+
+
+def drawn(algorithm, channel):
+    data = team(policy={"name": POLICY[algorithm]})
+    return data | {"algorithm": stateful("algorithm", algorithm), "channel": stateful("channel", channel)}
+
+
+TRAFFIC = {"name": "traffic_junction", "add_rate": 0.3}
+CURRICULUM = {"first_rate": 0.1, "start_epoch": 1, "end_epoch": 4, "rounds_per_epoch": 1}
+SPREAD = {"name": "particle_spread", "horizon": 4, "actions": "continuous"}
+ELSE = {
+    "everything of mappo, in a curriculum": {
+        "env": TRAFFIC | {"curriculum": CURRICULUM},
+        "algorithm": {"name": "mappo", "critic": "central_with_messages", "critic_size": 8, "num_epochs": 2}
+        | {"value_normalization": "popart", "value_clip": 0.2, "target_entropy": [[0, 0.9], [3000, 0.5]]},
+    },
+    "a box": {"env": SPREAD, "channel": stateful("channel", "vq")},
+    "a replay of a box": {"env": SPREAD, "algorithm": stateful("algorithm", "maddpg") | {"action_noise": MOVING}},
+    "critics of their own": {
+        "algorithm": stateful("algorithm", "maddpg")
+        | {"parameters": "per_agent", "others": "current", "twin": True, "learning_starts": 3 * ROUND}
+    },
+    "at the read-out": {"channel": stateful("channel", "dvq") | {"placement": "readout"}},
+    "policies of their own": {"policy": choice("policy", "ic3net", parameters="per_agent")},
+}
+
+
+@pytest.fixture
+def start(built, monkeypatch):
+    """Builds algorithms in this process: what RLlib puts into Ray's store is for workers, and there are none."""
+    monkeypatch.setattr("ray.put", lambda value: value)
+    return lambda settings: built(algorithm_config(settings))
+
+
+def assert_resumes(start, folder, data):
+    """Two rounds, a checkpoint and two more in a fresh algorithm are four: all that a checkpoint holds, and figures."""
+    settings = experiment(data)
+    whole = start(settings)
+    for _ in range(2):
+        whole.training_step()
+    save(whole, folder / "000002")
+    second = start(replace(settings, init_from=None))
+    restore(second, folder / "000002")
+    ends = []
+    for algorithm in (whole, second):
+        for _ in range(2):
+            algorithm.training_step()
+        save(algorithm, folder / str(len(ends)))
+        ends.append(checkpoint.read(folder / str(len(ends))))
+    half = checkpoint.read(folder / "000002")
+    assert ends[0].parts == ends[1].parts  # SHA-256 of every file
+    assert all(ends[0].parts[name] != half.parts[name] for name in (checkpoint.WEIGHTS, checkpoint.OPTIMIZER))
+    counters = [{k: v for k, v in end.counters.items() if "seconds" not in k} for end in ends]
+    assert counters[0] == counters[1]
+    assert counters[0]["round"] == 4
+    figures = [{k: v for k, v in one.figures.items() if not k.startswith("time/")} for one in (whole, second)]
+    assert figures[0] == figures[1]
+    return whole, half
+
+
+def test_every_trainer_and_policy_is_resumed():
+    assert list(POLICY) == built_in(ALGORITHMS)
+    assert set(POLICY.values()) == set(built_in(POLICIES))
+
+
+@pytest.mark.parametrize(("algorithm", "channel"), list(product(POLICY, built_in(CHANNELS))))
+def test_every_trainer_goes_on_with_every_channel(start, tmp_path, algorithm, channel):
+    assert_resumes(start, tmp_path, drawn(algorithm, channel))
+
+
+@pytest.mark.parametrize("name", ELSE)
+def test_everything_else_that_moves_goes_on(start, tmp_path, name):
+    whole, half = assert_resumes(start, tmp_path, team(RELAY) | ELSE[name])
+    if whole.config.env == "traffic_junction":
+        assert whole.entropy_weight != whole.entropy_target.start()
+        assert {"policy.", "team_values.critic", "team_values.norm"} <= {
+            prefix
+            for prefix in ("policy.", "team_values.critic", "team_values.norm")
+            if any(key.startswith(prefix) for key in half.read(checkpoint.WEIGHTS))
+        }
+
+
+def test_what_began_with_a_trained_team_goes_on_without_it(start, tmp_path):
+    save(start(experiment(team())), tmp_path / "parent")
+    data = team(RELAY, channel={"name": "vq", "codebook_size": 4}) | {"init_from": str(tmp_path / "parent")}
+    assert_resumes(start, tmp_path, data)
+
+
+def test_a_channel_of_ones_own_goes_on(start, tmp_path):
+    assert_resumes(start, tmp_path, team() | {"channel": {"name": "sign"}, "imports": ["tiny_world", "third_party"]})

@@ -1,0 +1,233 @@
+"""Run folders: what may change when a run goes on, what is told of it, and whose code a folder may have loaded."""
+
+import json
+import os
+import re
+import shutil
+
+import pytest
+
+from marlcomm import checkpoint, trust
+from marlcomm.analysis.evidence import shortcomings
+from marlcomm.changes import MAY_CHANGE, differences, of_training
+from marlcomm.config import experiment
+from marlcomm.registry import ConfigError
+from marlcomm.runs import Run
+
+SUMMARY = {"episodes": 2000, "stream": "evaluation", "trained": 1.0}
+
+
+@pytest.fixture
+def make(tmp_path):
+    """A run with a checkpoint, as it would be after training."""
+
+    def start(data=None, **changes):
+        plan = experiment((data or {}) | changes)
+        run = Run.create(plan, tmp_path / "runs", ["train", "x.yaml"])
+        checkpoint.write(run.checkpoint(3), {"round": 3}, plan.as_data())
+        return run
+
+    return start
+
+
+def edit(run, old, new):
+    file = run.folder / "config.yaml"
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new, 1))
+
+
+# --- going on with other settings -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["run.env_steps=2000000", "run.minutes=5", "run.evaluate_every=null", "run.checkpoint_minutes=1"],
+        ["resources.num_env_runners=2", "resources.threads=1", "evaluation.episodes=10", "name=other"],
+        ["imports=[tiny_world]", "init_from=elsewhere"],
+    ],
+)
+def test_what_only_prolongs_a_run_or_moves_it_may_change(make, words):
+    run = make()
+    changes = run.changes(run.resumed(words))
+    assert changes.keys() == {word.partition("=")[0] for word in words}
+    assert of_training(changes) == {}
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["seed=1"], "seed: 0 -> 1"),
+        (["run.worlds=64", "channel.delta=0.5"], "run.worlds: 128 -> 64"),
+        (["channel.name=vq", "channel.segments=2"], "channel.name: 'ddcl' -> 'vq';"),
+        (["algorithm.lr=1e-4", "run.env_steps=5"], "algorithm.lr: 0.001 -> 0.0001; --force"),
+        (["env.curriculum={}", "env.add_rate=0.4"], "env.curriculum: None -> {"),
+    ],
+)
+def test_what_is_learned_may_not_change_unless_by_force(make, words, said):
+    run = make()
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        run.resumed(words)
+    assert run.resumed(words, force=True) != run.experiment()
+
+
+def test_what_may_change_is_what_there_is():
+    """Every key of the table is one of a config, and everything outside it is of the training."""
+    data = experiment({}).as_data()
+    for key in MAY_CHANGE:
+        group, _, name = key.partition(".")
+        assert name in data[group] if name else key in data
+    kept = {key for key in data["run"] if f"run.{key}" not in MAY_CHANGE}
+    assert kept == {"worlds"}
+    assert not {"env", "policy", "channel", "algorithm", "seed", "run"} & MAY_CHANGE.keys()
+
+
+def test_changes_become_the_runs_with_its_next_checkpoint(make):
+    run = make()
+    words = ["channel.delta=0.5", "run.env_steps=2000000"]
+    settings = run.resumed(words, force=True)
+    changes = run.changes(settings)
+    assert run.experiment().channel.settings.delta == 0.25  # nothing has been trained with it yet
+    checkpoint.write(run.checkpoint(5), {"round": 5}, settings.as_data())
+    run.keep_changes(settings, changes, 3, ["train", "--resume", "x", *words, "--force"])
+    assert run.experiment() == settings
+    (session,) = run.origin()["resumed"]
+    assert session == {
+        "command": "marlcomm train --resume x channel.delta=0.5 run.env_steps=2000000 --force",
+        "round": 3,
+        "changes": {"channel.delta": [0.25, 0.5], "run.env_steps": [1_000_000, 2_000_000]},
+        "forced": ["channel.delta"],
+    }
+    assert run.origin()["command"] == "marlcomm train x.yaml"
+    assert shortcomings(SUMMARY | run.origin()) == ["from round 3 on it was trained with another channel.delta"]
+    assert shortcomings(SUMMARY) == []
+
+
+def test_a_config_that_was_edited_by_hand_is_noticed(make, here):
+    run = make()
+    edit(run, "delta: 0.25", "delta: 0.5")
+    for command in (["evaluate", run.folder], ["train", "--resume", run.folder], ["export", run.folder, "--out", "x"]):
+        assert "channel.delta: 0.25 -> 0.5" in " ".join(here(*command, code=2).stderr.split())
+    edit(run, "delta: 0.5", "delta: 0.25")
+    edit(run, "env_steps: 1000000", "env_steps: 7")
+    assert run.experiment().run.env_steps == 7
+
+
+def test_of_a_checkpoint_without_settings_the_config_is_believed(make):
+    run = make()
+    state = json.loads((run.checkpoint(3) / "state.json").read_text())
+    old = {"format": 1, "marlcomm": "0.1.0", "counters": state["counters"], "trees": {}}
+    (run.checkpoint(3) / "state.json").write_text(json.dumps(old))
+    assert run.experiment() == experiment({})
+    with pytest.raises(ConfigError, match="seed: 0 -> 1"):
+        run.resumed(["seed=1"])
+
+
+def test_keys_of_another_version_are_no_differences():
+    now = experiment({}).as_data()
+    then = json.loads(json.dumps(now))
+    del then["run"]["checkpoint_minutes"], then["init_from"]
+    then["policy"]["gone"] = 5
+    assert differences(then, now) == {}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--resume", "RUN", "chanel.delta=1"], "chanel: unknown key"),
+        (["--resume", "RUN", "seed=3"], "the run would not be one training any more: seed: 0 -> 3"),
+        (["configs/demo.yaml", "--force"], "it needs --resume RUN"),
+        (["configs/demo.yaml", "--resume", "RUN"], "--resume takes a run and KEY=VALUE"),
+    ],
+)
+def test_wrong_ways_to_go_on_are_named(make, here, arguments, said):
+    run = make()
+    words = [str(run.folder) if word == "RUN" else word for word in arguments]
+    assert said in " ".join(here("train", *words, code=2).stderr.split())
+
+
+# --- whose code is loaded ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def another_user(tmp_path, monkeypatch):
+    return lambda: monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "somebody"))
+
+
+FOREIGN = {
+    "imports": {"imports": ["tiny_world"]},
+    "a maker": {"env": {"name": "pettingzoo", "maker": "os:system", "kwargs": {"command": "true"}, "horizon": 3}},
+    "a script": {"env": {"name": "pettingzoo", "maker": "foreign_worlds:Leavers", "floor": "foreign_worlds:script"}},
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_code_of_a_run_that_others_made_needs_a_word(make, here, another_user, name):
+    run = make(FOREIGN[name])
+    assert Run.open(run.folder).experiment()  # one's own: no word needed
+    another_user()
+    with pytest.raises(ConfigError, match="was not made by you here, and names code"):
+        Run.open(run.folder).experiment()
+    assert Run.open(run.folder, trusted=True).experiment()
+    for command in (
+        ["evaluate", run.folder],
+        ["decode", run.folder],
+        ["export", run.folder, "--out", "x"],
+        ["train", "--resume", run.folder],
+        ["train", "--init-from", run.folder],
+        ["bench", "effective-symbols", run.folder],
+    ):
+        assert "if you trust it, say --trust" in " ".join(here(*command, code=2).stderr.split())
+
+
+def test_a_signature_is_of_the_code_and_what_it_is_called_with(make):
+    run = make(FOREIGN["a maker"])
+    edit(run, "'true'", "'rm -r'")
+    with pytest.raises(ConfigError, match="names code that is not marlcomm's: os:system"):
+        run.experiment()
+
+
+def test_a_run_without_foreign_code_needs_no_key(make, another_user, monkeypatch):
+    run = make()
+    assert "signature" not in json.loads((run.folder / "origin.json").read_text())
+    another_user()
+    assert run.experiment()
+    monkeypatch.setattr(os, "link", lambda *names: (_ for _ in ()).throw(OSError("read-only")))
+    assert trust.signature({"imports": ["x"]}) is None  # no key can be kept: whoever makes a run must say --trust
+    assert not trust.signed({"imports": ["x"]}, None)
+
+
+def test_what_a_config_names_is_found_wherever_it_stands():
+    data = {"imports": "one", "env": {"kwargs": {"deep": [{"f": "a.b:c.d"}]}, "text": "not: code"}, "init_from": "a:b"}
+    assert trust.named(data) == ["one", "a.b:c.d"]
+    assert trust.named(experiment({}).as_data()) == []
+
+
+def test_nothing_in_a_run_leads_out_of_it(make, tmp_path):
+    run = make()
+    (run.folder / "inside").symlink_to(run.folder / "config.yaml")
+    assert Run.open(run.folder).folder == run.folder
+    (tmp_path / "link").symlink_to(run.folder)
+    assert Run.open(tmp_path / "link").experiment()
+    (run.folder / "metrics.jsonl").symlink_to(tmp_path / "somewhere else")
+    with pytest.raises(ConfigError, match=r"metrics\.jsonl is a link out of the run's folder"):
+        Run.open(run.folder)
+    with pytest.raises(ConfigError, match="is a link out"):
+        Run.open(run.folder.parent)
+    assert shutil.rmtree(run.folder) is None
+
+
+def test_the_package_neither_pickles_nor_evaluates(pytestconfig):
+    """What would run code that a file holds; docs/security.md says what is trusted instead."""
+    forbidden = (
+        r"\b(pickle|cloudpickle|marshal|shelve|joblib|dill)\b|torch\.(load|save)\(|(?<![\w.])(eval|exec|compile)\("
+    )
+    forbidden += r"|yaml\.(unsafe_)?load|allow_pickle=True|shell=True|os\.system"
+    allowed = {("envs/foreign/workers.py", "subprocess"), ("analysis/trainings.py", "subprocess")}
+    for file in (pytestconfig.rootpath / "marlcomm").rglob("*.py"):
+        name = file.relative_to(pytestconfig.rootpath / "marlcomm").as_posix()
+        code = re.sub(r'"""[\s\S]*?"""|#.*', "", file.read_text(encoding="utf-8"))
+        assert not re.search(forbidden, code), (name, re.search(forbidden, code))
+        if re.search(r"^\s*(import|from) subprocess", code, re.MULTILINE):
+            assert (name, "subprocess") in allowed, name
