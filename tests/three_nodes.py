@@ -1,6 +1,6 @@
 """A simulated cluster of three Ray nodes on this machine, that a run joins with code which only the driver has.
 
-    python three_nodes.py MODULE OUT CHANGE...
+    python three_nodes.py OUT CHANGE...
 
 writes what was played and what was learned in one round to OUT, and to OUT.json on which nodes.
 """
@@ -8,6 +8,7 @@ writes what was played and what was learned in one round to OUT, and to OUT.json
 import json
 import logging
 import sys
+from importlib.machinery import PathFinder
 from pathlib import Path
 
 import numpy as np
@@ -22,10 +23,13 @@ from marlcomm.rllib.parcels import fetch
 
 
 def where(worker):
-    """The node that a worker is on, and where its code lies."""
-    import marlcomm
+    """The node that a worker is on, and which modules it could import from what it was sent.
 
-    return ray.get_runtime_context().get_node_id(), marlcomm.__file__
+    (Ray puts the driver's own path first, which a worker on the same machine finds too.)
+    """
+    sent = [folder for folder in sys.path if "py_modules_files" in folder]
+    found = [name for name in ("marlcomm", "only_here") if PathFinder.find_spec(name, sent)]
+    return ray.get_runtime_context().get_node_id(), found
 
 
 def one_round(algorithm):
@@ -46,12 +50,12 @@ def one_round(algorithm):
     }
 
 
-def main(module, out, *changes):
+def main(out, *changes):
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
     for _ in range(2):
         cluster.add_node(num_cpus=1)
     cluster.wait_for_nodes()
-    wanted = [f"cluster.address={cluster.address}", "cluster.ship_code=true", f"imports=[{module}]"]
+    wanted = [f"cluster.address={cluster.address}", "cluster.ship_code=true", "imports=[only_here]"]
     data, _ = merge({}, [*changes, *wanted, "resources.num_env_runners=2", "resources.num_learners=2"])
     settings = experiment(data)
     with running_ray(settings):
