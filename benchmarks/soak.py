@@ -25,7 +25,7 @@ from scipy import stats
 
 import psutil  # isort: skip  (Ray brings it, and makes it importable)
 
-from marlcomm.checkpoint import read_counters
+from marlcomm import checkpoint
 from marlcomm.runs import Run
 
 CONFIG = Path(__file__).resolve().parent.parent / "configs" / "demo.yaml"
@@ -170,7 +170,7 @@ def measure(runners: int, minutes: float) -> tuple[list[Sample], int, dict]:
         finally:
             run.send_signal(signal.SIGTERM)
             code = run.wait(_SECONDS_TO_SAVE)
-        return samples, code, read_counters(Run.open(Path(folder) / "demo").last_checkpoint())
+        return samples, code, checkpoint.read(Run.open(Path(folder) / "demo").last_checkpoint()).counters
 
 
 def _tell(sample: Sample) -> None:

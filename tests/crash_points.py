@@ -76,8 +76,8 @@ def held(run):
     """What the run's checkpoints hold, all of it read: (round, value) of each."""
     contents = []
     for folder in run.checkpoints():
-        counters = checkpoint.read_counters(folder)
-        weights, replay = checkpoint.read_part(folder, "weights"), checkpoint.read_part(folder, "replay")
+        stored = checkpoint.read(folder)
+        counters, weights, replay = stored.counters, stored.read("weights"), stored.read("replay")
         assert (weights[0] == counters["value"]).all()
         assert (replay == np.arange(SIZE)).all()
         contents.append([counters["round"], counters["value"]])

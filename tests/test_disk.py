@@ -51,7 +51,7 @@ def test_a_save_of_the_same_round_replaces_it(tmp_path):
     for value in (1, 2):
         checkpoint.write(tmp_path / "000001", {}, weights=np.full(3, value))
     assert [path.name for path in tmp_path.iterdir()] == ["000001"]
-    assert checkpoint.read_part(tmp_path / "000001", "weights").tolist() == [2, 2, 2]
+    assert checkpoint.read(tmp_path / "000001").read("weights").tolist() == [2, 2, 2]
 
 
 def test_a_log_without_room_is_told(tmp_path):
