@@ -13,8 +13,8 @@ from learning import weights
 from safetensors import safe_open
 from test_rllib import config, largest_difference
 
-from marlcomm.envs.faults import WorldError
-from marlcomm.rllib import recovery
+from marlcomm.envs.faults import NoAnswerError, WorldError, answered_within
+from marlcomm.rllib import checkpoint, recovery
 from marlcomm.rllib.compat import runner_actors
 from marlcomm.rllib.errors import TrainingError
 from marlcomm.rllib.recovery import RESTARTS_IN_A_ROW, LearnerLostError, RunnersLostError, learners_lost_told
@@ -41,28 +41,36 @@ def in_runner(algorithm, runner, function):
 # --- runners ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_runner_that_is_killed_plays_the_same_round_again(build):
-    """Killed in the middle of an episode, and once more when it has its weights and nobody looks: nothing changes."""
-    whole, killed = build(worlds=32, runners=2), build(worlds=32, runners=2)
-    for team in (whole, killed):
-        team.train()
-    in_runner(killed, 2, dies_in_step_three)
-    killed.train()
-    whole.train()
-    assert killed.figures["runners/restarts"] == 1
-    assert 0 < killed.figures["runners/recovery_seconds"] < 200
-    assert whole.figures["runners/restarts"] == whole.figures["runners/recovery_seconds"] == 0
-    assert largest_difference(weights(whole), weights(killed)) == 0
-    # Ray starts it anew between two rounds; without its weights it must not play.
-    os.kill(in_runner(killed, 1, lambda runner: os.getpid()), signal.SIGKILL)
-    wait_until(lambda: lives(killed, 1))
-    for team in (whole, killed):
-        team.train()
-    assert killed.figures["runners/restarts"] == 1
-    assert largest_difference(weights(whole), weights(killed)) == 0
-    for name, value in whole.figures.items():
-        if not name.startswith(("time/", "runners/")):
-            assert killed.figures[name] == value, name
+def test_a_runner_that_is_killed_plays_the_same_round_again(build, tmp_path):
+    """Killed in the middle of an episode, then another one between two rounds: the rounds are what they were."""
+    team = build(worlds=32, runners=2)
+    team.train()
+    checkpoint.save(team, tmp_path / "000001")
+    undisturbed = [trained(team) for _ in range(2)]
+    assert team.figures["runners/restarts"] == team.figures["runners/recovery_seconds"] == 0
+    checkpoint.restore(team, tmp_path / "000001")
+    in_runner(team, 2, dies_in_step_three)
+    check_same(trained(team), undisturbed[0])
+    assert team.figures["runners/restarts"] == 1
+    assert 0 < team.figures["runners/recovery_seconds"] < 200
+    # It lives again before anybody asks it for a round; without its weights it must not play.
+    os.kill(in_runner(team, 1, lambda runner: os.getpid()), signal.SIGKILL)
+    wait_until(lambda: lives(team, 1))
+    check_same(trained(team), undisturbed[1])
+    assert team.figures["runners/restarts"] == 1
+
+
+def trained(team):
+    """Weights and figures after another round."""
+    team.train()
+    return weights(team), {
+        name: value for name, value in team.figures.items() if not name.startswith(("time/", "runners/"))
+    }
+
+
+def check_same(now, then):
+    assert largest_difference(now[0], then[0]) == 0
+    assert now[1] == then[1]
 
 
 def dies_in_step_three(runner):
@@ -91,14 +99,14 @@ def wait_until(condition, seconds=120):
 
 
 def test_a_runner_that_dies_again_and_again_stops_the_run(build):
-    """Ray starts it anew each time, and each time it dies before it plays."""
+    """Each time it is alive again, and dies before it has played; then it is killed for good."""
     algorithm = build(worlds=6, runners=1)
     actors = runner_actors(algorithm.env_runner_group)
     answers = iter(range(RESTARTS_IN_A_ROW + 1))
 
     def dead(*arguments, **settings):
         next(answers)
-        return {1: ray.exceptions.ActorDiedError("the kernel killed it")}
+        return {1: ray.exceptions.ActorUnavailableError("the kernel killed it", None)}
 
     algorithm._runners._ask = dead
     with pytest.raises(
@@ -199,7 +207,24 @@ def test_a_world_that_hangs_in_the_training_process_is_told(build):
     breaks_in_step_three(algorithm.env_runner, lambda: time.sleep(60))
     with pytest.raises(WorldError, match=r"episode 0, in step 3: NoAnswerError: no answer within 0.5 s"):
         algorithm.train()
-    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
+def test_the_alarm_of_somebody_else_rings_all_the_same():
+    rung = []
+    before = signal.signal(signal.SIGALRM, lambda *arguments: rung.append(1))
+    left = signal.setitimer(signal.ITIMER_REAL, 0.2)
+    try:
+        with answered_within(5.0):  # theirs rings first, and alone
+            time.sleep(0.3)
+        signal.setitimer(signal.ITIMER_REAL, 0.5)
+        with pytest.raises(NoAnswerError), answered_within(0.1):
+            time.sleep(10)
+        time.sleep(0.6)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_REAL, *left)
+    assert rung == [1, 1]
 
 
 # --- numbers in learners ----------------------------------------------------------------------------------------------

@@ -343,6 +343,7 @@ def test_short_evaluations_draw_the_curve(tmp_path):
         (lambda c: c.evaluation(custom_evaluation_function=print), "custom_evaluation_function: not honoured"),
         (lambda c: c.callbacks(on_episode_end=print), "callbacks: on_episode_end is not honoured for teams"),
         (lambda c: c.callbacks(EpisodeHooks), "callbacks: on_episode_start is not honoured for teams"),
+        (lambda c: c.env_runners(sample_timeout_s=0), "sample_timeout_s: got 0, wanted seconds, more than 0"),
         (lambda c: c.debugging(seed=None), "seed: got None, wanted an integer"),
     ],
 )

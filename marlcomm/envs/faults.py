@@ -8,6 +8,7 @@ import threading
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from time import monotonic
 from types import FrameType
 
 import torch
@@ -73,19 +74,22 @@ def answered_within(seconds: float) -> Iterator[None]:
     """Interrupt what takes longer, with `NoAnswerError`, wherever it is then.
 
     A signal does it, so it works in the main thread alone, and where Python is reached: not inside of a library that
-    never returns.
+    never returns. An alarm that somebody else has set rings as well, and alone if it rings first.
     """
-    if threading.current_thread() is not threading.main_thread():
+    others, _ = signal.getitimer(signal.ITIMER_REAL)
+    if threading.current_thread() is not threading.main_thread() or 0 < others < seconds:
         yield
         return
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise NoAnswerError(f"no answer within {seconds:g} s (resources.sample_timeout)")
 
-    previous = signal.signal(signal.SIGALRM, interrupt)
+    clock, previous = monotonic(), signal.signal(signal.SIGALRM, interrupt)
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, previous)
+        if others:
+            signal.setitimer(signal.ITIMER_REAL, max(others - (monotonic() - clock), 1e-6))

@@ -199,6 +199,8 @@ class TeamConfig(AlgorithmConfig):
         for name in ("num_env_runners", "num_learners"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name}: got {getattr(self, name)}, wanted 0 or more")
+        if not self.sample_timeout_s or self.sample_timeout_s < 0:
+            raise ConfigError(f"sample_timeout_s: got {self.sample_timeout_s}, wanted seconds, more than 0")
         if not isinstance(self.seed, int):
             raise ConfigError(f"seed: got {self.seed!r}, wanted an integer: every draw is keyed by it")
         if self.is_multi_agent:
