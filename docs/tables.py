@@ -101,8 +101,9 @@ def study_table(name: str) -> str:
 
 def speed_table() -> str:
     """What was measured on one machine, with the commands that measure it again."""
-    worlds, peers, training, meter, startup = (
-        _read(RESULTS / "benchmarks" / f"{name}.json") for name in ("worlds", "peers", "training", "meter", "startup")
+    worlds, peers, training, meter, startup, saves = (
+        _read(RESULTS / "benchmarks" / f"{name}.json")
+        for name in ("worlds", "peers", "training", "meter", "startup", "checkpoints")
     )
     steps, seconds = training["env_steps_per_second"], startup["seconds"]
     alone = worlds["env_steps_per_second"]["medium, vision 0, 256 worlds"]
@@ -130,6 +131,10 @@ def speed_table() -> str:
             training,
         ),
         ("the meter's share of a round, at most", f"{max(meter['share_of_a_round'].values()):.1%}", meter),
+        *(
+            (f"a checkpoint every minute, {case}", f"{saves[case]['share_of_a_minute']:.2%} of wall time", saves)
+            for case in ("without replay", "with replay")
+        ),
         (
             "`import marlcomm`; `--help`; a rejected config",
             "; ".join(f"{seconds[what]:.2f} s" for what in ("import marlcomm", "marlcomm --help", "a rejected config")),

@@ -128,7 +128,8 @@ def read(folder: Path) -> Checkpoint:
         trees = state["trees"]
         parts = state.get("parts", {name: (name, None) for name in trees})
         of_parts = {_checked(name): (label, digest) for name, (label, digest) in parts.items()}
-        return Checkpoint(folder, dict(state["counters"]), state.get("settings"), of_parts, trees)
+        settings = state.get("settings")
+        return Checkpoint(folder, dict(state["counters"]), settings and dict(settings), of_parts, trees)
     except KeyError as error:
         raise ConfigError(f"checkpoint: {file} is none of marlcomm's: it lacks {error}") from None
     except _STRANGE as error:

@@ -80,7 +80,9 @@ class Run:
         settings = self._settings()
         edited = of_training(self.changes(settings))
         if edited:
-            raise ConfigError(f"run: config.yaml of {self.folder} says otherwise than its checkpoint: {told(edited)}")
+            raise ConfigError(
+                f"run: config.yaml of {self.folder} is not what it was trained with: {told(edited)}; put it back"
+            )
         return self._settings(overrides) if overrides else settings
 
     def resumed(self, overrides: Sequence[str] = (), force: bool = False) -> Experiment:

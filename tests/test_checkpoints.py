@@ -125,6 +125,7 @@ def rewritten(folder, written, **changes):
         ({"format": None}, "none of marlcomm's: it lacks 'format'"),
         ({"counters": None}, "none of marlcomm's: it lacks 'counters'"),
         ({"counters": 5}, "cannot read"),
+        ({"settings": "none"}, "cannot read"),
         ({"parts": {"../../weights": ["x", None]}}, "'../../weights' is no name of a part"),
         ({"parts": {"weights": "x"}}, "cannot read"),
         ({"parts": {"weights": ["no such tree", None]}}, "cannot read .*weights.*'no such tree'"),

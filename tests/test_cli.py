@@ -304,14 +304,12 @@ def test_a_trained_team_goes_on_with_another_channel(copied, trains_here):
     refused = trains_here("train", "--resume", folder, "channel.codebook_size=3", cwd=workplace, code=2)
     assert "channel.codebook_size: 16 -> 3; --force goes on all the same" in " ".join(refused.stderr.split())
     done = trains_here(
-        "train", "--resume", folder, f"run.env_steps={2 * ROUND}", "algorithm.lr=0", "--force", cwd=workplace
+        "train", "--resume", folder, f"run.env_steps={2 * ROUND}", "algorithm.lr=1e-4", "--force", cwd=workplace
     )
     assert f"note: run.env_steps: {ROUND} -> {2 * ROUND}" in done.stderr
     assert f"env_steps: {2 * ROUND}" in config.read_text()
     (session,) = json.loads((folder / "summary.json").read_text())["resumed"]
     assert (session["round"], session["forced"]) == (1, ["algorithm.lr"])
-    for name, value in last_weights(folder).items():  # it stood still
-        assert np.array_equal(value, load_file(after.with_name("000001") / "weights.safetensors")[name]), name
 
 
 def test_a_registered_channel_trains_from_the_command_line(workplace, trains_here):
