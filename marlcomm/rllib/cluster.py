@@ -44,7 +44,8 @@ def running_ray(settings: Experiment) -> Iterator[None]:
     torch.set_num_threads(resources.threads or max((os.cpu_count() or 1) - workers, 1))
     logging.getLogger("ray.rllib").setLevel(logging.ERROR)
     # Ray starts an idle Python for each CPU that it is given, so it is given no more than will be used.
-    own = {} if cpus is None else {"num_cpus": cpus, "include_dashboard": False}
+    # Without "local", it would join a Ray that somebody else has started here.
+    own = {} if cpus is None else {"address": "local", "num_cpus": cpus, "include_dashboard": False}
     ray.init(logging_level=logging.ERROR, **own)
     try:
         yield
