@@ -15,6 +15,7 @@ from marlcomm.objectives.base import Batch
 from marlcomm.policies.metering import TalkCounts
 from marlcomm.registry import ConfigError
 from marlcomm.rllib.compat import (
+    COMPONENT_RL_MODULE,
     DEFAULT_MODULE_ID,
     ENV_RUNNER_RESULTS,
     EPISODE_RETURN_MEAN,
@@ -146,7 +147,7 @@ class TeamAlgorithm(Algorithm):
         """One round of every runner."""
         if not self.config.num_env_runners:
             return [self.env_runner.sample(**self._how_to_play)]
-        return self._runners.play(**self._how_to_play)
+        return self._runners.play(self._how_to_play, lambda: {COMPONENT_RL_MODULE: self.learner_group.get_weights()})
 
     def _bits(self, samples: list[Sample]) -> dict[str, float]:
         counts = sum((sample.counts for sample in samples), TalkCounts())

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from time import perf_counter, sleep
 from typing import TYPE_CHECKING, Any
 
-from marlcomm.rllib.compat import COMPONENT_RL_MODULE, ray, runner_actors
+from marlcomm.rllib.compat import ray, runner_actors
 from marlcomm.rllib.learner import TrainingError
 from marlcomm.rllib.runner import Sample
 
@@ -51,8 +51,8 @@ class RemoteRunners:
         self._limit = float(algorithm.config.sample_timeout_s)
         self.restarts, self.recovery_seconds = 0, 0.0
 
-    def play(self, **how: Any) -> list[Sample]:
-        """A round of every runner, in their order, whoever dies meanwhile.
+    def play(self, how: dict[str, Any], state: Callable[[], dict[str, Any]]) -> list[Sample]:
+        """A round of every runner, in their order, whoever dies meanwhile: `state` is what they play it with.
 
         Raises:
             RunnersLostError: a runner did not answer, or died more than `RESTARTS_IN_A_ROW` times in this round.
@@ -72,6 +72,7 @@ class RemoteRunners:
                 deaths.update(list(lost))
                 first_death = first_death or perf_counter()
                 self._bring_back(lost, deaths)
+                self._set_state(sorted(lost), state())
         self.restarts = deaths.total()
         self.recovery_seconds = perf_counter() - first_death if first_death else 0.0
         if self.restarts:
@@ -102,7 +103,7 @@ class RemoteRunners:
         return answers
 
     def _bring_back(self, lost: dict[int, str], deaths: Counter[int]) -> None:
-        """Wait until Ray has started the lost runners anew, and give them the weights."""
+        """Wait until Ray has started the lost runners anew."""
         round_ = self._algorithm.round
         for runner, reason in lost.items():
             if deaths[runner] > RESTARTS_IN_A_ROW:
@@ -119,10 +120,10 @@ class RemoteRunners:
                     "machine has the CPUs for it, or starting it fails"
                 )
             sleep(_PAUSE)
-        weights = {COMPONENT_RL_MODULE: self._algorithm.learner_group.get_weights()}
-        self._actors.foreach_actor(
-            "set_state", kwargs={"state": ray.put(weights)}, remote_actor_ids=sorted(lost), timeout_seconds=self._limit
-        )
+
+    def _set_state(self, runners: list[int], state: dict[str, Any]) -> None:
+        kwargs = {"state": ray.put(state)}
+        self._actors.foreach_actor("set_state", kwargs=kwargs, remote_actor_ids=runners, timeout_seconds=self._limit)
 
     def _still_away(self, runners: list[int]) -> list[int]:
         """Those of some runners that do not live; raises `RunnersLostError` where one will not live again."""
