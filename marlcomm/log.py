@@ -39,6 +39,7 @@ class MetricLog:
         try:
             self._write(figures, env_steps, round_)
         except OSError as error:
+            self._events = None  # whoever closes the log must not fail once more
             raise DiskError(f"cannot write figures to {self._folder}: {reason(error)}") from error
 
     def _write(self, figures: Mapping[str, float], env_steps: int, round_: int) -> None:

@@ -67,8 +67,9 @@ def running_ray(settings: Experiment) -> Iterator[None]:
     code = {"runtime_env": {"py_modules": shipped_code(settings.imports)}} if settings.cluster.ship_code else {}
     joined = joined_cluster(settings)
     if joined is None:
-        # Ray starts an idle Python for each CPU that it is given, so it is given no more than will be used.
-        ray.init(logging_level=logging.ERROR, num_cpus=cpus, include_dashboard=False, **code)
+        # Ray starts an idle Python for each CPU that it is given, so it is given no more than will be used. Without
+        # "local", it would join a Ray that somebody else has started here.
+        ray.init("local", logging_level=logging.ERROR, num_cpus=cpus, include_dashboard=False, **code)
     else:
         _join(*joined, code)
     try:

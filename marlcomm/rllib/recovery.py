@@ -86,7 +86,8 @@ class RemoteRunners:
             if lost:
                 deaths.update(list(lost))
                 first_death = first_death or perf_counter()
-                self._bring_back(lost, deaths, state)
+                self._bring_back(lost, deaths)
+                self._set_state(sorted(lost), state())
         self.restarts = deaths.total()
         self.recovery_seconds = perf_counter() - first_death if first_death else 0.0
         if self.restarts:
@@ -116,8 +117,8 @@ class RemoteRunners:
             )
         return answers
 
-    def _bring_back(self, lost: dict[int, str], deaths: Counter[int], state: Callable[[], dict[str, Any]]) -> None:
-        """Wait until Ray has started the lost runners anew, and give them the weights."""
+    def _bring_back(self, lost: dict[int, str], deaths: Counter[int]) -> None:
+        """Wait until Ray has started the lost runners anew."""
         round_ = self._algorithm.round
         for runner, reason in lost.items():
             if deaths[runner] > RESTARTS_IN_A_ROW:
@@ -134,9 +135,10 @@ class RemoteRunners:
                     "machine has the CPUs for it, or starting it fails"
                 )
             sleep(_PAUSE)
-        self._actors.foreach_actor(
-            "set_state", kwargs={"state": ray.put(state())}, remote_actor_ids=sorted(lost), timeout_seconds=self._limit
-        )
+
+    def _set_state(self, runners: list[int], state: dict[str, Any]) -> None:
+        kwargs = {"state": ray.put(state)}
+        self._actors.foreach_actor("set_state", kwargs=kwargs, remote_actor_ids=runners, timeout_seconds=self._limit)
 
     def _still_away(self, runners: list[int]) -> list[int]:
         """Those of some runners that do not live; raises `RunnersLostError` where one will not live again."""
