@@ -83,21 +83,22 @@ def write(folder: Path, counters: dict[str, Any], settings: Mapping[str, Any] | 
     The folder appears under its name only when it is whole and on the disk. Raises `DiskError` where that fails.
     """
     with disk.appearing(folder) as partial:
-        records, trees, others = dict[str, Any](), dict[str, Any](), dict[Path, Checkpoint]()
+        others = {part.folder for part in parts.values() if isinstance(part, Stored)}
+        known = {other: read(other) for other in others}
+        records, trees = dict[str, Any](), dict[str, Any]()
         for name, part in parts.items():
             file = _file(partial, name)
             if isinstance(part, Stored):
-                if part.folder not in others:
-                    others[part.folder] = read(part.folder)
-                label, digest = others[part.folder].parts[name]
-                tree = others[part.folder].trees[label]
+                label, digest = known[part.folder].parts[name]
+                trees[label] = known[part.folder].trees[label]
                 _link(_file(part.folder, name), file)
             else:
                 arrays, tree = _split(part)
                 blob = save(arrays)
-                file.write_bytes(blob)
                 label, digest = sha256(_text(tree))[:16], sha256(blob)  # the rounds of a replay share one structure
-            records[name], trees[label] = (label, digest), tree
+                trees[label] = tree
+                file.write_bytes(blob)
+            records[name] = (label, digest)
         about = {"format": FORMAT, "marlcomm": marlcomm.__version__, "counters": counters, "settings": settings}
         state = about | {"parts": records, "trees": trees}
         (partial / _STATE).write_bytes(_text(state | {_CHECKSUM: sha256(_text(state))}))
@@ -112,19 +113,7 @@ def read(folder: Path) -> Checkpoint:
     """Open a checkpoint; raises `ConfigError` where it is foreign, damaged, or of a newer format."""
     file = folder / _STATE
     try:
-        state = json.loads(file.read_bytes())
-        if not isinstance(state, dict):
-            raise KeyError("format")
-        found, checksum = state["format"], state.pop(_CHECKSUM, None)
-        if found not in range(1, FORMAT + 1):
-            raise ValueError(
-                f"it has format {found!r}, of marlcomm {state['marlcomm']}; "
-                f"marlcomm {marlcomm.__version__} reads formats 1 to {FORMAT}"
-            )
-        if checksum is None and found > 1:
-            raise ValueError("it has no checksum")
-        if checksum not in (None, sha256(_text(state))):
-            raise ValueError("it is not what was written: its checksum is another")
+        state = _verified(json.loads(file.read_bytes()))
         trees = state["trees"]
         parts = state.get("parts", {name: (name, None) for name in trees})
         of_parts = {_checked(name): (label, digest) for name, (label, digest) in parts.items()}
@@ -134,6 +123,21 @@ def read(folder: Path) -> Checkpoint:
         raise ConfigError(f"checkpoint: {file} is none of marlcomm's: it lacks {error}") from None
     except _STRANGE as error:
         raise ConfigError(f"checkpoint: cannot read {file}: {_said(error)}") from None
+
+
+def _verified(state: Any) -> dict[str, Any]:
+    """What a state holds besides its checksum; raises `KeyError` or `ValueError` where that is not what was written."""
+    if not isinstance(state, dict):
+        raise KeyError("format")
+    found, checksum = state["format"], state.pop(_CHECKSUM, None)
+    if found not in range(1, FORMAT + 1):
+        ours = f"marlcomm {marlcomm.__version__} reads formats 1 to {FORMAT}"
+        raise ValueError(f"it has format {found!r}, of marlcomm {state['marlcomm']}; {ours}")
+    if checksum is None and found > 1:
+        raise ValueError("it has no checksum")
+    if checksum not in (None, sha256(_text(state))):
+        raise ValueError("it is not what was written: its checksum is another")
+    return state
 
 
 def sha256(blob: bytes) -> str:

@@ -79,7 +79,7 @@ def test_what_may_change_is_what_there_is():
         group, _, name = key.partition(".")
         assert name in data[group] if name else key in data
     kept = {key for key in data["run"] if f"run.{key}" not in MAY_CHANGE}
-    assert kept == {"worlds"}
+    assert kept == {"worlds", "sampling"}
     assert not {"env", "policy", "channel", "algorithm", "seed", "run"} & MAY_CHANGE.keys()
 
 
@@ -224,10 +224,10 @@ def test_the_package_neither_pickles_nor_evaluates(pytestconfig):
         r"\b(pickle|cloudpickle|marshal|shelve|joblib|dill)\b|torch\.(load|save)\(|(?<![\w.])(eval|exec|compile)\("
     )
     forbidden += r"|yaml\.(unsafe_)?load|allow_pickle=True|shell=True|os\.system"
-    allowed = {("envs/foreign/workers.py", "subprocess"), ("analysis/trainings.py", "subprocess")}
+    allowed = {"envs/foreign/workers.py", "analysis/trainings.py", "cli/restarts.py"}  # that start marlcomm's own
     for file in (pytestconfig.rootpath / "marlcomm").rglob("*.py"):
         name = file.relative_to(pytestconfig.rootpath / "marlcomm").as_posix()
         code = re.sub(r'"""[\s\S]*?"""|#.*', "", file.read_text(encoding="utf-8"))
         assert not re.search(forbidden, code), (name, re.search(forbidden, code))
         if re.search(r"^\s*(import|from) subprocess", code, re.MULTILINE):
-            assert (name, "subprocess") in allowed, name
+            assert name in allowed

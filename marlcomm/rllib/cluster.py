@@ -69,7 +69,7 @@ def running_ray(settings: Experiment) -> Iterator[None]:
     if joined is None:
         # Ray starts an idle Python for each CPU that it is given, so it is given no more than will be used. Without
         # "local", it would join a Ray that somebody else has started here.
-        ray.init("local", logging_level=logging.ERROR, num_cpus=cpus, include_dashboard=False, **code)
+        ray.init(address="local", logging_level=logging.ERROR, num_cpus=cpus, include_dashboard=False, **code)
     else:
         _join(*joined, code)
     try:
