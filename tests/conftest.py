@@ -1,6 +1,8 @@
 """One Ray for all tests of a process that need it, with more logical CPUs than the machine has."""
 
+import importlib.util
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -80,3 +82,19 @@ def trainings_here(trains_here, monkeypatch):
 
     monkeypatch.setattr(trainings, "run", lambda *arguments: trains_here(*arguments))
     return trains_here
+
+
+@pytest.fixture
+def benchmark(pytestconfig, monkeypatch):
+    """Loads a script of benchmarks/ as a module."""
+    folder = pytestconfig.rootpath / "benchmarks"
+    monkeypatch.syspath_prepend(str(folder))
+
+    def load(name):
+        spec = importlib.util.spec_from_file_location(name, folder / f"{name}.py")
+        module = importlib.util.module_from_spec(spec)
+        monkeypatch.setitem(sys.modules, name, module)
+        spec.loader.exec_module(module)
+        return module
+
+    return load

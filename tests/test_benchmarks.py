@@ -1,24 +1,6 @@
 """Benchmarks still run: they use parts of the library that nothing else does in this way."""
 
-import importlib.util
-import sys
-
 import pytest
-
-
-@pytest.fixture
-def benchmark(pytestconfig, monkeypatch):
-    folder = pytestconfig.rootpath / "benchmarks"
-    monkeypatch.syspath_prepend(str(folder))
-
-    def load(name):
-        spec = importlib.util.spec_from_file_location(name, folder / f"{name}.py")
-        module = importlib.util.module_from_spec(spec)
-        monkeypatch.setitem(sys.modules, name, module)
-        spec.loader.exec_module(module)
-        return module
-
-    return load
 
 
 @pytest.mark.parametrize("channel", ["continuous", "vq", "daps"])

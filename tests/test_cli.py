@@ -445,6 +445,7 @@ def test_what_was_learned_in_silence_is_added_to_cards(workplace, here):
     [
         "",
         "train",
+        "sweep",
         "evaluate",
         "list",
         "check",
