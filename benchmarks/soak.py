@@ -17,13 +17,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+import psutil
 import ray
 from common import RESULTS, report
 from ray._private.internal_api import get_memory_info_reply
 from ray._private.state import state
 from scipy import stats
-
-import psutil  # isort: skip  (Ray brings it, and makes it importable)
 
 from marlcomm import checkpoint
 from marlcomm.runs import Run

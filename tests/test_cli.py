@@ -440,6 +440,7 @@ def test_what_was_learned_in_silence_is_added_to_cards(workplace, here):
     [
         "",
         "train",
+        "sweep",
         "evaluate",
         "export",
         "list",

@@ -3,7 +3,6 @@
 import os
 
 import numpy as np
-import psutil
 import pytest
 
 from marlcomm.algorithms import MAPPOConfig
@@ -53,7 +52,7 @@ def test_a_few_rounds_leave_no_descriptor_and_no_object_behind(soak, cluster, bu
         MAPPOConfig()
         .environment("relay")
         .communication(policy_config={"hidden_size": 8, "message_size": 4}, imports=["tiny_world"])
-        .env_runners(num_env_runners=1, num_envs_per_env_runner=1024)
+        .env_runners(num_env_runners=1, num_envs_per_env_runner=512)
         .evaluation(evaluation_interval=1, evaluation_duration=8)
     )
     (runner,) = team.env_runner_group.foreach_env_runner(lambda runner: os.getpid(), local_env_runner=False)
@@ -62,7 +61,9 @@ def test_a_few_rounds_leave_no_descriptor_and_no_object_behind(soak, cluster, bu
         for _ in range(number):
             team.train()
             save(team, tmp_path / "checkpoint")
-        looks = {name: soak.look(psutil.Process(pid)) for name, pid in (("driver", os.getpid()), ("runner", runner))}
+        looks = {
+            name: soak.look(soak.psutil.Process(pid)) for name, pid in (("driver", os.getpid()), ("runner", runner))
+        }
         return {name: seen["descriptors"] for name, seen in looks.items()}, soak.object_store_mb()
 
     open_before, store_before = rounds(3)

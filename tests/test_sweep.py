@@ -6,20 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from safetensors.numpy import load_file
 
 from marlcomm.registry import ConfigError
 from marlcomm.sweeps.folder import Sweep, check
 from marlcomm.sweeps.settings import SweepSettings, label, points, space, values
 
-TINY = {
-    "name": "tiny",
-    "imports": ["tiny_world"],
-    "env": {"name": "relay"},
-    "policy": {"hidden_size": 8, "message_size": 4},
-    "run": {"worlds": 32, "env_steps": 32 * 4 * 6, "evaluate_every": 2, "evaluation_worlds": 8, "checkpoint_every": 2},
-    "evaluation": {"episodes": 8, "code_episodes": 8},
-}
 TEXT = """
 name: tiny
 imports: [tiny_world]
@@ -28,6 +21,7 @@ policy: {hidden_size: 8, message_size: 4}
 run: {worlds: 32, env_steps: 768, evaluate_every: 2, evaluation_worlds: 8, checkpoint_every: 2}
 evaluation: {episodes: 8, code_episodes: 8}
 """
+TINY = yaml.safe_load(TEXT)
 
 
 def settings(swept, **more):
@@ -35,12 +29,7 @@ def settings(swept, **more):
 
 
 @pytest.fixture
-def sweep(tmp_path, monkeypatch):
-    return Sweep.create(settings({"seed": "0,1"}), tmp_path)
-
-
-@pytest.fixture
-def trial(monkeypatch, cluster):
+def trial(cluster):
     from marlcomm.sweeps.trial import Trial
 
     return Trial
@@ -94,6 +83,7 @@ def test_names_of_trials_are_folders_and_differ():
         ({"channel.delta": "0.1..0.2"}, {}, "a range that only a search can try"),
         ({"channel.delta": "log:0..0.2"}, {"search": "optuna"}, "wanted a range that rises, from above 0"),
         ({"channel.delta": "-1..0.2"}, {"search": "optuna"}, "channel.delta: got -1"),
+        ({"channel.name": "vq,dvq"}, {"changes": ("channel.segment=2",)}, "did you mean 'segments'"),
         ({"seed": "3..0"}, {}, "wanted a range that rises, as in 0..3"),
         ({"seed": "0,,1"}, {}, "wanted values between commas"),
         ({"seed": "0,1"}, {"scheduler": "asha", "metric": "train/succes"}, "did you mean 'train/success'"),
@@ -101,7 +91,7 @@ def test_names_of_trials_are_folders_and_differ():
     ],
 )
 def test_wrong_sweeps_are_refused_before_anything_starts(swept, more, words):
-    with pytest.raises(ConfigError, match=None) as refused:
+    with pytest.raises(ConfigError) as refused:
         check(settings(swept, **more))
     assert words in str(refused.value)
 
@@ -162,26 +152,41 @@ def test_a_trial_that_was_stopped_goes_on_exactly_and_tells_its_past_anew(tmp_pa
 # --- the verb ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_sweep_trains_side_by_side_tells_all_and_goes_on(tmp_path, trains_here):
+def test_a_sweep_trains_side_by_side_loses_no_failure_and_goes_on(tmp_path, trains_here):
     (tmp_path / "tiny.yaml").write_text(TEXT)
-    # One learning rate makes gradients overflow: that trial fails, and the others do not.
-    said = trains_here("sweep", "tiny.yaml", "seed=0,1", "run.env_steps=256", "--jobs", 2, cwd=tmp_path).stdout
-    assert "2 of 2 trials to train" in said
+    # With the second learning rate no gradient is finite: that trial fails, and the other one does not mind.
+    said = trains_here("sweep", "tiny.yaml", "algorithm.lr=0.001,1e30", "--jobs", 2, cwd=tmp_path, code=1)
+    assert "2 of 2 trials to train" in said.stdout
+    assert "failed: algorithm.lr=1e30: " in said.stderr
     (folder,) = (tmp_path / "runs" / "tiny").glob("sweep_*")
-    rows = list(csv.DictReader((folder / "results.csv").open()))
-    assert [(row["seed"], row["status"], row["env_steps"]) for row in rows] == [
-        ("0", "finished", "256"),
-        ("1", "finished", "256"),
-    ]
-    for row in rows:
-        summary = json.loads((Path(row["run"]) / "summary.json").read_text())
-        assert float(row["success"]) == summary["evaluation/success"]
-        assert f"{float(row['return']):.2f}" in said
+    good, bad = csv.DictReader((folder / "results.csv").open())
+    assert (good["algorithm.lr"], good["status"], good["env_steps"]) == ("0.001", "finished", "768")
+    assert (bad["algorithm.lr"], bad["status"], bad["success"]) == ("1e30", "failed", "")
+    assert "Error: " in bad["reason"]  # the last line of its traceback
+    summary = Path(good["run"]) / "summary.json"
+    assert float(good["success"]) == json.loads(summary.read_text())["evaluation/success"]
+    assert f"{float(good['return']):.2f}" in said.stdout
     assert not list(folder.rglob("*.pkl"))
 
-    # One of them is as if it had been stopped: it alone is trained again.
-    (Path(rows[1]["run"]) / "summary.json").unlink()
-    said = trains_here("sweep", "--resume", folder, cwd=tmp_path).stdout
-    assert "1 of 2 trials to train" in said
-    assert "finished: seed=1" in said
-    assert list(csv.DictReader((folder / "results.csv").open()))[1]["success"] == rows[1]["success"]
+    written = summary.stat().st_mtime_ns
+    said = trains_here("sweep", "--resume", folder, cwd=tmp_path, code=1)
+    assert "1 of 2 trials to train" in said.stdout
+    assert summary.stat().st_mtime_ns == written
+    assert next(csv.DictReader((folder / "results.csv").open())) == good
+
+
+def test_optuna_suggests_within_ranges_and_goes_on_with_what_was_tried():
+    pytest.importorskip("optuna")
+    from marlcomm.rllib.tuning import Search
+
+    ranges = space({"channel.delta": "0.05..0.5", "algorithm.lr": "log:1e-4..1e-2", "policy.hidden_size": "[8],[16]"})
+    tried = [({"channel.delta": 0.1, "algorithm.lr": 1e-3, "policy.hidden_size": "[8]"}, 0.5)]
+    begun = [{"channel.delta": 0.3, "algorithm.lr": 2e-3, "policy.hidden_size": "[16]"}]
+    search = Search(ranges, "train/return", "max", seed=3, trials=5, tried=tried, begun=begun)
+    assert search.samples == 4
+    searcher = search.searcher()
+    suggested = [searcher.suggest(str(number))["settings"] for number in range(4)]
+    assert suggested[0] == begun[0]
+    assert all(0.05 <= one["channel.delta"] <= 0.5 and 1e-4 <= one["algorithm.lr"] <= 1e-2 for one in suggested)
+    again = search.searcher()  # a search is as random as its seed
+    assert suggested == [again.suggest(str(number))["settings"] for number in range(4)]

@@ -80,7 +80,7 @@ def _settings(
 ) -> tuple[SweepSettings, list[Experiment]]:
     """What is asked for, checked, and the settings of its trials."""
     from marlcomm.sweeps.folder import check
-    from marlcomm.sweeps.settings import SweepSettings, is_swept, values
+    from marlcomm.sweeps.settings import SweepSettings, is_swept
     from marlcomm.sweeps.trial import cpus
 
     if file is not None and "=" in file.name and not file.exists():
@@ -90,14 +90,11 @@ def _settings(
     if not swept:
         raise ConfigError("sweep: wanted values to try, as in marlcomm sweep configs/demo.yaml channel.delta=0.1,0.2")
     fixed = [override for override in overrides if override.partition("=")[0] not in swept]
-    data, notes = config.merge({"name": "run"}, fixed) if file is None else config.read(file, fixed)
-    for key in (key for key in swept if key.endswith(".name")):
-        notes += [note for value in values(swept[key]) for note in config.merge(data, [f"{key}={value}"])[1]]
-    for note in dict.fromkeys(notes):
-        err.print(f"[yellow]note:[/yellow] {escape(note)}", highlight=False, soft_wrap=True)
+    data: dict[str, Any] = {"name": "run"} if file is None else config.read(file)[0]
+    _tell_what_is_dropped(data, fixed, swept)
     if imports:
         data["imports"] = [*(data.get("imports") or []), *imports]
-    asked = {"command": sys.argv[1:], "config": data, "swept": swept, "jobs": jobs or 1, **options}
+    asked = {"command": sys.argv[1:], "config": data, "changes": fixed, "swept": swept, "jobs": jobs or 1, **options}
     settings: Any = validate(SweepSettings, asked, "sweep")
     checked = check(settings)
     if settings.search == "optuna":
@@ -107,6 +104,16 @@ def _settings(
     if jobs is None:
         settings = settings.model_copy(update={"jobs": max((os.cpu_count() or 1) // cpus(checked[0]), 1)})
     return settings, checked
+
+
+def _tell_what_is_dropped(data: dict[str, Any], fixed: list[str], swept: dict[str, str]) -> None:
+    """Say which keys of the file do not apply under other names."""
+    from marlcomm.sweeps.settings import values
+
+    names = [f"{key}={value}" for key, text in swept.items() if key.endswith(".name") for value in values(text)]
+    notes = config.merge(data, fixed)[1] + [note for name in names for note in config.merge(data, [name])[1]]
+    for note in dict.fromkeys(notes):
+        err.print(f"[yellow]note:[/yellow] {escape(note)}", highlight=False, soft_wrap=True)
 
 
 def _run(sweep: Sweep, settings: Experiment) -> None:

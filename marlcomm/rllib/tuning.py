@@ -7,6 +7,7 @@ temporary one, a trial goes on from its own checkpoint, and it tells anew what i
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,6 +28,7 @@ _ENVIRONMENT = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # who calls has a handler
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # runs write their own figures
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # paths in settings are relative to where the user is
+    "RAY_AIR_NEW_OUTPUT": "0",  # the new one prints a table whatever the verbosity
 }
 
 
@@ -169,17 +171,16 @@ class _NotKept:
 
 
 class _Ended(_NotKept, tune.Callback):
-    """Says which trials ended, and why."""
+    """Says which trials ended, and how."""
 
-    def __init__(self, tell: Callable[[Mapping[str, Any], str, str], None]) -> None:
+    def __init__(self, tell: Callable[[Mapping[str, Any], str], None]) -> None:
         self._tell = tell
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._tell(trial.config[_SETTINGS], "finished" if OVER in trial.last_result else "stopped", "")
+        self._tell(trial.config[_SETTINGS], "finished" if OVER in trial.last_result else "stopped")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        error = trial.get_error()
-        self._tell(trial.config[_SETTINGS], "failed", str(getattr(error, "cause", None) or error))
+        self._tell(trial.config[_SETTINGS], "failed")
 
 
 class _Asked(_NotKept, tune.Stopper):
@@ -215,7 +216,7 @@ def run_trials(
     bundles: list[dict[str, float]],
     jobs: int,
     early_stop: EarlyStop | None,
-    tell: Callable[[Mapping[str, Any], str, str], None],
+    tell: Callable[[Mapping[str, Any], str], None],
     asked: Callable[[], bool],
 ) -> None:
     """Run trials, some at a time, each with the CPUs of its bundles; one that fails leaves the others alone.
@@ -226,9 +227,10 @@ def run_trials(
         bundles: CPUs and GPUs of the processes of a trial.
         jobs: trials at a time.
         early_stop: what stops trials that are worse than others, if anything does.
-        tell: called with the settings of a trial that ended, finished, stopped or failed, and the reason.
+        tell: called with the settings of a trial that ended: finished, stopped or failed.
         asked: whether all are to save and stop.
     """
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # trials keep their tracebacks, and `tell` is called
     with _environment(**_ENVIRONMENT), tempfile.TemporaryDirectory() as scratch:
         tune.Tuner(
             tune.with_resources(tune.with_parameters(_Tuned, begin=begin), tune.PlacementGroupFactory(bundles)),

@@ -78,7 +78,7 @@ class Sweep:
 
     def experiment(self, point: Mapping[str, Any]) -> Experiment:
         """The settings of a trial, checked."""
-        return trial_settings(self.settings.config, point)
+        return trial_settings(self.settings, point)
 
     def trial(self, point: Mapping[str, Any]) -> TrialFolder:
         return TrialFolder(self.folder / "trials" / label(point), dict(point))
@@ -108,15 +108,15 @@ class Sweep:
 def check(settings: SweepSettings) -> list[Experiment]:
     """The settings of all trials, or of those at the ends of a search; raises `ConfigError` where one is wrong."""
     tried = points(settings.swept) if settings.search == "grid" else ends(settings.swept)
-    checked = [trial_settings(settings.config, point) for point in tried]
+    checked = [trial_settings(settings, point) for point in tried]
     for one in checked if settings.decides else ():
         _check_metric(settings.metric, one)
     return checked
 
 
-def trial_settings(config: Mapping[str, Any], point: Mapping[str, Any]) -> Experiment:
-    """A config under the settings of a trial, checked. It has one thread, unless the config says otherwise."""
-    data, _ = merge(config, [f"{key}={value}" for key, value in point.items()])
+def trial_settings(asked: SweepSettings, point: Mapping[str, Any]) -> Experiment:
+    """The settings of a trial, checked. It has one thread, unless the config says otherwise."""
+    data, _ = merge(asked.config, [*asked.changes, *(f"{key}={value}" for key, value in point.items())])
     resources = data.get("resources") or {}
     if isinstance(resources, dict):
         data["resources"] = resources | {"threads": resources.get("threads") or 1}
@@ -158,7 +158,7 @@ class TrialFolder:
         return next((run for run in reversed(runs) if run.checkpoints()), None)
 
     def status(self) -> tuple[str, str]:
-        """finished, stopped, failed, interrupted or waiting; and the reason of a failure."""
+        """finished, stopped, failed, interrupted or waiting; and the traceback of a failure."""
         run, outcome = self.run(), self.folder / "outcome.json"
         if run is not None and run.summary_file().is_file():
             return "finished", ""
@@ -184,7 +184,7 @@ class TrialFolder:
             "env_steps": int(last.get("env_steps", 0)),
             "minutes": round(seconds / 60, 2),
             "run": "" if run is None else str(run.folder),
-            "reason": reason,
+            "reason": reason.strip().rpartition("\n")[2],
         }
 
     def latest(self) -> dict[str, float]:

@@ -26,7 +26,8 @@ class SweepSettings(Settings):
     """What is tried, and how."""
 
     command: tuple[str, ...] = Field(description="words of the command that began the sweep")
-    config: dict[str, Any] = Field(description="config of all trials")
+    config: dict[str, Any] = Field(description="config of all trials, as its file has it")
+    changes: tuple[str, ...] = Field((), description="KEY=VALUE of all trials")
     swept: dict[str, str] = Field(min_length=1, description="key -> values or a range, as on the command line")
     jobs: int = Field(ge=1, description="trials at a time")
     scheduler: Literal["none", "asha"] = Field("none", description="what stops trials early")

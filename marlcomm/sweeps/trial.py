@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
@@ -41,7 +42,11 @@ class Trial:
 
     def step(self) -> dict[str, Any]:
         """The figures after another round: all that were logged, as they were logged last."""
-        return next(self._reports)
+        try:
+            return next(self._reports)
+        except Exception:
+            self._folder.end("failed", traceback.format_exc())
+            raise
 
     def stop(self) -> None:
         """Finish the round, and save."""
@@ -119,9 +124,10 @@ def run_sweep(
     from marlcomm.rllib.cluster import running_ray
     from marlcomm.rllib.tuning import run_trials
 
-    def ended(point: Mapping[str, Any], status: str, reason: str) -> None:
+    def ended(point: Mapping[str, Any], status: str) -> None:
         trial = sweep.trial(point)
-        trial.end(status, reason)
+        if status != trial.status()[0]:
+            trial.end(status, "its process died" if status == "failed" else "")
         sweep.write_results()
         tell(trial, status)
 
