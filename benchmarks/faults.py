@@ -144,7 +144,7 @@ def node() -> dict[str, Any]:
     nodes = [cluster.add_node(num_cpus=1) for _ in range(3)]
     ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
     with tempfile.TemporaryDirectory() as folder:
-        first, second = small_team(Path(folder) / "0"), None
+        first = small_team(Path(folder) / "0")
         for _ in range(3):
             first.train()
         weights = first.learner_group.get_weights()
