@@ -346,8 +346,9 @@ def test_non_finite_gradients_are_skipped_counted_and_stop_the_run(build):
     algorithm = build(num_epochs=1, num_minibatches=1)
     learner = algorithm.learner_group._learner
     before = weights(algorithm)
-    original = learner.objective.loss
-    learner.objective = type("Poisoned", (), {"loss": lambda self, *a: poison(original(*a))})()
+    original = learner.objective
+    spoiled = {"loss": lambda self, *a: poison(original.loss(*a))}
+    learner.objective = type("Poisoned", (type(original),), spoiled)(**vars(original))
     for _ in range(NON_FINITE_LIMIT - 1):
         algorithm.train()
         assert algorithm.figures["update/skipped"] == 1
