@@ -1,6 +1,6 @@
 """Sampling alone: remote one-thread runners beside one local one-thread runner, round by round, and what travels.
 
-Both play the same worlds of Traffic Junction medium by IC3Net's recipe; their rounds alternate, so a drifting machine
+Both play the same worlds of Traffic Junction medium with IC3Net's policy; their rounds alternate, so a drifting machine
 cancels out of the ratio. A remote round is over when its rows lie, packed, where learners read them.
 """
 
@@ -20,12 +20,12 @@ from marlcomm.rllib.cluster import CLUSTERS
 from marlcomm.rllib.parcels import fetch
 
 
-def sampler(worlds, runners):
+def sampler(worlds, runners, channel):
     """An algorithm that plays so many worlds a round."""
     config = (
         IC3NetConfig()
         .environment("traffic_junction", env_config={"difficulty": "medium"})
-        .communication(policy="ic3net", policy_config={"force_gate_open": True}, channel="continuous")
+        .communication(policy="ic3net", policy_config={"force_gate_open": True}, channel=channel)
         .env_runners(num_env_runners=runners, num_envs_per_env_runner=worlds // max(runners, 1))
         .logging(log_dir=tempfile.mkdtemp())
     )
@@ -53,6 +53,7 @@ def main() -> None:
     options.add_argument("--rounds", type=int, default=20)
     options.add_argument("--worlds", type=int, default=256)
     options.add_argument("--runners", type=int, default=2)
+    options.add_argument("--channel", default="ddcl")
     options = options.parse_args()
 
     os.environ[CLUSTERS] = "0"
@@ -60,7 +61,7 @@ def main() -> None:
 
     ray.init(num_cpus=options.runners, include_dashboard=False, logging_level="ERROR")
     torch.set_num_threads(1)
-    local, remote = sampler(options.worlds, 0), sampler(options.worlds, options.runners)
+    local, remote = (sampler(options.worlds, runners, options.channel) for runners in (0, options.runners))
     timed(local)
     samples, _ = timed(remote)
     env_steps = sum(sample.env_steps for sample in samples)
@@ -71,7 +72,7 @@ def main() -> None:
             seconds[name].append(timed(algorithm)[1])
     report(
         "sampling",
-        recipe="traffic_junction medium, ic3net, continuous",
+        recipe=f"traffic_junction medium, ic3net, {options.channel}",
         worlds=options.worlds,
         runners=options.runners,
         rounds=options.rounds,

@@ -259,7 +259,7 @@ def _check_together(choices: dict[str, Choice], sections: dict[str, Any]) -> Non
     check_worlds(run.worlds, resources.num_env_runners)
     algorithm.check_rows(run.worlds, resources.num_learners, "run.worlds")  # type: ignore[attr-defined]
     algorithm.check_sampling(  # type: ignore[attr-defined]
-        run.sampling, resources.num_env_runners, choices["algorithm"].name
+        run.sampling, resources.num_env_runners, choices["algorithm"].name, "run.sampling"
     )
 
 

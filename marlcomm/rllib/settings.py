@@ -43,11 +43,11 @@ class Training(Settings):
 
     stands_lag: ClassVar[bool] = False
 
-    def check_sampling(self, sampling: str, num_env_runners: int, name: str) -> None:
+    def check_sampling(self, sampling: str, num_env_runners: int, name: str, key: str = "sampling") -> None:
         """Raise `ConfigError` where asynchronous sampling makes no sense."""
         if sampling == "synchronous":
             return
-        wanted = f"sampling: got {sampling!r}, wanted 'synchronous'"
+        wanted = f"{key}: got {sampling!r}, wanted 'synchronous'"
         if not self.stands_lag:
             raise ConfigError(
                 f"{wanted}: algorithm {name} takes every row for the present policy's own, and has no ratio that "
