@@ -26,6 +26,7 @@ from scipy import stats
 import psutil  # isort: skip  (Ray brings it, and makes it importable)
 
 from marlcomm.checkpoint import read_counters
+from marlcomm.rllib.cluster import OWN_RAY
 from marlcomm.runs import Run
 
 CONFIG = Path(__file__).resolve().parent.parent / "configs" / "demo.yaml"
@@ -184,7 +185,7 @@ def main() -> int:
     options.add_argument("--minutes", type=float, default=60)
     options.add_argument("--runners", type=int, default=2)
     options = options.parse_args()
-    ray.init(num_cpus=options.runners, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+    ray.init(num_cpus=options.runners, logging_level="ERROR", log_to_driver=False, **OWN_RAY)
     samples, code, counters = measure(options.runners, options.minutes)
     ray.shutdown()
     warm_up = options.minutes / 6

@@ -10,6 +10,9 @@ from contextlib import contextmanager
 from marlcomm.config import Experiment
 from marlcomm.registry import ConfigError
 
+# Ray would keep a record of each of the last 100,000 calls, 4 kB each, for a dashboard that is off.
+OWN_RAY = {"include_dashboard": False, "_system_config": {"task_events_report_interval_ms": 0}}
+
 
 def check_cpus(settings: Experiment) -> int | None:
     """The CPUs that the run's workers need; None where Ray runs already (RAY_ADDRESS) and knows what it has.
@@ -44,7 +47,7 @@ def running_ray(settings: Experiment) -> Iterator[None]:
     torch.set_num_threads(resources.threads or max((os.cpu_count() or 1) - workers, 1))
     logging.getLogger("ray.rllib").setLevel(logging.ERROR)
     # Ray starts an idle Python for each CPU that it is given, so it is given no more than will be used.
-    own = {} if cpus is None else {"num_cpus": cpus, "include_dashboard": False}
+    own = {} if cpus is None else {"num_cpus": cpus, **OWN_RAY}
     ray.init(logging_level=logging.ERROR, **own)
     try:
         yield
