@@ -25,6 +25,7 @@ from ray._private.state import state
 from scipy import stats
 
 from marlcomm import checkpoint
+from marlcomm.rllib.cluster import OWN_RAY
 from marlcomm.runs import Run
 
 CONFIG = Path(__file__).resolve().parent.parent / "configs" / "demo.yaml"
@@ -183,7 +184,7 @@ def main() -> int:
     options.add_argument("--minutes", type=float, default=60)
     options.add_argument("--runners", type=int, default=2)
     options = options.parse_args()
-    ray.init(num_cpus=options.runners, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+    ray.init(num_cpus=options.runners, logging_level="ERROR", log_to_driver=False, **OWN_RAY)
     samples, code, counters = measure(options.runners, options.minutes)
     ray.shutdown()
     warm_up = options.minutes / 6

@@ -89,7 +89,7 @@ def test_three_nodes_play_and_learn_what_one_process_does(cluster, built, tmp_pa
 
 def test_a_ray_of_the_runs_own(started):
     run("resources.num_env_runners=1")
-    assert started == [{"address": "local", "logging_level": 40, "num_cpus": 1, "include_dashboard": False}]
+    assert started == [{"address": "local", "logging_level": 40, "num_cpus": 1, **clusters.OWN_RAY}]
 
 
 def test_a_cluster_is_joined(started, head, monkeypatch):

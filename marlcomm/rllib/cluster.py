@@ -19,6 +19,8 @@ from marlcomm.registry import ConfigError
 # Read by Ray when it is imported: where it is 0, a Ray that is started binds to the loopback address alone. (Given that
 # address, `ray.init` looks for another one.)
 CLUSTERS = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+# Ray would keep a record of each of the last 100,000 calls, 4 kB each, for a dashboard that is off.
+OWN_RAY = {"include_dashboard": False, "_system_config": {"task_events_report_interval_ms": 0}}
 _PATIENCE = 10.0  # seconds that a cluster's head may take to answer; Ray itself asks for minutes
 
 
@@ -69,7 +71,7 @@ def running_ray(settings: Experiment) -> Iterator[None]:
     if joined is None:
         # Ray starts an idle Python for each CPU that it is given, so it is given no more than will be used. Without
         # "local", it would join a Ray that somebody else has started here.
-        ray.init(address="local", logging_level=logging.ERROR, num_cpus=cpus, include_dashboard=False, **code)
+        ray.init(address="local", logging_level=logging.ERROR, num_cpus=cpus, **OWN_RAY, **code)
     else:
         _join(*joined, code)
     try:

@@ -126,10 +126,10 @@ def run_sweep(
 
     def ended(point: Mapping[str, Any], status: str) -> None:
         trial = sweep.trial(point)
-        if status != trial.status()[0]:
+        if not trial.over and trial.status()[0] != "failed":
             trial.end(status, "its process died" if status == "failed" else "")
         sweep.write_results()
-        tell(trial, status)
+        tell(trial, trial.status()[0])
 
     wanted = _what(sweep, settings.seed)
     with running_ray(_all_at_once(sweep, settings)):
