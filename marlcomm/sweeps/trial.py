@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
@@ -141,8 +140,10 @@ def run_sweep(
 
 def _all_at_once(sweep: Sweep, settings: Experiment) -> Experiment:
     """Settings whose resources are those of all trials that run side by side."""
+    from marlcomm.rllib.cluster import joined_cluster
+
     total = sweep.settings.jobs * cpus(settings)
-    own = None if os.environ.get("RAY_ADDRESS") else total
+    own = total if joined_cluster(settings) is None else None  # a cluster counts its own
     workers = {"num_env_runners": total, "num_learners": 0, "num_gpus_per_learner": 0, "num_cpus": own, "threads": 1}
     return replace(settings, resources=settings.resources.model_copy(update=workers))
 
