@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 # One thread each: tests share the machine with each other and with the workers that they start.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -18,6 +19,9 @@ os.environ["XDG_STATE_HOME"] = _STATE.name
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 # Ray's workers would give way to whatever another process of tests does: 3 % of a core where both cores are busy.
 os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 (Ray reads it in this case)
+
+settings.register_profile("busy machine", deadline=None)  # speed is what benchmarks are for
+settings.load_profile("busy machine")
 
 _COSTLY = ("finished", "wheel", "points")  # fixtures of a module that are made once
 

@@ -69,4 +69,4 @@ def test_a_few_rounds_leave_no_descriptor_and_no_object_behind(soak, cluster, bu
     open_before, store_before = rounds(3)
     open_after, store_after = rounds(6)
     assert open_after == open_before
-    assert store_after <= store_before
+    assert store_after < 1.05 * store_before  # a round that stays is far more; rounds differ a little

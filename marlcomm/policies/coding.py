@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import stats
 from torch import Tensor
 
 from marlcomm.channels.base import Channel
@@ -246,6 +245,7 @@ class CodedEpisodes:
 
 def _ratio_with_interval(seed: int, bits: NDArray[np.float64], units: Int) -> tuple[float, float, float]:
     """Bits over units of all episodes, and the ends of its interval."""
+    from scipy import stats  # a second to import, in every process that plays
 
     def ratio(bits: NDArray[np.float64], units: NDArray[np.float64], axis: int = -1) -> NDArray[np.float64]:
         return np.asarray(bits.sum(axis) / np.maximum(units.sum(axis), 1))
