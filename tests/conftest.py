@@ -48,7 +48,7 @@ def cluster():
     """Ray with six logical CPUs; workers find the tests' own modules."""
     import ray
 
-    ray.init(num_cpus=6, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+    ray.init(address="local", num_cpus=6, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
     yield
     ray.shutdown()
 

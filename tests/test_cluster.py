@@ -53,6 +53,21 @@ def head():
         yield f"127.0.0.1:{server.getsockname()[1]}"
 
 
+@pytest.mark.parametrize("there", [True, False])
+def test_a_cluster_is_shown_the_users_token(started, head, monkeypatch, tmp_path, there):
+    """`ray start` asks for it, and `ray.init` shows none unless it is told to."""
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("RAY_AUTH_MODE", "")
+    monkeypatch.delenv("RAY_AUTH_MODE")  # what is set now is taken back in the end
+    if there:
+        (tmp_path / ".ray").mkdir()
+        (tmp_path / ".ray" / "auth_token").write_text("secret")
+    run(f"cluster.address={head}")
+    assert os.environ.get("RAY_AUTH_MODE") == ("token" if there else None)
+
+
 def run(*changes):
     with clusters.running_ray(settings(*changes)):
         pass

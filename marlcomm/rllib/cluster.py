@@ -57,9 +57,11 @@ def check_cpus(settings: Experiment) -> int | None:
 @contextmanager
 def running_ray(settings: Experiment) -> Iterator[None]:
     """Ray on this machine, or the cluster that the run joins, while the run lasts."""
-    resources, cpus = settings.resources, check_cpus(settings)
-    if cpus is not None:
+    resources, cpus, joined = settings.resources, check_cpus(settings), joined_cluster(settings)
+    if joined is None:
         _bind(settings.cluster.loopback)
+    else:
+        _take_token()
     import ray
     import torch
 
@@ -67,7 +69,6 @@ def running_ray(settings: Experiment) -> Iterator[None]:
     torch.set_num_threads(resources.threads or max((os.cpu_count() or 1) - workers, 1))
     logging.getLogger("ray.rllib").setLevel(logging.ERROR)
     code = {"runtime_env": {"py_modules": shipped_code(settings.imports)}} if settings.cluster.ship_code else {}
-    joined = joined_cluster(settings)
     if joined is None:
         # Ray starts an idle Python for each CPU that it is given, so it is given no more than will be used. Without
         # "local", it would join a Ray that somebody else has started here.
@@ -92,6 +93,13 @@ def _bind(loopback: bool) -> None:
             f"cluster.loopback: got {loopback}, but ray is imported already (by a module in imports?) and settled: set "
             f"{CLUSTERS}={os.environ[CLUSTERS]} in the environment"
         )
+
+
+def _take_token() -> None:
+    """Show a cluster the user's token, where there is one: `ray start` asks for it, `ray.init` must be told to show it."""
+    file = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", "~/.ray/auth_token")).expanduser()
+    if "RAY_AUTH_TOKEN" in os.environ or file.is_file():
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
 
 
 def _join(key: str, address: str, code: dict[str, Any]) -> None:
