@@ -41,6 +41,8 @@ def started(monkeypatch):
     """What `ray.init` is asked for, without starting anything."""
     asked = []
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_AUTH_MODE", "")
+    monkeypatch.delenv("RAY_AUTH_MODE")  # what is set from now on is taken back in the end
     monkeypatch.setattr(ray, "init", lambda **settings: asked.append(settings))
     monkeypatch.setattr(ray, "shutdown", lambda: None)
     return asked
@@ -59,8 +61,6 @@ def test_a_cluster_is_shown_the_users_token(started, head, monkeypatch, tmp_path
     for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("RAY_AUTH_MODE", "")
-    monkeypatch.delenv("RAY_AUTH_MODE")  # what is set now is taken back in the end
     if there:
         (tmp_path / ".ray").mkdir()
         (tmp_path / ".ray" / "auth_token").write_text("secret")

@@ -96,7 +96,7 @@ def _bind(loopback: bool) -> None:
 
 
 def _take_token() -> None:
-    """Show a cluster the user's token, where there is one: `ray start` asks for it, `ray.init` must be told to show it."""
+    """Show a cluster the user's token, where there is one: `ray start` asks for it, `ray.init` has to be told to."""
     file = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", "~/.ray/auth_token")).expanduser()
     if "RAY_AUTH_TOKEN" in os.environ or file.is_file():
         os.environ.setdefault("RAY_AUTH_MODE", "token")
