@@ -17,11 +17,11 @@ from marlcomm.algorithms import IC3NetConfig
 from marlcomm.channels.base import Peers
 from marlcomm.objectives.base import channel_loss, sent_messages
 from marlcomm.objectives.credit import message_credit
-from marlcomm.policies.base import Moment, Talk
 from marlcomm.policies.metering import count
+from marlcomm.policies.records import Moment, Talk
 from marlcomm.policies.rollout import Player, channel_noise
 from marlcomm.policies.team import make_meter
-from marlcomm.rllib.rows import epoch_rows, minibatches, normalize_advantages
+from marlcomm.rllib.rows import ADVANTAGES, epoch_rows, minibatches, round_moments, standardize_advantages
 
 
 class BareLoop:
@@ -47,7 +47,8 @@ class BareLoop:
         count(self.meter, rollout)
         batch = self.objective.columns(rollout)
         if self.objective.normalizes_advantages:
-            normalize_advantages(batch, self.objective.normalized_over(batch), self.objective.sample_deviation)
+            of = round_moments(batch, self.objective.normalized_over(batch))[ADVANTAGES]
+            standardize_advantages(batch, of, self.objective.sample_deviation)
         return batch
 
     def minibatches(self, batch: dict[str, torch.Tensor], epoch: int) -> list[dict[str, torch.Tensor]]:

@@ -25,7 +25,8 @@ from marlcomm import config
 from marlcomm.checkpoint import sha256
 from marlcomm.config import Experiment
 from marlcomm.envs.base import TeamSpec
-from marlcomm.policies.base import Moment, Talk, TeamPolicy
+from marlcomm.policies.base import TeamPolicy
+from marlcomm.policies.records import Moment, Talk
 from marlcomm.policies.rollout import Actor
 from marlcomm.policies.team import TeamNames
 from marlcomm.registry import ConfigError

@@ -1,4 +1,4 @@
-"""Folders on disk that are whole or not there, whatever is killed and whenever; and what is said where that fails."""
+"""Folders and files that are whole on disk or not there, whatever is killed; and what is said where that fails."""
 
 from __future__ import annotations
 
@@ -38,6 +38,14 @@ def appearing(folder: Path) -> Iterator[Path]:
         if isinstance(error, (OSError, SafetensorError)):
             raise DiskError(f"cannot write {folder}: {reason(error)}") from error
         raise
+
+
+def write(file: Path, text: str) -> None:
+    """Write a file, whole or not at all."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(f".{file.name}.{os.getpid()}")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(file)
 
 
 def _replace(folder: Path, whole: Path) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from marlcomm.disk import DiskError, reason
+from marlcomm import disk
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -40,7 +40,7 @@ class MetricLog:
             self._write(figures, env_steps, round_)
         except OSError as error:
             self._events = None  # whoever closes the log must not fail once more
-            raise DiskError(f"cannot write figures to {self._folder}: {reason(error)}") from error
+            raise disk.DiskError(f"cannot write figures to {self._folder}: {disk.reason(error)}") from error
 
     def _write(self, figures: Mapping[str, float], env_steps: int, round_: int) -> None:
         if self._events is None:
@@ -61,9 +61,7 @@ class MetricLog:
             return
         lines = self._lines.read_text(encoding="utf-8").splitlines()
         kept = [line for line in lines if line.endswith("}") and json.loads(line)["env_steps"] < first]
-        partial = self._lines.with_suffix(".partial")
-        partial.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-        partial.rename(self._lines)
+        disk.write(self._lines, "".join(line + "\n" for line in kept))
 
     def close(self) -> None:
         events, self._events = self._events, None

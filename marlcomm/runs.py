@@ -44,17 +44,7 @@ class Run:
     @staticmethod
     def create(settings: Experiment, root: Path, command: Sequence[str]) -> Run:
         """A new folder under ``root/NAME/`` with the resolved config, the command line, versions and machine."""
-        stamp = time.strftime("%Y-%m-%d_%H-%M-%S")
-        for attempt in range(1000):
-            folder = root / settings.name / (stamp if attempt == 0 else f"{stamp}_{attempt}")
-            try:
-                folder.mkdir(parents=True)
-                break
-            except FileExistsError:
-                continue
-            except OSError as error:
-                raise ConfigError(f"--runs: cannot make {str(folder)!r}: {error.strerror}") from None
-        run = Run(folder)
+        run = Run(new_folder(root / settings.name, time.strftime("%Y-%m-%d_%H-%M-%S")))
         origin = {"command": shlex.join(["marlcomm", *command]), "versions": versions(), "machine": machine()}
         run._write_settings(settings, origin)
         return run
@@ -155,8 +145,8 @@ class Run:
         signature = trust.signature(settings.as_data())
         signed = {name: value for name, value in origin.items() if name != "signature"}
         signed |= {} if signature is None else {"signature": signature}
-        _replace(self._origin_file, json.dumps(signed, indent=2) + "\n")
-        _replace(self.folder / "config.yaml", settings.as_yaml())
+        disk.write(self._origin_file, json.dumps(signed, indent=2) + "\n")
+        disk.write(self.folder / "config.yaml", settings.as_yaml())
 
     def checkpoint(self, round_: int) -> Path:
         return self.folder / "checkpoints" / f"{round_:06d}"
@@ -198,7 +188,7 @@ class Run:
     def write_summary(self, summary: dict[str, Any], changes: Sequence[str] = ()) -> Path:
         """Write an evaluation to `summary_file`."""
         file = self.summary_file(changes)
-        _replace(file, json.dumps(summary, indent=2) + "\n")
+        disk.write(file, json.dumps(summary, indent=2) + "\n")
         return file
 
     def summary(self) -> dict[str, Any]:
@@ -208,11 +198,23 @@ class Run:
         return cast(dict[str, Any], json.loads(file.read_text(encoding="utf-8")))
 
 
-def _replace(file: Path, text: str) -> None:
-    """Write a file, whole or not at all."""
-    partial = file.with_suffix(".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.rename(file)
+def new_folder(parent: Path, name: str) -> Path:
+    """Make the folder ``parent/name``, or ``parent/name_K`` where that is taken.
+
+    Raises `ConfigError` where none can be made; `parent` is, or is below, what was given by ``--runs``.
+    """
+    folder, attempt = parent / name, 0
+    while True:
+        try:
+            folder.mkdir(parents=True)
+            return folder
+        except FileExistsError:
+            if not folder.is_dir():
+                raise ConfigError(f"--runs: cannot make {str(folder)!r}: there is a file") from None
+        except OSError as error:
+            raise ConfigError(f"--runs: cannot make {str(folder)!r}: {error.strerror}") from None
+        attempt += 1
+        folder = parent / f"{name}_{attempt}"
 
 
 def _refuse_ways_out(folder: Path) -> None:

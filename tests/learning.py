@@ -4,9 +4,9 @@ import numpy as np
 import torch
 
 from marlcomm.objectives.base import channel_loss
-from marlcomm.policies.base import Moment
+from marlcomm.policies.records import Moment
 from marlcomm.policies.rollout import Player, channel_noise
-from marlcomm.rllib.rows import epoch_rows
+from marlcomm.rllib.rows import epoch_rows, moments, standardize_advantages
 
 
 def replayed(policy, batch, seed=0):
@@ -14,6 +14,12 @@ def replayed(policy, batch, seed=0):
     steps, agents = batch["acts"].shape[1:3]
     draws = channel_noise(policy.channel, seed, "train", batch["world"], batch["episode"], steps, agents, policy.rounds)
     return policy(Moment(batch["observations"], batch["alive"], batch["spawned"], batch.get("gates"), draws))
+
+
+def normalize_advantages(batch, over=None, sample=False):
+    """Centre and scale advantages by their own moments, over acting agents or others."""
+    of = moments(batch["advantages"][batch["acts"] if over is None else over])
+    standardize_advantages(batch, of, sample)
 
 
 def train(env, policy, objective, optimizer, rounds, worlds=128, seed=0):

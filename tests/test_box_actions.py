@@ -20,10 +20,10 @@ from marlcomm.objectives.base import channel_loss
 from marlcomm.objectives.ppo import PPO
 from marlcomm.objectives.reinforce import Reinforce
 from marlcomm.objectives.schedule import Schedule
-from marlcomm.policies.base import Moment
 from marlcomm.policies.coding import frozen_code
 from marlcomm.policies.distributions import CATEGORICAL, DiagonalGaussian, GaussianHead
 from marlcomm.policies.evaluation import evaluate, evaluate_script
+from marlcomm.policies.records import Moment
 from marlcomm.policies.rollout import Player, channel_noise, entropies, log_probs
 from marlcomm.policies.team import TeamNames
 

@@ -12,7 +12,7 @@ from marlcomm.channels.plain import ContinuousChannel, SilentChannel
 from marlcomm.channels.post_training import PostTrainingChannel
 from marlcomm.channels.settings import DDCLSettings, PostTrainingSettings
 from marlcomm.objectives.base import channel_loss
-from marlcomm.policies.base import Talk
+from marlcomm.policies.records import Talk
 from marlcomm.policies.team import make_channel
 from marlcomm.registry import CHANNELS
 from marlcomm.wire import WireError

@@ -465,6 +465,7 @@ def test_help_everywhere(here, verb):
         (["train", "configs/demo.yaml", "channel.delt=1"], "channel.delt: unknown key (value 1); did you mean 'delta'"),
         (["train", "configs/demo.yaml", "channel.name=vq", "channel.segments=3"], "channel.segments: got 3"),
         (["train", "channel.name=vq", "channel.segments=3"], "channel.segments: got 3"),  # no file: all defaults
+        (["train", "cluster.address=ray://head:10001"], "cluster.address: got 'ray://head:10001'"),
         (["train", "configs/demo.yaml", "--runs", "configs/demo.yaml"], "--runs: cannot make 'configs/demo.yaml/demo/"),
         (["check", "channel", "vq", "name=ddcl"], "name: got 'ddcl', but the channel to check is 'vq' already"),
         (["train", "configs/demo.yaml", "channel"], "wanted KEY=VALUE"),

@@ -11,7 +11,7 @@ from small_teams import SMALL_WORLDS, WORLDS, built_in, team
 
 from marlcomm.algorithms.build import algorithm_config
 from marlcomm.config import experiment
-from marlcomm.policies.base import Moment
+from marlcomm.policies.records import Moment
 from marlcomm.policies.rollout import Player, channel_noise
 from marlcomm.policies.team import TeamNames
 from marlcomm.registry import ALGORITHMS, CHANNELS, ENVS, POLICIES, TABLES, ConfigError

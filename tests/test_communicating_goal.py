@@ -17,9 +17,9 @@ from marlcomm.envs.communicating_goal.walks import MOVES, Maps, Tours, cells, de
 from marlcomm.envs.communicating_goal.world import LISTENER, SPEAKER, CommunicatingGoal
 from marlcomm.objectives.ppo import PPO
 from marlcomm.objectives.schedule import Schedule
-from marlcomm.policies.base import Moment, Overheard
 from marlcomm.policies.evaluation import evaluate, evaluate_script
 from marlcomm.policies.metering import count
+from marlcomm.policies.records import Moment, Overheard
 from marlcomm.policies.rollout import Player, channel_noise, entropies
 from marlcomm.policies.team import TeamNames, make_meter
 from marlcomm.registry import ENVS, ConfigError

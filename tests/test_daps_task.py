@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from learning import normalize_advantages
 from torch import nn
 
 from marlcomm import noise
@@ -20,12 +21,13 @@ from marlcomm.objectives.credit import message_credit
 from marlcomm.objectives.ppo import PPO
 from marlcomm.objectives.reinforce import Reinforce
 from marlcomm.objectives.schedule import Schedule
-from marlcomm.policies.base import Moment, TeamPolicy
+from marlcomm.policies.base import TeamPolicy
+from marlcomm.policies.records import Moment
 from marlcomm.policies.rollout import Player, channel_noise
 from marlcomm.policies.settings import PolicySettings
 from marlcomm.policies.team import TeamNames, make_channel
 from marlcomm.registry import ConfigError
-from marlcomm.rllib.rows import epoch_rows, normalize_advantages
+from marlcomm.rllib.rows import epoch_rows
 from marlcomm.wire import Alphabet
 
 PPO_OBJECTIVE = PPO(1.0, 1.0, 0.2, 0.5, Schedule.of(0.01), 1.0, 0.0)

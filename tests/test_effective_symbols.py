@@ -8,7 +8,7 @@ from test_lewis_game import TINY
 
 from marlcomm.analysis.effective_symbols import _first_symbols, effective_symbols, measure
 from marlcomm.envs.lewis_game.world import RECEIVER, SENDER
-from marlcomm.policies.base import Talk
+from marlcomm.policies.records import Talk
 from marlcomm.policies.team import TeamNames
 from marlcomm.registry import ConfigError
 

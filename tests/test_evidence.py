@@ -20,8 +20,9 @@ from marlcomm.analysis.evidence import (
     upper_hull,
 )
 from marlcomm.config import EvaluationSettings
-from marlcomm.policies.base import Shuffled, TeamPolicy
+from marlcomm.policies.base import TeamPolicy
 from marlcomm.policies.evaluation import evaluate, evaluate_shuffled
+from marlcomm.policies.records import Shuffled
 from marlcomm.policies.settings import PolicySettings
 from marlcomm.policies.team import TeamNames, make_channel
 

@@ -17,8 +17,8 @@ from marlcomm.envs.ghost_run.cells import FREE, TREE, WALL, bits_set
 from marlcomm.envs.ghost_run.scripts import SCRIPTS
 from marlcomm.envs.ghost_run.settings import GhostRunSettings
 from marlcomm.envs.ghost_run.world import GhostRun
-from marlcomm.policies.base import Moment
 from marlcomm.policies.evaluation import evaluate, evaluate_script
+from marlcomm.policies.records import Moment
 from marlcomm.policies.rollout import Player, channel_noise
 from marlcomm.policies.team import TeamNames
 from marlcomm.registry import ENVS, ConfigError

@@ -25,9 +25,9 @@ from marlcomm.envs.lewis_game.scripts import SCRIPTS
 from marlcomm.envs.lewis_game.settings import Game, LewisGameSettings
 from marlcomm.envs.lewis_game.symbols import minimum_symbols
 from marlcomm.envs.lewis_game.world import RECEIVER, SENDER, LewisGame
-from marlcomm.policies.base import Moment
 from marlcomm.policies.candidates import CandidateHead
 from marlcomm.policies.evaluation import evaluate, evaluate_script
+from marlcomm.policies.records import Moment
 from marlcomm.policies.rollout import Player, channel_noise
 from marlcomm.policies.team import TeamNames
 from marlcomm.registry import ENVS, ConfigError

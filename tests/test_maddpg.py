@@ -15,10 +15,10 @@ from marlcomm import checkpoint, noise
 from marlcomm.envs.actions import BoxActions
 from marlcomm.envs.base import Candidates, Indexed, TeamSpec
 from marlcomm.objectives.maddpg import MADDPG, Answers, CriticsWord, answers
-from marlcomm.policies.base import Decision, Moment, Talk
 from marlcomm.policies.critic import ActorCritic, CentralCritic, CriticShape
 from marlcomm.policies.distributions import CATEGORICAL, DiagonalGaussian, Relaxation
 from marlcomm.policies.evaluation import evaluate
+from marlcomm.policies.records import Decision, Moment, Talk
 from marlcomm.policies.rollout import Player
 from marlcomm.policies.team import TeamNames
 from marlcomm.registry import ConfigError

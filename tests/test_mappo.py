@@ -9,7 +9,7 @@ import third_party  # noqa: F401 (registers its channels)
 import tiny_world  # noqa: F401 (registers its worlds)
 import torch
 from box_world import LOW  # noqa: F401 (registers its world)
-from learning import weights
+from learning import normalize_advantages, weights
 from test_objectives import ANSWER, BATCH, NO, YES, decision, ppo, rollout
 
 from marlcomm import config
@@ -21,14 +21,14 @@ from marlcomm.objectives.base import channel_loss
 from marlcomm.objectives.entropy import HIGHEST_ENTROPY, LOWEST_ENTROPY, EntropyTarget, EntropyWeight
 from marlcomm.objectives.ppo import ValueLoss
 from marlcomm.objectives.schedule import Schedule
-from marlcomm.policies.base import Moment
 from marlcomm.policies.distributions import CATEGORICAL, DiagonalGaussian, SlotCategorical
+from marlcomm.policies.records import Moment
 from marlcomm.policies.rollout import Player, channel_noise, entropies, entropy_ranges
 from marlcomm.policies.team import TeamNames
 from marlcomm.policies.values import CentralValue, TeamValues, ValueNorm, ValueSettings
 from marlcomm.registry import ConfigError, validate
 from marlcomm.rllib.module import TeamRLModule, spaces
-from marlcomm.rllib.rows import epoch_rows, minibatches, normalize_advantages, value_moments
+from marlcomm.rllib.rows import epoch_rows, minibatches, value_moments
 from marlcomm.runs import Run
 from marlcomm.training import Interruption, rounds
 
@@ -546,7 +546,7 @@ DRY += ["policy.hidden_size=16", "algorithm.critic=central", "algorithm.critic_s
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_dry_run_tells_and_leaves_nothing(trains_here, tmp_path, workers):
-    workplaces = [f"resources.num_env_runners={workers}", f"resources.num_learners={workers}", "resources.threads=1"]
+    workplaces = [f"resources.num_env_runners={workers}", "resources.threads=1"]
     said = trains_here("train", "--dry-run", *DRY, *workplaces, cwd=tmp_path).stdout
     words = " ".join(said.split())
     for wanted in (

@@ -12,7 +12,7 @@ from marlcomm.objectives.ppo import PPO
 from marlcomm.objectives.reinforce import Reinforce
 from marlcomm.objectives.returns import advantages, discounted, goes_on, own_rewards
 from marlcomm.objectives.schedule import Schedule
-from marlcomm.policies.base import Decision, Moment, Talk
+from marlcomm.policies.records import Decision, Moment, Talk
 from marlcomm.policies.rollout import Rollout, entropies, log_probs
 
 YES, NO = True, False

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from marlcomm.envs.base import TeamSpec
-from marlcomm.policies.base import Moment, Overheard
 from marlcomm.policies.memory import AgentLSTM
+from marlcomm.policies.records import Moment, Overheard
 from marlcomm.policies.rollout import Player, channel_noise
 from marlcomm.policies.team import TeamNames
 from marlcomm.registry import ConfigError

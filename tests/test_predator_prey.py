@@ -18,9 +18,9 @@ from marlcomm.envs.predator_prey import walks
 from marlcomm.envs.predator_prey.scripts import SCRIPTS
 from marlcomm.envs.predator_prey.settings import PRESETS, PredatorPreySettings
 from marlcomm.envs.predator_prey.world import PredatorPrey
-from marlcomm.policies.base import Moment
 from marlcomm.policies.evaluation import evaluate_script
 from marlcomm.policies.indexed import IndexedLinear
+from marlcomm.policies.records import Moment
 from marlcomm.policies.rollout import EpisodeClock, Player, channel_noise
 from marlcomm.policies.team import TeamNames
 from marlcomm.registry import ENVS, ConfigError

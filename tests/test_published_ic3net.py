@@ -5,19 +5,20 @@ from pathlib import Path
 
 import pytest
 import torch
+from learning import normalize_advantages
 
 from marlcomm.algorithms.settings import IC3NetTraining
 from marlcomm.analysis.evaluation import team_names
 from marlcomm.config import experiment, read
 from marlcomm.objectives.reinforce import Reinforce
 from marlcomm.objectives.schedule import Schedule
-from marlcomm.policies.base import Moment
 from marlcomm.policies.metering import TalkMeter
+from marlcomm.policies.records import Moment
 from marlcomm.policies.rollout import Player
 from marlcomm.policies.settings import CommNetSettings, IC3NetSettings
 from marlcomm.policies.team import TeamNames
 from marlcomm.registry import ConfigError
-from marlcomm.rllib.rows import epoch_rows, normalize_advantages
+from marlcomm.rllib.rows import epoch_rows
 
 DETACH_GAP, VALUE_WEIGHT = 4, 0.01
 WORLDS = 12

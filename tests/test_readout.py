@@ -7,7 +7,6 @@ import pytest
 import third_party
 import tiny_world  # noqa: F401 (registers the relay)
 import torch
-from test_cli import marlcomm
 
 from marlcomm.analysis.trace import prove, record
 from marlcomm.channels import Peers, check_channel
@@ -17,10 +16,10 @@ from marlcomm.glossary import glossary
 from marlcomm.objectives.base import channel_loss, sent_messages
 from marlcomm.objectives.reinforce import Reinforce
 from marlcomm.objectives.schedule import Schedule
-from marlcomm.policies.base import Moment
 from marlcomm.policies.coding import frozen_code
 from marlcomm.policies.evaluation import evaluate
 from marlcomm.policies.metering import TalkMeter
+from marlcomm.policies.records import Moment
 from marlcomm.policies.rollout import Player, channel_noise
 from marlcomm.policies.settings import PolicySettings
 from marlcomm.policies.team import TeamNames, make_bottleneck_meter, make_channel
@@ -407,10 +406,10 @@ def test_a_channel_of_ones_own_can_be_read_out_too():
 # --- end to end ------------------------------------------------------------------------------------------------------
 
 
-def test_a_team_is_trained_and_evaluated_by_the_command_line(tmp_path, pytestconfig):
+def test_a_team_is_trained_and_evaluated_by_the_command_line(trains_here, tmp_path, pytestconfig):
     """Two updates of one round each; a run's figures have the link's bits and the bottleneck's."""
-    done = marlcomm(
-        "train", pytestconfig.rootpath / "configs" / "communicating_goal.yaml",
+    done = trains_here(
+        "train", str(pytestconfig.rootpath / "configs" / "communicating_goal.yaml"),
         "channel.name=dvq", "channel.placement=readout", "channel.pool=[[1,4],[2,8]]", "policy.hidden_size=16",
         "policy.width=8", "run.worlds=16", "run.env_steps=400", "run.evaluate_every=1", "run.evaluation_worlds=20",
         "evaluation.episodes=20", "evaluation.code_episodes=10", "resources.threads=1",

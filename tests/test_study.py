@@ -89,7 +89,7 @@ def test_a_study_is_tuned_run_and_reported(folder, trainings_here, monkeypatch):
     assert "no studies/*.yaml here" in done.stderr
     trainings_here("study", "report", "study.yaml", "--out", "docs/results.md", cwd=folder)
     page = (folder / "docs/results.md").read_text()
-    asked = "continuous: mean at least 2: **not reached** (1 of 2 seeds yet)"
+    asked = "continuous: mean at least 2: **not reached** so far, by 1 of 2 seeds"
     for words in ("## Small", "Cars that hardly learn.", asked, "| vq - silent |", summary["command"]):
         assert words in page
     assert "no evidence: vq, seed 1: 20 episodes" in page

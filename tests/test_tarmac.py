@@ -12,10 +12,10 @@ from marlcomm.analysis.trace import _hash, prove, record
 from marlcomm.objectives.base import channel_loss, sent_messages
 from marlcomm.objectives.reinforce import Reinforce
 from marlcomm.objectives.schedule import Schedule
-from marlcomm.policies.base import Moment, Talk, each_talk
 from marlcomm.policies.coding import frozen_code
 from marlcomm.policies.evaluation import evaluate
 from marlcomm.policies.metering import TalkMeter
+from marlcomm.policies.records import Moment, Talk, each_talk
 from marlcomm.policies.rollout import Player, channel_noise, noise_of_talks
 from marlcomm.policies.tarmac import TargetedAttention
 from marlcomm.policies.team import TeamNames

@@ -18,8 +18,8 @@ from marlcomm.channels.plain import ContinuousChannel
 from marlcomm.channels.settings import DVQSettings, VQSettings
 from marlcomm.channels.vq import VQChannel
 from marlcomm.objectives.base import sent_messages
-from marlcomm.policies.base import Moment, Talk
 from marlcomm.policies.evaluation import evaluate
+from marlcomm.policies.records import Moment, Talk
 from marlcomm.policies.team import TeamNames, make_channel
 from marlcomm.registry import ConfigError
 

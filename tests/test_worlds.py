@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from marlcomm.envs.scripts import random_actions
-from marlcomm.policies.base import Moment
+from marlcomm.policies.records import Moment
 from marlcomm.policies.rollout import Player
 from marlcomm.policies.team import TeamNames
 from marlcomm.registry import ENVS, POLICIES

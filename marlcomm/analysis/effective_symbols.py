@@ -18,7 +18,8 @@ from torch import Tensor
 from marlcomm import noise
 from marlcomm.analysis.evaluation import load_team
 from marlcomm.envs.base import TeamEnv
-from marlcomm.policies.base import Talk, TeamPolicy
+from marlcomm.policies.base import TeamPolicy
+from marlcomm.policies.records import Talk
 from marlcomm.policies.rollout import Player
 from marlcomm.registry import ConfigError
 from marlcomm.runs import Run

@@ -100,12 +100,10 @@ def _asked(study: Study, found: Sequence[Row]) -> list[str]:
             if row.label in asked
         ]
         if wanted:
-            seeds = f" ({len(row.by_seed)} of {len(settings.seeds)} seeds yet)"
             verdict = "reached" if row.reached else "not reached"
-            sentences.append(
-                f"{row.label}: {' and '.join(wanted)}: **{verdict}**"
-                f"{seeds if len(row.by_seed) < len(settings.seeds) else ''}"
-            )
+            missing = len(row.by_seed) < len(settings.seeds)
+            yet = f" so far, by {len(row.by_seed)} of {len(settings.seeds)} seeds" if missing else ""
+            sentences.append(f"{row.label}: {' and '.join(wanted)}: **{verdict}**{yet}")
     return ["\n".join(f"- {sentence}" for sentence in sentences)] if sentences else []
 
 

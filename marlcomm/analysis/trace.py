@@ -16,8 +16,9 @@ from torch import Tensor
 from marlcomm.analysis.evaluation import load_team
 from marlcomm.config import Experiment
 from marlcomm.envs.base import TeamEnv
-from marlcomm.policies.base import Talk, TeamPolicy
+from marlcomm.policies.base import TeamPolicy
 from marlcomm.policies.coding import FrozenCode, frozen_code
+from marlcomm.policies.records import Talk
 from marlcomm.policies.rollout import Player, Rollout, channel_noise, noise_of_talks
 from marlcomm.registry import ConfigError
 from marlcomm.runs import Run

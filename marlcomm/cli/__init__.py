@@ -7,14 +7,13 @@ import sys
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 
 import marlcomm
 from marlcomm.cli import bench, checking, data, study
 from marlcomm.cli.evaluating import decode, evaluate
 from marlcomm.cli.exporting import export
 from marlcomm.cli.listing import list_things
-from marlcomm.cli.shell import err, out
+from marlcomm.cli.shell import complain, out
 from marlcomm.cli.sweeping import sweep
 from marlcomm.cli.training import train
 from marlcomm.registry import ConfigError
@@ -41,7 +40,7 @@ def main() -> None:
         app()
     except ConfigError as error:
         for line in str(error).splitlines():
-            err.print(f"[bold red]error:[/bold red] {escape(line)}", highlight=False, soft_wrap=True)
+            complain(line)
         sys.exit(2)
 
 

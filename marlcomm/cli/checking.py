@@ -8,7 +8,7 @@ import typer
 from rich.markup import escape
 
 from marlcomm import registry
-from marlcomm.cli.shell import Imports, Overrides, checked_settings, out
+from marlcomm.cli.shell import Imports, Overrides, checked_settings, out, say
 
 if TYPE_CHECKING:
     from marlcomm.contract import Finding
@@ -54,14 +54,14 @@ def _print_findings(what: str, findings: list[Finding]) -> None:
         mark = "[green]ok[/green]  " if finding.problem is None else "[red]fail[/red]"
         if finding.unchecked is not None:
             mark = "[yellow]?[/yellow]   "
-        out.print(f"{mark} {escape(finding.promise)}", highlight=False)
+        say(f"{mark} {escape(finding.promise)}")
         sentence = finding.problem or finding.unchecked
         if sentence is not None:
-            out.print(f"     {escape(sentence)}", highlight=False, soft_wrap=True)
+            say(f"     {escape(sentence)}")
     broken = sum(finding.problem is not None for finding in findings)
     if broken:
         out.print(f"{broken} of {len(findings)} promises are broken")
         raise typer.Exit(1)
     unchecked = sum(finding.unchecked is not None for finding in findings)
     rest = f"; {unchecked} could not be checked, or not wholly" if unchecked else ""
-    out.print(f"{what} keeps all {len(findings) - unchecked} promises{rest}", highlight=False, soft_wrap=True)
+    say(f"{what} keeps all {len(findings) - unchecked} promises{rest}")

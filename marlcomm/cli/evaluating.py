@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from marlcomm.cli.shell import Trust, err, out, tell_where
+from marlcomm.cli.shell import Trust, complain, out, say, tell_where
 from marlcomm.registry import ConfigError
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def evaluate(
 
         with out.status("storing every packet"):
             file = record_run(run, run.experiment(), episodes=episodes, seed=seed)
-        out.print(f"packets in {escape(str(file))}", highlight=False, soft_wrap=True)
+        say(f"packets in {escape(str(file))}")
 
 
 def decode(
@@ -78,13 +78,11 @@ def decode(
         try:
             trace = prove_run(run, settings)
         except WireError as error:
-            err.print(f"[bold red]error:[/bold red] {escape(str(error))}", highlight=False, soft_wrap=True)
+            complain(str(error))
             raise typer.Exit(1) from None
-    out.print(
+    say(
         f"{len(trace.sizes):,} packets of {int(trace.sizes.sum()):,} bytes decoded; played from them alone, all "
-        f"{len(trace.returns):,} episodes have the recorded actions and returns (mean {trace.returns.mean():.3f})",
-        highlight=False,
-        soft_wrap=True,
+        f"{len(trace.returns):,} episodes have the recorded actions and returns (mean {trace.returns.mean():.3f})"
     )
 
 

@@ -10,7 +10,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from marlcomm.analysis.trainings import PROGRAM
-from marlcomm.cli.shell import err
+from marlcomm.cli.shell import say_aside
 
 if TYPE_CHECKING:
     from marlcomm.runs import Run
@@ -31,9 +31,9 @@ def train_with_restarts(run: Run, options: Sequence[str], restarts: int) -> int:
             break
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
         if restart < restarts:
-            err.print(f"the training {how}: restart {restart + 1} of {restarts}", highlight=False, soft_wrap=True)
+            say_aside(f"the training {how}: restart {restart + 1} of {restarts}")
         else:
-            err.print(f"the training {how}, and {restarts} restarts are over", highlight=False, soft_wrap=True)
+            say_aside(f"the training {how}, and {restarts} restarts are over")
     return code if code >= 0 else 128 - code
 
 

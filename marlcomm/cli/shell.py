@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 out = Console()
 err = Console(stderr=True)
 
+ConfigFile = Annotated[  # text: a path would make one slash of two, and the first KEY=VALUE may hold an address
+    str | None, typer.Argument(metavar="[CONFIG]", help="YAML file, as in configs/", show_default=False)
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="[KEY=VALUE]...", help="dotted settings, as in channel.name=vq", show_default=False),
@@ -59,15 +63,50 @@ def command_line() -> str:
     return " ".join(["marlcomm", *sys.argv[1:]])
 
 
+def say(text: str) -> None:
+    """Print lines as they are, markup aside: nothing is coloured by guess or broken where the terminal ends."""
+    out.print(text, highlight=False, soft_wrap=True)
+
+
+def say_aside(text: str) -> None:
+    """Print to stderr, likewise."""
+    err.print(text, highlight=False, soft_wrap=True)
+
+
+def complain(reason: str) -> None:
+    """Say what is wrong."""
+    say_aside(f"[bold red]error:[/bold red] {escape(reason)}")
+
+
+def say_command(what: str, command: str) -> None:
+    """Say what to run next, and for what."""
+    say(f"\n{what}\n  [bold]{escape(command)}[/bold]")
+
+
 def tell_where(target: Path) -> None:
     """Say which file or folder was written."""
-    out.print(f"written to {escape(str(target))}", highlight=False, soft_wrap=True)
+    say(f"written to {escape(str(target))}")
 
 
 def print_remarks(remarks: list[str]) -> None:
     """Print sentences, a line each."""
     for remark in remarks:
-        out.print(escape(remark), highlight=False, soft_wrap=True)
+        say(escape(remark))
+
+
+def print_notes(notes: Iterable[str]) -> None:
+    """Print what a user may not expect, to stderr."""
+    for note in notes:
+        say_aside(f"[yellow]note:[/yellow] {escape(note)}")
+
+
+def file_and_changes(config_file: str | None, overrides: list[str] | None) -> tuple[Path | None, list[str]]:
+    """The config file and the settings KEY=VALUE of a command line, whose first word may be either."""
+    if config_file is None:
+        return None, overrides or []
+    if "=" in config_file and not Path(config_file).exists():
+        return None, [config_file, *(overrides or [])]
+    return Path(config_file), overrides or []
 
 
 def progress_bar() -> Progress:

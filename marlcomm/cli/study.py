@@ -12,7 +12,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from marlcomm.cli.shell import command_line, out, program, tell_where
+from marlcomm.cli.shell import command_line, out, program, say_command, tell_where
 from marlcomm.registry import ConfigError
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def _goes_on() -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         again = f"{program('marlcomm')} {' '.join(sys.argv[1:])}"
-        out.print(f"\nstopped and saved; continue with\n  [bold]{escape(again)}[/bold]", soft_wrap=True)
+        say_command("stopped and saved; continue with", again)
         raise typer.Exit(130) from None
 
 

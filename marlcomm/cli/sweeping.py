@@ -12,7 +12,19 @@ from rich.markup import escape
 from rich.table import Table
 
 from marlcomm import config
-from marlcomm.cli.shell import Imports, err, out, program, tell_where
+from marlcomm.cli.shell import (
+    ConfigFile,
+    Imports,
+    err,
+    file_and_changes,
+    out,
+    print_notes,
+    program,
+    say,
+    say_aside,
+    say_command,
+    tell_where,
+)
 from marlcomm.registry import ConfigError, validate
 
 if TYPE_CHECKING:
@@ -23,9 +35,7 @@ if TYPE_CHECKING:
 
 def sweep(
     context: typer.Context,
-    config_file: Annotated[
-        Path | None, typer.Argument(metavar="[CONFIG]", help="YAML file, as in configs/", show_default=False)
-    ] = None,
+    config_file: ConfigFile = None,
     overrides: Annotated[
         list[str] | None,
         typer.Argument(
@@ -67,10 +77,9 @@ def sweep(
         going = Sweep.open(resume, jobs)
         checked = check(going.settings)
     else:
-        options = {"scheduler": scheduler, "metric": metric, "mode": mode, "grace": grace, "factor": factor}
-        settings, checked = _settings(
-            config_file, overrides or [], imports or [], jobs, options | {"search": search, "trials": trials}
-        )
+        deciding = {"scheduler": scheduler, "metric": metric, "mode": mode, "grace": grace, "factor": factor}
+        options = {**deciding, "search": search, "trials": trials}
+        settings, checked = _settings(*file_and_changes(config_file, overrides), imports or [], jobs, options)
         going = Sweep.create(settings, root)
     _run(going, checked[0])
 
@@ -83,8 +92,6 @@ def _settings(
     from marlcomm.sweeps.settings import SweepSettings, is_swept
     from marlcomm.sweeps.trial import cpus
 
-    if file is not None and "=" in file.name and not file.exists():
-        file, overrides = None, [str(file), *overrides]
     pairs = dict(override.partition("=")[::2] for override in overrides if "=" in override)
     swept = {key: value for key, value in pairs.items() if is_swept(value)}
     if not swept:
@@ -112,8 +119,7 @@ def _tell_what_is_dropped(data: dict[str, Any], fixed: list[str], swept: dict[st
 
     names = [f"{key}={value}" for key, text in swept.items() if key.endswith(".name") for value in values(text)]
     notes = config.merge(data, fixed)[1] + [note for name in names for note in config.merge(data, [name])[1]]
-    for note in dict.fromkeys(notes):
-        err.print(f"[yellow]note:[/yellow] {escape(note)}", highlight=False, soft_wrap=True)
+    print_notes(dict.fromkeys(notes))
 
 
 def _run(sweep: Sweep, settings: Experiment) -> None:
@@ -123,15 +129,11 @@ def _run(sweep: Sweep, settings: Experiment) -> None:
 
     total = sweep.settings.trials if sweep.settings.search == "optuna" else len(sweep.trials())
     left = total - sum(trial.over for trial in sweep.trials())
-    out.print(
-        f"{left} of {total} trials to train, {sweep.settings.jobs} at a time, in {escape(str(sweep.folder))}",
-        highlight=False,
-        soft_wrap=True,
-    )
+    say(f"{left} of {total} trials to train, {sweep.settings.jobs} at a time, in {escape(str(sweep.folder))}")
 
     def tell(trial: TrialFolder, status: str) -> None:
         words = " ".join(f"{key}={value}" for key, value in trial.point.items())
-        out.print(f"{status}: {escape(words)}", highlight=False, soft_wrap=True)
+        say(f"{status}: {escape(words)}")
 
     with Interruption(lambda: err.print("\nfinishing the updates, then saving; once more stops at once")) as stop:
         if left:
@@ -142,10 +144,10 @@ def _run(sweep: Sweep, settings: Experiment) -> None:
     failed = [row for row in rows if row["status"] == "failed"]
     for row in failed:
         words = " ".join(f"{key}={value}" for key, value in row["settings"].items())
-        err.print(f"[bold red]failed:[/bold red] {escape(words)}: {escape(row['reason'])}", soft_wrap=True)
+        say_aside(f"[bold red]failed:[/bold red] {escape(words)}: {escape(row['reason'])}")
     again = f"{program('marlcomm')} sweep --resume {sweep.folder}"
     if stop.requested or failed:
-        out.print(f"\ncontinue with\n  [bold]{escape(again)}[/bold]", highlight=False, soft_wrap=True)
+        say_command("continue with", again)
         raise typer.Exit(stop.exit_code if stop.requested else 1)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from marlcomm.channels.base import Channel
 from marlcomm.envs.base import NO_LABEL
-from marlcomm.policies.base import Decision, Talk, each_talk
+from marlcomm.policies.records import Decision, Talk, each_talk
 from marlcomm.policies.rollout import Rollout
 
 Batch = dict[str, Tensor]

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from marlcomm.objectives.base import Batch, Judge
-from marlcomm.policies.base import Talk, TeamPolicy
+from marlcomm.policies.base import TeamPolicy
+from marlcomm.policies.records import Talk
 
 
 @torch.no_grad()

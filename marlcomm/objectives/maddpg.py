@@ -18,9 +18,10 @@ from marlcomm import noise
 from marlcomm.objectives.base import Batch, Loss, channel_loss
 from marlcomm.objectives.credit import message_credit
 from marlcomm.objectives.returns import goes_on, own_rewards
-from marlcomm.policies.base import Decision, Moment, TeamPolicy
+from marlcomm.policies.base import TeamPolicy
 from marlcomm.policies.critic import ActorCritic, CentralCritic
 from marlcomm.policies.distributions import CATEGORICAL, Relaxation
+from marlcomm.policies.records import Decision, Moment
 from marlcomm.policies.rollout import Rollout, channel_noise, entropies
 
 WINDOWS = ("observations", "alive", "spawned", "gates")  # of T + 1 moments, the others of T actions

@@ -11,7 +11,7 @@ from marlcomm.objectives.base import Batch, Loss, Objective
 from marlcomm.objectives.entropy import HIGHEST_ENTROPY, LOWEST_ENTROPY
 from marlcomm.objectives.returns import advantages, goes_on, own_rewards
 from marlcomm.objectives.schedule import Schedule
-from marlcomm.policies.base import Decision
+from marlcomm.policies.records import Decision
 from marlcomm.policies.rollout import Rollout, entropies, entropy_ranges, log_probs
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from marlcomm.objectives.base import Batch, Loss, Objective
 from marlcomm.objectives.returns import discounted, goes_on, leaves, own_rewards
 from marlcomm.objectives.schedule import Schedule
-from marlcomm.policies.base import Decision
+from marlcomm.policies.records import Decision
 from marlcomm.policies.rollout import Rollout, entropies, log_probs
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from marlcomm.objectives.base import Batch, Loss, Objective, taught
-from marlcomm.policies.base import Decision
+from marlcomm.policies.records import Decision
 from marlcomm.policies.rollout import Rollout
 
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 import torch
 
 from marlcomm.glossary import bottleneck_figure
-from marlcomm.policies.base import Talk, TeamPolicy, each_talk
+from marlcomm.policies.base import TeamPolicy
+from marlcomm.policies.records import Talk, each_talk
 from marlcomm.policies.rollout import Rollout
 from marlcomm.policies.team import make_bottleneck_meter, make_meter
 from marlcomm.wire.meter import BandwidthMeter, BitCounts

@@ -14,20 +14,20 @@ from marlcomm import noise
 from marlcomm.channels.base import Channel
 from marlcomm.envs.base import TeamEnv, TeamSpec, TeamStep
 from marlcomm.envs.faults import check_numbers, told_where
-from marlcomm.policies.base import (
+from marlcomm.policies.base import TeamPolicy
+from marlcomm.policies.distributions import CATEGORICAL
+from marlcomm.policies.records import (
     Decision,
     Instead,
     Moment,
     Overheard,
     Shuffled,
     Talk,
-    TeamPolicy,
     each_talk,
     join_moments,
     join_talks,
     stack_talks,
 )
-from marlcomm.policies.distributions import CATEGORICAL
 
 
 @dataclass(frozen=True)

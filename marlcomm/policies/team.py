@@ -15,8 +15,9 @@ from marlcomm.channels.readout import ReadoutChannel
 from marlcomm.channels.settings import ChannelSettings
 from marlcomm.envs.base import TeamEnv, TeamSpec
 from marlcomm.envs.settings import EnvSettings
-from marlcomm.policies.base import TeamPolicy, each_talk
+from marlcomm.policies.base import TeamPolicy
 from marlcomm.policies.per_group import PerGroup
+from marlcomm.policies.records import each_talk
 from marlcomm.policies.rollout import Player, Rollout, join_rollouts
 from marlcomm.policies.settings import PolicySettings
 from marlcomm.registry import CHANNELS, ENVS, POLICIES, ConfigError

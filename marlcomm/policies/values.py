@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from marlcomm.envs.base import TeamSpec
-from marlcomm.policies.base import Decision, TeamPolicy
+from marlcomm.policies.base import TeamPolicy
 from marlcomm.policies.indexed import IndexedLinear
+from marlcomm.policies.records import Decision
 from marlcomm.policies.rollout import Rollout, channel_noise, noise_of_talks
 from marlcomm.registry import ConfigError
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from marlcomm.channels.base import Peers
 from marlcomm.objectives.base import Batch, sent_messages
-from marlcomm.policies.base import Talk
+from marlcomm.policies.records import Talk
 from marlcomm.rllib.compat import (
     DEFAULT_MODULE_ID,
     NUM_ENV_STEPS_SAMPLED_LIFETIME,

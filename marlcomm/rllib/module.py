@@ -14,7 +14,7 @@ from torch import Tensor
 from marlcomm import checkpoint
 from marlcomm.config import import_plugins
 from marlcomm.envs.base import TeamSpec
-from marlcomm.policies.base import Decision, Moment
+from marlcomm.policies.records import Decision, Moment
 from marlcomm.policies.rollout import Rollout, channel_noise
 from marlcomm.policies.team import TeamNames
 from marlcomm.policies.values import TeamValues, ValueSettings

@@ -11,7 +11,7 @@ from torch import Tensor
 from marlcomm.objectives.base import Batch, channel_loss
 from marlcomm.objectives.credit import message_credit
 from marlcomm.objectives.entropy import HIGHEST_ENTROPY, LOWEST_ENTROPY, EntropyTarget, EntropyWeight
-from marlcomm.policies.base import Decision, each_talk, first_worlds
+from marlcomm.policies.records import Decision, each_talk, first_worlds
 from marlcomm.policies.rollout import log_probs
 from marlcomm.rllib.algorithm import TeamAlgorithm
 from marlcomm.rllib.learner import Lesson, TeamLearner

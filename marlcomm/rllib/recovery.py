@@ -74,7 +74,7 @@ class RemoteRunners:
         """
         samples, deaths, first_death = dict[int, Sample](), Counter[int](), 0.0
         while missing := [runner for runner in self._actors.actor_ids() if runner not in samples]:
-            answers, played = played or self._ask(missing, how), _NOBODY
+            answers, played = self._with_their_rows(played) or self._ask(missing, how), _NOBODY
             lost = {}
             for runner, answer in answers.items():
                 if isinstance(answer, str):
@@ -93,6 +93,16 @@ class RemoteRunners:
         if self.restarts:
             _log.warning("all env runners play again, after %.1f s", self.recovery_seconds)
         return [samples[runner] for runner in sorted(samples)]
+
+    def _with_their_rows(self, played: Mapping[int, Any]) -> dict[int, Any]:
+        """Answers that were given a while ago, None in place of those whose rows died with the runner that has them."""
+        if not played:
+            return {}
+        results = self._actors.foreach_actor(
+            "has_weights", remote_actor_ids=list(played), healthy_only=False, timeout_seconds=_PING
+        )
+        unchanged = {result.actor_id for result in results if result.ok and result.get()}
+        return {runner: answer if runner in unchanged else None for runner, answer in played.items()}
 
     def _ask(self, runners: list[int], how: dict[str, Any]) -> dict[int, Any]:
         """What each runner answers: a sample, the traceback of a failure, None where it has no weights, or Ray's error.

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from marlcomm import noise
 from marlcomm.objectives.base import Batch, taught
-from marlcomm.policies.base import each_talk
+from marlcomm.policies.records import each_talk
 
 ADVANTAGES, VALUE_TARGETS = "advantages", "value_targets"
 Moments = tuple[float, float, float]  # number, sum and sum of squares
@@ -57,12 +57,6 @@ def standardize_advantages(batch: Batch, of: Moments, sample: bool = False) -> N
     variance = max(squares / number - mean**2, 0.0)
     deviation = (variance * number / max(number - 1, 1) if sample else variance) ** 0.5
     batch["advantages"] = (batch["advantages"] - mean) / (deviation + 1e-8)
-
-
-def normalize_advantages(batch: Batch, over: Tensor | None = None, sample: bool = False) -> None:
-    """Centre and scale advantages in place by their own moments, `over` the acting agents or others."""
-    of = moments(batch["advantages"][batch["acts"] if over is None else over])
-    standardize_advantages(batch, of, sample)
 
 
 def epoch_rows(

@@ -127,6 +127,10 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
         except Exception:
             return traceback.format_exc()
 
+    def has_weights(self) -> bool:
+        """Whether it was given any since Ray started it, first or anew."""
+        return self._has_weights
+
     def evaluate(self, episodes: int, *, stream: str, greedy: bool = False) -> dict[str, float]:
         """Figures of an evaluation with the present weights."""
         self.module.eval()

@@ -8,7 +8,7 @@ a row for each trial.
 from __future__ import annotations
 
 import csv
-import itertools
+import io
 import json
 import time
 from collections.abc import Mapping
@@ -18,11 +18,11 @@ from typing import Any, cast
 
 from omegaconf import OmegaConf
 
-from marlcomm import checkpoint
+from marlcomm import checkpoint, disk
 from marlcomm.config import Experiment, experiment, merge
 from marlcomm.glossary import glossary
 from marlcomm.registry import ConfigError, nearest, validate
-from marlcomm.runs import Run
+from marlcomm.runs import Run, new_folder
 from marlcomm.sweeps.settings import SweepSettings, ends, label, points
 
 _FIGURES = {
@@ -43,17 +43,7 @@ class Sweep:
     @staticmethod
     def create(settings: SweepSettings, root: Path) -> Sweep:
         """A new folder ``root/NAME/sweep_STAMP``."""
-        stamp = f"sweep_{time.strftime('%Y-%m-%d_%H-%M-%S')}"
-        for attempt in itertools.count():
-            folder = root / settings.config["name"] / (f"{stamp}_{attempt}" if attempt else stamp)
-            try:
-                folder.mkdir(parents=True)
-                break
-            except FileExistsError:
-                if not folder.is_dir():
-                    raise ConfigError(f"--runs: cannot make {str(folder)!r}: there is a file") from None
-            except OSError as error:
-                raise ConfigError(f"--runs: cannot make {str(folder)!r}: {error.strerror}") from None
+        folder = new_folder(root / settings.config["name"], f"sweep_{time.strftime('%Y-%m-%d_%H-%M-%S')}")
         OmegaConf.save(OmegaConf.create(settings.model_dump(mode="json")), folder / "sweep.yaml")
         return Sweep(folder.absolute(), settings)  # trials run elsewhere
 
@@ -94,14 +84,13 @@ class Sweep:
         """Write and return the row of each trial, whatever became of it."""
         rows = [trial.row() for trial in self.trials()]
         record = {"command": " ".join(self.settings.command), "trials": rows}
-        _replace(self.folder / "results.json", json.dumps(record, indent=1) + "\n")
+        disk.write(self.folder / "results.json", json.dumps(record, indent=1) + "\n")
         flat = [row["settings"] | {name: value for name, value in row.items() if name != "settings"} for row in rows]
-        partial = self.folder / "results.csv.partial"
-        with partial.open("w", newline="", encoding="utf-8") as file:
-            table = csv.DictWriter(file, list(flat[0]) if flat else list(self.settings.swept))
-            table.writeheader()
-            table.writerows(flat)
-        partial.rename(self.folder / "results.csv")
+        text = io.StringIO(newline="")
+        table = csv.DictWriter(text, list(flat[0]) if flat else list(self.settings.swept))
+        table.writeheader()
+        table.writerows(flat)
+        disk.write(self.folder / "results.csv", text.getvalue())
         return rows
 
 
@@ -145,12 +134,12 @@ class TrialFolder:
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "outcome.json").unlink(missing_ok=True)
         if not (self.folder / "trial.json").is_file():
-            _replace(self.folder / "trial.json", json.dumps(self.point) + "\n")
+            disk.write(self.folder / "trial.json", json.dumps(self.point) + "\n")
 
     def end(self, status: str, reason: str) -> None:
         """Keep why it is over; what is finished has a summary, and needs no word."""
         if self.status()[0] != "finished":
-            _replace(self.folder / "outcome.json", json.dumps({"status": status, "reason": reason}) + "\n")
+            disk.write(self.folder / "outcome.json", json.dumps({"status": status, "reason": reason}) + "\n")
 
     def run(self) -> Run | None:
         """Its newest run that has begun."""
@@ -203,11 +192,3 @@ class TrialFolder:
         lines = (run.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
         found: list[dict[str, float]] = [json.loads(line) for line in lines if line.endswith("}")]
         return [line for line in found if line["env_steps"] <= saved]
-
-
-def _replace(file: Path, text: str) -> None:
-    """Write a file that is there as a whole or not at all."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_suffix(".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.rename(file)
