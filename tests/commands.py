@@ -40,11 +40,11 @@ def marlcomm(*arguments, cwd, code=0):
     return Said(done.stdout, done.stderr)
 
 
-def wait_for(condition, process, seconds=120):
-    """Wait until a condition holds, while a process runs."""
+def wait_for(condition, process=None, seconds=120):
+    """Wait until a condition holds, while a process, if one is given, runs."""
     end = time.monotonic() + seconds
     while not condition():
-        assert process.poll() is None, process.communicate()
+        assert process is None or process.poll() is None, process.communicate()
         assert time.monotonic() < end
         time.sleep(0.05)
 

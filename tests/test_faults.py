@@ -9,6 +9,7 @@ import time
 import numpy as np
 import pytest
 import ray
+from commands import wait_for
 from learning import weights
 from safetensors import safe_open
 from test_rllib import config, largest_difference
@@ -55,7 +56,7 @@ def test_a_runner_that_is_killed_plays_the_same_round_again(build, tmp_path):
     assert 0 < team.figures["runners/recovery_seconds"] < 200
     # It lives again before anybody asks it for a round; without its weights it must not play.
     os.kill(in_runner(team, 1, lambda runner: os.getpid()), signal.SIGKILL)
-    wait_until(lambda: lives(team, 1))
+    wait_for(lambda: lives(team, 1))
     check_same(trained(team), undisturbed[1])
     assert team.figures["runners/restarts"] == 1
 
@@ -89,13 +90,6 @@ def lives(algorithm, runner):
         return in_runner(algorithm, runner, lambda runner: True)
     except ray.exceptions.RayActorError:
         return False
-
-
-def wait_until(condition, seconds=120):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.2)
 
 
 def test_a_runner_that_dies_again_and_again_stops_the_run(build):

@@ -5,7 +5,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import foreign_worlds
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 import supersuit
 import torch
+from commands import wait_for
 from mpe2 import simple_reference_v3, simple_speaker_listener_v4
 from pettingzoo.butterfly import knights_archers_zombies_v11
 
@@ -227,13 +227,6 @@ def is_running(pid):
         return False
 
 
-def wait_until(condition, seconds=20):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.02)
-
-
 def test_workers_end_with_close_and_with_the_world_and_leave_nothing(world):
     memory = set(os.listdir("/dev/shm"))
     env = world(ours("Leavers"), processes=2)
@@ -287,7 +280,7 @@ def test_workers_end_with_who_plays(how, code):
     assert player.returncode == code
     assert (b"KeyboardInterrupt" in said) == (how == signal.SIGINT)
     assert b"foreign/worker.py" not in said
-    wait_until(lambda: not any(map(is_running, workers)))
+    wait_for(lambda: not any(map(is_running, workers)))
     assert set(os.listdir("/dev/shm")) <= memory
 
 

@@ -4,6 +4,7 @@ import os
 
 import numpy as np
 import pytest
+from commands import wait_for
 
 from marlcomm.algorithms import MAPPOConfig
 from marlcomm.rllib.checkpoint import save
@@ -64,9 +65,10 @@ def test_a_few_rounds_leave_no_descriptor_and_no_object_behind(soak, cluster, bu
         looks = {
             name: soak.look(soak.psutil.Process(pid)) for name, pid in (("driver", os.getpid()), ("runner", runner))
         }
-        return {name: seen["descriptors"] for name, seen in looks.items()}, soak.object_store_mb()
+        return {name: seen["descriptors"] for name, seen in looks.items()}
 
-    open_before, store_before = rounds(3)
-    open_after, store_after = rounds(6)
+    open_before, store_before = rounds(3), soak.object_store_mb()
+    open_after = rounds(6)
     assert open_after == open_before
-    assert store_after < 1.05 * store_before  # a round that stays is far more; rounds differ a little
+    # a round that stays is far more; the last one is freed a moment after it was dropped
+    wait_for(lambda: soak.object_store_mb() < 1.05 * store_before)
