@@ -1,4 +1,4 @@
-# make demo   sets everything up and trains a team that talks (about 7 minutes)
+# make demo   sets everything up and trains a team that talks (about 10 minutes)
 # make test   sets everything up and passes the tests
 # make lint   style and types
 
