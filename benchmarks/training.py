@@ -60,7 +60,7 @@ class BareLoop:
         config, channel = self.config, self.policy.quantiser
         noise = channel_noise(channel, config.seed, "train", part["world"], part["episode"], *part["alive"].shape[1:])
         moment = Moment(part["observations"], part["alive"], part["spawned"], part.get("gates"), noise)
-        decision = self.policy(moment)
+        decision = self.policy(moment, running=part["running"])
         loss = self.objective.loss(part, decision, self.env_steps).total
         said = decision.talk.quantised
         credit = message_credit(self.policy, self.objective, part, said)

@@ -8,7 +8,8 @@ import torch
 
 from marlcomm.envs.base import TeamSpec
 from marlcomm.policies.memory import AgentLSTM
-from marlcomm.policies.records import Moment, Overheard
+from marlcomm.policies.packing import Packing
+from marlcomm.policies.records import Decision, Moment, Overheard, stack_talks
 from marlcomm.policies.rollout import Player, channel_noise
 from marlcomm.policies.team import TeamNames
 from marlcomm.registry import ConfigError
@@ -174,6 +175,35 @@ def test_replay_is_the_rollout(policy_name, channel):
     assert torch.equal(decision.talk.spoke, played.talk.spoke)
 
 
+@pytest.mark.parametrize("channel", ["ddcl", "daps"])
+@pytest.mark.parametrize("policy_name", POLICIES)
+def test_what_lies_after_the_end_of_a_world_is_not_computed(policy_name, channel):
+    env, policy = team(policy_name, channel)
+    whole = moments(rollout(env, policy), policy)
+    horizon = env.spec.horizon
+    running = torch.arange(horizon) < (torch.arange(40) * 7 % (horizon + 1)).unsqueeze(1)
+    talks = running.repeat_interleave(policy.rounds, dim=1)
+    everything, what_counts = flat(policy(whole)), flat(policy(whole, running=running))
+    assert everything.keys() == what_counts.keys()
+    for name, value in what_counts.items():
+        steps = talks if name.startswith(".talk") else running
+        assert torch.allclose(value[steps].double(), everything[name][steps].double(), atol=1e-5), name
+    skipped = (what_counts[".logits"] == 0).flatten(2).all(-1)
+    assert running.numel() - skipped.sum() == sum(Packing(running, least=13).counts) < 0.7 * running.numel()
+
+
+def test_packed_steps_return_to_their_places():
+    running = torch.tensor([[1, 0, 0], [1, 1, 1], [0, 0, 0], [1, 1, 0]]).bool()
+    packing = Packing(running)
+    x = torch.arange(1.0, 13.0).view(4, 3)
+    assert packing.order.tolist() == [1, 3, 0, 2]
+    assert packing.counts == [3, 2, 1]
+    assert packing.pack(x).tolist() == [4, 10, 1, 5, 11, 6]
+    assert torch.equal(packing.spread(packing.pack(x)), x * running)
+    assert Packing(running, least=2).counts == [3, 2, 2]
+    assert Packing(running, least=9).counts == [4, 4, 4]
+
+
 @pytest.mark.parametrize("rounds", [1, 2])
 def test_without_memory_all_steps_at_once_are_the_steps_one_by_one(rounds):
     names = TeamNames(
@@ -187,7 +217,10 @@ def test_without_memory_all_steps_at_once_are_the_steps_one_by_one(rounds):
     env = names.make_env()
     policy = names.make_policy(env, seed=0)
     whole = moments(rollout(env, policy), policy)
-    at_once, one_by_one = flat(policy(whole)), flat(policy._over_time(whole, {}))
+    steps = [policy.step(now, {})[0] for now in whole.steps()]
+    logits, values = (torch.stack([getattr(step, name) for step in steps], dim=1) for name in ("logits", "values"))
+    talk = stack_talks([step.talk for step in steps])
+    at_once, one_by_one = flat(policy(whole)), flat(Decision(logits, None, values, talk, policy.distribution))
     assert at_once.keys() == one_by_one.keys()
     assert len(at_once) > (8 if rounds == 1 else 4)
     for name, value in at_once.items():

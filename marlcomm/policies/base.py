@@ -16,7 +16,8 @@ from marlcomm.envs.base import TeamSpec
 from marlcomm.policies.candidates import CandidateHead
 from marlcomm.policies.distributions import CATEGORICAL, distribution_over
 from marlcomm.policies.indexed import IndexedLinear
-from marlcomm.policies.memory import Memory
+from marlcomm.policies.memory import FEWEST_ROWS, Memory
+from marlcomm.policies.packing import Packing
 from marlcomm.policies.records import (
     Decision,
     Hearing,
@@ -26,6 +27,7 @@ from marlcomm.policies.records import (
     Shuffled,
     Talk,
     each_tensor,
+    joined,
     stack_talks,
 )
 from marlcomm.policies.settings import PolicySettings
@@ -169,10 +171,22 @@ class TeamPolicy(nn.Module, ABC):
         """Whether agents have a memory."""
         return bool(self.begin(1))
 
-    def forward(self, moment: Moment, memory: Memory | None = None) -> Decision:
-        """Replay a rollout from its beginning, or from a memory: all tensors [B, T, N, ...]."""
-        memory = self.begin(moment.alive.shape[0]) if memory is None else memory
-        return self._over_time(moment, memory) if memory else self._at_once(moment)
+    def forward(self, moment: Moment, memory: Memory | None = None, running: Tensor | None = None) -> Decision:
+        """Replay a rollout from its beginning, or from a memory: all tensors [B, T, N, ...].
+
+        Steps where running [B, T] is False are after the end of a world: they need not be computed, and what is
+        answered there, zeros perhaps, is of no consequence.
+        """
+        running = torch.ones_like(moment.alive[..., 0]) if running is None else running
+        played = Packing(running, least=-(-FEWEST_ROWS // self.spec.num_agents))
+        packed = moment.each(played.pack)
+        features = self.see(self._inputs(packed.observations))
+        memory = self.begin(len(running)) if memory is None else memory
+        states, talk = self._over_time(features, packed, memory, played) if memory else self._at_once(features, packed)
+        answers = self._decide(states, self._candidates(packed.observations))
+        logits, gate_logits, values = (None if answer is None else played.spread(answer) for answer in answers)
+        talk = each_tensor(talk, lambda x: played.spread(x).flatten(1, 2))
+        return Decision(cast(Tensor, logits), gate_logits, cast(Tensor, values), talk, self.distribution)
 
     @torch.no_grad()
     def remember(self, moment: Moment) -> Memory:
@@ -214,34 +228,26 @@ class TeamPolicy(nn.Module, ABC):
         states, _ = self.hear(then.features, then.memory, heard, then.audible, then.alive)
         return Decision(*self._decide(states, then.candidates), talk, self.distribution)
 
-    def _at_once(self, moment: Moment) -> Decision:
-        """A rollout without memory: its steps do not depend on each other, so they pass like so many worlds."""
-        shape = moment.alive.shape[:2]
-        decision, _ = self.step(moment.each(lambda x: x.flatten(0, 1)), {})
-        logits, values = decision.logits.unflatten(0, shape), decision.values.unflatten(0, shape)
-        gate_logits = None if decision.gate_logits is None else decision.gate_logits.unflatten(0, shape)
-        talk = each_tensor(stack_talks([decision.talk]), lambda x: x.unflatten(0, shape).flatten(1, 2))
-        return Decision(logits, gate_logits, values, cast(Talk, talk), decision.distribution)
+    def _at_once(self, features: Tensor, packed: Moment) -> tuple[Tensor, Talk]:
+        """States [M, N, H] and talks [M, R, N, ...] of M steps that do not depend on each other."""
+        states, _, talk = self._live(features, packed, {})
+        return states, stack_talks([talk])
 
-    def _over_time(self, moment: Moment, memory: Memory) -> Decision:
-        # Time goes first inside, so that the slice of a step is contiguous.
-        observations = moment.observations.transpose(0, 1).contiguous()
-        features = self.see(self._inputs(observations)).unbind(0)
-        states, talks = [], []
-        for time, (seen, now) in enumerate(zip(features, moment.steps(), strict=True)):
+    def _over_time(self, features: Tensor, packed: Moment, memory: Memory, played: Packing) -> tuple[Tensor, Talk]:
+        """States [M, N, H] and talks [M, R, N, ...] of packed steps, from the memory of all worlds."""
+        memory = {name: value[played.order[: played.counts[0]]] for name, value in memory.items()}
+        states, talks = list[Tensor](), list[Talk]()
+        for time, (seen, now) in enumerate(
+            zip(features.split(played.counts), packed.split(played.counts), strict=True)
+        ):
             if self.settings.detach_every and time and time % self.settings.detach_every == 0:
                 memory = {name: value.detach() for name, value in memory.items()}
+            if time and len(seen) < len(states[-1]):
+                memory = {name: value[: len(seen)] for name, value in memory.items()}
             state, memory, talk = self._live(seen, now, memory)
             states.append(state)
             talks.append(talk)
-        logits, gate_logits, values = self._decide(torch.stack(states), self._candidates(observations))
-        return Decision(
-            logits.transpose(0, 1),
-            None if gate_logits is None else gate_logits.transpose(0, 1),
-            values.transpose(0, 1),
-            stack_talks(talks),
-            self.distribution,
-        )
+        return torch.cat(states), stack_talks([joined(talks, torch.cat)])
 
     def _decide(self, states: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
         """`decide`, where the world leaves a choice: elsewhere the idle action, and a shut gate, are certain."""

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 Memory = dict[str, Tensor]
 
 # With fewer rows a matrix product may be rounded in another order, so few living agents are computed among the dead.
-_FEWEST_ROWS = 64
+FEWEST_ROWS = 64
 
 
 class AgentRNN(nn.Module):
@@ -46,7 +46,7 @@ class AgentLSTM(nn.Module):
         old = memory["hidden"], memory["cell"]
         rows = [part.flatten(0, 1) for part in (inputs, *old)]
         living = alive.flatten().nonzero().squeeze(1)
-        if len(living) < _FEWEST_ROWS or len(living) == alive.numel():
+        if len(living) < FEWEST_ROWS or len(living) == alive.numel():
             new = self.cell(rows[0], (rows[1], rows[2]))
             hidden, cell = (torch.where(alive.unsqueeze(-1), n.view_as(o), o) for n, o in zip(new, old, strict=True))
         else:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -107,6 +108,12 @@ class Moment:
         """The steps from `start` to before `stop` of a rollout."""
         return self.each(lambda x: x[:, start:stop])
 
+    def split(self, counts: list[int]) -> Iterator[Moment]:
+        """The parts of so many rows each that follow each other along the first axis."""
+        parts = {name: x.split(counts) for name, x in vars(self).items() if x is not None}
+        for index in range(len(counts)):
+            yield Moment(**{name: part[index] for name, part in parts.items()})
+
     def steps(self) -> Iterator[Moment]:
         """The moments [B, N, ...] of a rollout, one after the other."""
         for time in range(self.alive.shape[1]):
@@ -187,58 +194,25 @@ def _first(talk: Talk, worlds: int) -> Talk:
     return Talk(talk.symbols[:worlds], talk.spoke[:worlds], readout=readout)
 
 
+def joined(records: Sequence[Any], join: Callable[[list[Tensor]], Tensor]) -> Any:
+    """Records of one kind as one, whose tensors are those of all, joined; what only some of them have is of those."""
+    records = [record for record in records if record is not None]
+    if not records or isinstance(records[0], Tensor):
+        return join(list(records)) if records else None
+    if isinstance(records[0], dict):
+        return {name: joined([record[name] for record in records], join) for name in records[0]}
+    columns = {name: joined([getattr(record, name) for record in records], join) for name in vars(records[0])}
+    return replace(records[0], **columns)
+
+
 def stack_talks(talks: list[Talk]) -> Talk:
     """The talks of T steps, each [B, N, ...], as one of [B, T R, N, ...]: the R rounds of a step follow each other."""
-    talks = [talk for step in talks for talk in step.rounds]
-    messages = [talk.messages for talk in talks if talk.messages is not None]
-    readouts = [talk.readout for talk in talks if talk.readout is not None]
-    searches = [talk.search for talk in talks if talk.search is not None]
-    hearings = [talk.hearing for talk in talks if talk.hearing is not None]
-    return Talk(
-        symbols=torch.stack([talk.symbols for talk in talks], dim=1),
-        spoke=torch.stack([talk.spoke for talk in talks], dim=1),
-        losses=_stacked([talk.losses for talk in talks]),
-        messages=torch.stack(messages, dim=1) if messages else None,
-        readout=stack_talks(readouts) if readouts else None,
-        search=_stack_searches(searches) if searches else None,
-        hearing=_stack_hearings(hearings) if hearings else None,
-    )
+    rounds = [replace(talk, before=None) for step in talks for talk in step.rounds]
+    stacked: Talk = joined(rounds, partial(torch.stack, dim=1))
+    return stacked
 
 
 def each_talk(acts: Tensor, spoke: Tensor) -> Tensor:
     """Whose actions count [B, T, N], at each of the talks that spoke [B, T R, N] are of: [B, T R, N]."""
     rounds = spoke.shape[1] // acts.shape[1]
     return acts if rounds == 1 else acts.repeat_interleave(rounds, dim=1)
-
-
-def join_moments(moments: list[Moment]) -> Moment:
-    """The moments of some worlds [B, ...] after others."""
-    joined: dict[str, Any] = dict(vars(moments[0]))
-    for name, first in joined.items():
-        joined[name] = None if first is None else torch.cat([getattr(moment, name) for moment in moments])
-    return Moment(**joined)
-
-
-def join_talks(talks: list[Talk]) -> Talk:
-    """The talks of some worlds [B, ...] after others, as played: without what only a learner's replay keeps."""
-    readouts = [talk.readout for talk in talks if talk.readout is not None]
-    return Talk(
-        symbols=torch.cat([talk.symbols for talk in talks]),
-        spoke=torch.cat([talk.spoke for talk in talks]),
-        losses={name: torch.cat([talk.losses[name] for talk in talks]) for name in talks[0].losses},
-        readout=join_talks(readouts) if readouts else None,
-    )
-
-
-def _stacked(steps: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    return {name: torch.stack([step[name] for step in steps], dim=1) for name in steps[0]}
-
-
-def _stack_searches(searches: list[Search]) -> Search:
-    received = torch.stack([search.received for search in searches], dim=1)
-    return Search(received, _stacked([search.terms for search in searches]))
-
-
-def _stack_hearings(hearings: list[Hearing]) -> Hearing:
-    tensors = _stacked([{name: x for name, x in vars(hearing).items() if name != "memory"} for hearing in hearings])
-    return Hearing(memory=_stacked([hearing.memory for hearing in hearings]), **tensors)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,8 +23,7 @@ from marlcomm.policies.records import (
     Shuffled,
     Talk,
     each_talk,
-    join_moments,
-    join_talks,
+    joined,
     stack_talks,
 )
 
@@ -332,20 +330,11 @@ def join_rollouts(rollouts: Sequence[Rollout]) -> Rollout:
     """The rollouts of some worlds after others, as one."""
     if len(rollouts) == 1:
         return rollouts[0]
-    columns: dict[str, Any] = {}
-    for name, first in vars(rollouts[0]).items():
-        values = [getattr(rollout, name) for rollout in rollouts]
-        if isinstance(first, Tensor):
-            columns[name] = torch.cat(values)
-        elif name == "info":
-            columns[name] = {key: torch.cat([value[key] for value in values]) for key in first}
-        elif name == "seconds":
-            columns[name] = {key: sum(value[key] for value in values) for key in first}
-        elif name == "last":
-            columns[name] = join_moments(values)
-        else:
-            columns[name] = None if first is None else join_talks(values)
-    return Rollout(**columns)
+    columns = {
+        name: joined([getattr(r, name) for r in rollouts], torch.cat) for name in vars(rollouts[0]) if name != "seconds"
+    }
+    spent = [rollout.seconds for rollout in rollouts]
+    return Rollout(**columns, seconds={name: sum(seconds[name] for seconds in spent) for name in spent[0]})
 
 
 @dataclass(frozen=True)

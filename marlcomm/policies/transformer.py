@@ -72,9 +72,9 @@ class Transformer(TeamPolicy):
         return torch.cat([memory["hidden"], features], dim=-1) if self.core is not None else features
 
     def _heard(self, received: Tensor) -> Tensor:
-        """Tokens [B, 1, N, W] of what was received [B, N, D]: one set, the same for every receiver."""
+        """Tokens [B, N, W] of what was received [B, N, D], the same for every receiver."""
         heard: Tensor = self.heard_token(received)
-        return (heard if self.sender_token is None else heard + self.sender_token).unsqueeze(1)
+        return heard if self.sender_token is None else heard + self.sender_token
 
     def say(self, features: Tensor, memory: Memory) -> Tensor:
         message: Tensor = self.to_message(self._own(features, memory))
@@ -83,20 +83,28 @@ class Transformer(TeamPolicy):
     def hear(
         self, features: Tensor, memory: Memory, received: Tensor, audible: Tensor, alive: Tensor
     ) -> tuple[Tensor, Memory]:
-        own = self.own_token(self._own(features, memory))
-        heard = self._heard(received)
+        own, heard = self.own_token(self._own(features, memory)), self._heard(received)
         *mixing, last = (cast(Layer, layer) for layer in self.layers)
+        if not mixing:  # all receivers share what they heard
+            itself = torch.eye(own.shape[1], dtype=torch.bool, device=own.device).expand(len(own), -1, -1)
+            tokens, seen = torch.cat([own, heard], dim=1), torch.cat([itself, audible], dim=-1)
+            return self._remember(features, last(tokens, own.shape[1], seen), memory, alive)
+        stacks, seen = _stacks(own, heard, audible)
         for layer in mixing:
-            own, heard = layer(own, heard, audible), layer.update_heard(own, heard, audible)
-        return self._remember(features, last(own, heard, audible), memory, alive)
+            stacks = layer(stacks, stacks.shape[1], seen)
+        return self._remember(features, last(stacks, 1, seen).view_as(own), memory, alive)
 
     def gather(self, features: Tensor, memory: Memory, received: Tensor, audible: Tensor) -> Tensor:
-        own = self.own_token(self._own(features, memory))
-        heard = self._heard(received)
+        own, heard = self.own_token(self._own(features, memory)), self._heard(received)
         *mixing, last = (cast(Layer, layer) for layer in self.layers)
+        if not mixing:
+            return last.gather(own, heard.unsqueeze(1), audible)
+        stacks, seen = _stacks(own, heard, audible)
         for layer in mixing:
-            own, heard = layer.join(own), layer.update_heard(own, heard, audible)
-        return last.gather(own, heard, audible)
+            # The receiver's own token is what it would be had it heard nobody, as in `take`.
+            own, stacks = layer.join(own), layer(stacks, stacks.shape[1], seen)
+            stacks = torch.cat([own.flatten(0, 1).unsqueeze(1), stacks[:, 1:]], dim=1)
+        return last.gather(own, stacks[:, 1:].unflatten(0, own.shape[:2]), audible)
 
     def take(self, features: Tensor, memory: Memory, read: Tensor, alive: Tensor) -> tuple[Tensor, Memory]:
         own = self.own_token(self._own(features, memory))
@@ -118,12 +126,16 @@ class Transformer(TeamPolicy):
         return self.action_head(states), None, self.value_head(states).squeeze(-1)
 
 
-class Layer(nn.Module):
-    """Pre-norm attention and feed-forward over the tokens of each receiver's stack.
+def _stacks(own: Tensor, heard: Tensor, audible: Tensor) -> tuple[Tensor, Tensor]:
+    """A stack [B N, 1 + N, W] for each receiver, its own token first, and what is seen in it, [B N, 1, 1 + N] bool."""
+    heard = heard.unsqueeze(1).expand(-1, own.shape[1], -1, -1)
+    stacks = torch.cat([own.unsqueeze(2), heard], dim=2).flatten(0, 1)
+    itself = audible.new_ones((*audible.shape[:2], 1))
+    return stacks, torch.cat([itself, audible], dim=-1).flatten(0, 1).unsqueeze(1)
 
-    Shapes: own [B, N, W], the receiver's token; heard [B, R, N, W], its tokens of the senders, R = 1 where all
-    receivers still share them; audible [B, N, N].
-    """
+
+class Layer(nn.Module):
+    """Pre-norm attention and feed-forward over the tokens of stacks."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -136,20 +148,26 @@ class Layer(nn.Module):
             nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.ReLU(), nn.Linear(2 * width, width)
         )
 
-    def forward(self, own: Tensor, heard: Tensor, audible: Tensor) -> Tensor:
-        """The receiver's new token [B, N, W]."""
-        new: Tensor = self._update(own.unsqueeze(2), own, heard, audible).squeeze(2)
-        return new
+    def forward(self, tokens: Tensor, updated: int, seen: Tensor) -> Tensor:
+        """The new first Q (`updated`) tokens [G, Q, W] of G stacks [G, S, W]; each attends to those it has seen.
 
-    def update_heard(self, own: Tensor, heard: Tensor, audible: Tensor) -> Tensor:
-        """New tokens [B, N, N, W] of the senders, now different in every receiver's stack."""
-        tokens = heard.expand(-1, own.shape[1], -1, -1)
-        return self._update(tokens, own, heard, audible)
+        Seen is [G, Q, S] bool, or [G, 1, S] for all alike; who sees nothing is not provided for.
+        """
+        normed = self.norm(tokens)
+        queries = self._split(self.query(normed[:, :updated]))
+        keys, values = (self._split(part) for part in self.key_value(normed).chunk(2, dim=-1))
+        mixed = nn.functional.scaled_dot_product_attention(
+            queries.transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2), attn_mask=seen.unsqueeze(1)
+        )
+        return self._fed(tokens[:, :updated] + self.output(mixed.transpose(1, 2).flatten(-2)))
 
     def gather(self, own: Tensor, heard: Tensor, audible: Tensor) -> Tensor:
-        """What the heads of each receiver attend to of the heard tokens alone, side by side [B, N, W]; 0 if of none."""
+        """What the heads of each receiver attend to of the heard tokens alone, side by side [B, N, W]; 0 if of none.
+
+        Heard is [B, R, N, W]: R is N, or 1 where all receivers share the tokens of the senders.
+        """
         queries = self._split(self.query(self.norm(own)))  # [B, N, h, W/h]
-        keys, values = map(self._split, self.key_value(self.norm(heard)).chunk(2, dim=-1))
+        keys, values = (self._split(part) for part in self.key_value(self.norm(heard)).chunk(2, dim=-1))
         scores = torch.einsum("bnhw,bnshw->bnhs", queries, keys) / math.sqrt(queries.shape[-1])
         audible = audible.unsqueeze(2)
         # Finite, so that who hears nobody has no gradient, and not a NaN.
@@ -159,23 +177,9 @@ class Layer(nn.Module):
     def join(self, own: Tensor, read: Tensor | float = 0.0) -> Tensor:
         """The receiver's new token [B, N, W] after what it has read; without it, as if it had heard nobody."""
         own_value = self.key_value(self.norm(own)).chunk(2, dim=-1)[1]
-        attended: Tensor = own + self.output(own_value + read)
-        new: Tensor = attended + self.feed_forward(attended)
-        return new
+        return self._fed(own + self.output(own_value + read))
 
-    def _update(self, tokens: Tensor, own: Tensor, heard: Tensor, audible: Tensor) -> Tensor:
-        """Tokens [B, N, Q, W] of each stack after attending over own and heard tokens of the same stack."""
-        queries = self._split(self.query(self.norm(tokens)))  # [B, N, Q, h, W/h]
-        own_key, own_value = map(self._split, self.key_value(self.norm(own)).chunk(2, dim=-1))
-        keys, values = map(self._split, self.key_value(self.norm(heard)).chunk(2, dim=-1))
-        scale = 1 / math.sqrt(queries.shape[-1])
-        to_heard = torch.einsum("bnqhw,bnshw->bnqhs", queries, keys)  # n is 1 in shared keys
-        to_own = torch.einsum("bnqhw,bnhw->bnqh", queries, own_key)
-        to_heard = to_heard.masked_fill(~audible[:, :, None, None, :], -torch.inf)
-        weights = torch.softmax(torch.cat([to_own.unsqueeze(-1), to_heard], dim=-1) * scale, dim=-1)
-        mixed = torch.einsum("bnqhs,bnshw->bnqhw", weights[..., 1:], values)
-        mixed = mixed + weights[..., :1] * own_value.unsqueeze(2)
-        attended: Tensor = tokens + self.output(mixed.flatten(-2))
+    def _fed(self, attended: Tensor) -> Tensor:
         new: Tensor = attended + self.feed_forward(attended)
         return new
 

@@ -50,9 +50,8 @@ class TeamRLModule(TorchRLModule):
         noise = channel_noise(
             policy.channel, self.seed, "train", batch["world"], batch["episode"], steps, agents, policy.rounds
         )
-        decision: Decision = self.policy(
-            Moment(batch["observations"], batch["alive"], batch["spawned"], batch.get("gates"), noise)
-        )
+        moment = Moment(batch["observations"], batch["alive"], batch["spawned"], batch.get("gates"), noise)
+        decision: Decision = self.policy(moment, running=batch["running"])
         return decision if self.team_values is None else self.team_values.decision(self.policy, batch, decision, noise)
 
     def valued(self, rollout: Rollout) -> Rollout:
