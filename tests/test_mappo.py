@@ -413,12 +413,14 @@ def test_silence_cannot():
     assert np.mean([loop.train() for _ in range(15)][-5:]) < 0.35  # two coin flips: 0.25
 
 
-@pytest.mark.parametrize(("env", "channel", "lr"), [("relay", "sign", 1e-3), ("reach", "continuous", 1e-2)])
-def test_the_entropy_goes_where_it_is_wanted_and_stays(env, channel, lr):
+@pytest.mark.parametrize(
+    ("env", "channel", "lr", "rounds"), [("relay", "sign", 1e-3, 80), ("reach", "continuous", 1e-2, 45)]
+)
+def test_the_entropy_goes_where_it_is_wanted_and_stays(env, channel, lr, rounds):
     target = EntropyTarget(Schedule.of(0.6), rate=1.0, gain=10.0, first=0.03)
     loop = Loop(names(env, channel=channel), ValueSettings("central", 32), target, lr=lr)
     shares = []
-    for _ in range(45):
+    for _ in range(rounds):
         loop.train()
         shares.append(loop.share)
     assert shares[0] > 0.8

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from marlcomm.envs.base import TeamSpec
+from marlcomm.policies import transformer
 from marlcomm.policies.memory import AgentLSTM
 from marlcomm.policies.packing import Packing
 from marlcomm.policies.records import Decision, Moment, Overheard, stack_talks
@@ -413,12 +414,16 @@ def test_the_gradient_through_memory_is_cut_where_asked():
     assert not gradient[:, :10].any()
 
 
-def test_a_deep_stack_with_private_tokens_equals_the_shared_one():
+def test_a_stack_of_ones_own_equals_the_shared_one():
     env, policy = team("transformer", "continuous")
     layer = policy.layers[0]
-    own, heard = torch.randn(3, 5, 8), torch.randn(3, 1, 5, 8)
+    own, heard = torch.randn(3, 5, 8), torch.randn(3, 5, 8)
     audible = torch.rand(3, 5, 5) < 0.6
-    assert torch.allclose(layer(own, heard, audible), layer(own, heard.expand(-1, 5, -1, -1), audible), atol=1e-6)
+    itself = torch.eye(5, dtype=torch.bool).expand(3, -1, -1)
+    shared = layer(torch.cat([own, heard], dim=1), 5, torch.cat([itself, audible], dim=-1))
+    stacks, seen = transformer.stacks_of(own, heard, audible)
+    assert stacks.shape == (15, 6, 8)
+    assert torch.allclose(layer(stacks, 1, seen).view(3, 5, 8), shared, atol=1e-6)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.05, 0.5, 1.0])

@@ -89,7 +89,7 @@ class Transformer(TeamPolicy):
             itself = torch.eye(own.shape[1], dtype=torch.bool, device=own.device).expand(len(own), -1, -1)
             tokens, seen = torch.cat([own, heard], dim=1), torch.cat([itself, audible], dim=-1)
             return self._remember(features, last(tokens, own.shape[1], seen), memory, alive)
-        stacks, seen = _stacks(own, heard, audible)
+        stacks, seen = stacks_of(own, heard, audible)
         for layer in mixing:
             stacks = layer(stacks, stacks.shape[1], seen)
         return self._remember(features, last(stacks, 1, seen).view_as(own), memory, alive)
@@ -99,7 +99,7 @@ class Transformer(TeamPolicy):
         *mixing, last = (cast(Layer, layer) for layer in self.layers)
         if not mixing:
             return last.gather(own, heard.unsqueeze(1), audible)
-        stacks, seen = _stacks(own, heard, audible)
+        stacks, seen = stacks_of(own, heard, audible)
         for layer in mixing:
             # The receiver's own token is what it would be had it heard nobody, as in `take`.
             own, stacks = layer.join(own), layer(stacks, stacks.shape[1], seen)
@@ -126,7 +126,7 @@ class Transformer(TeamPolicy):
         return self.action_head(states), None, self.value_head(states).squeeze(-1)
 
 
-def _stacks(own: Tensor, heard: Tensor, audible: Tensor) -> tuple[Tensor, Tensor]:
+def stacks_of(own: Tensor, heard: Tensor, audible: Tensor) -> tuple[Tensor, Tensor]:
     """A stack [B N, 1 + N, W] for each receiver, its own token first, and what is seen in it, [B N, 1, 1 + N] bool."""
     heard = heard.unsqueeze(1).expand(-1, own.shape[1], -1, -1)
     stacks = torch.cat([own.unsqueeze(2), heard], dim=2).flatten(0, 1)
