@@ -93,7 +93,7 @@ def test_of_the_others_an_agent_knows_what_it_read_and_nothing_else(policy_name,
         symbols = encode(messages, noise)
         now.append(symbols.clone())
         read = played.talk.readout.symbols[:, :, i]
-        symbols[:, i] = read[:, len(now) - 1] if policy.remembers else read.flatten(0, 1)  # else all steps at once
+        symbols[:, i] = read[:, len(now) - 1] if policy.remembers else read.transpose(0, 1).flatten(0, 1)  # all steps
         return symbols
 
     with torch.no_grad():
@@ -105,7 +105,7 @@ def test_of_the_others_an_agent_knows_what_it_read_and_nothing_else(policy_name,
         before, after = getattr(expected, name), getattr(decision, name)
         if before is not None:
             assert torch.equal(before[:, :, i][alive], after[:, :, i][alive]), name
-    said = torch.stack(now, 1) if policy.remembers else now[0].unflatten(0, alive.shape)
+    said = torch.stack(now, 1) if policy.remembers else now[0].unflatten(0, alive.t().shape).transpose(0, 1)
     own = said[:, :, i] != played.talk.readout.symbols[:, :, i]
     assert own[played.talk.readout.spoke[:, :, i]].any()  # else the changed words would have told it the same
 
