@@ -13,6 +13,7 @@ from commands import wait_for
 
 from marlcomm import checkpoint
 from marlcomm.analysis import trainings
+from marlcomm.analysis.evidence import way
 from marlcomm.analysis.findings import rows, scale
 from marlcomm.analysis.study import Hull, Study, run, tune
 from marlcomm.registry import ConfigError
@@ -101,6 +102,7 @@ def write(study, label, seed, **figures):
     study.results.mkdir(parents=True, exist_ok=True)
     summary = {"seed": seed, "evaluation/coded_bits_per_agent_step": 8.0, "env_steps": 100, "core_seconds": 60.0}
     summary |= {"floor/return": -9.0, "ceiling/return": -1.0, "evaluation/return": -3.0}
+    summary |= {"floor/return_standard_error": 0.3, "ceiling/return_standard_error": 0.4}
     summary |= {"floor/success": 0.2, "ceiling/success": 1.0} | {f"evaluation/{k}": v for k, v in figures.items()}
     (study.results / f"{label}-{seed}.json").write_text(json.dumps(summary))
 
@@ -114,6 +116,8 @@ def test_rows_by_hand(folder):
     assert continuous.figure.mean == pytest.approx(0.975)
     assert continuous.reasons == []
     assert continuous.way == 0.75
+    assert way(continuous.summaries[0] | {"ceiling/return": -8.01}, "return") is None  # two errors of .5 are 1
+    assert way(continuous.summaries[0] | {"ceiling/return": -7.99}, "return") == pytest.approx(6 / 1.01)
     assert continuous.cost == (100, 1)
     assert vq.reasons == []  # .018 worse than continuous
     assert vq.against["continuous"].difference.mean == pytest.approx(-0.018)

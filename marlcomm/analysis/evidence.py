@@ -32,6 +32,19 @@ def shortcomings(summary: Mapping[str, Any]) -> list[str]:
     return found
 
 
+def way(summary: Mapping[str, Any], name: str) -> float | None:
+    """How far success or return have come from floor (0) to ceiling (1).
+
+    None where the ceiling is not above the floor by twice the standard error of their difference: where a world asks
+    for no talk, its best scripts with and without are as good as each other.
+    """
+    if not {f"floor/{name}", f"ceiling/{name}"} <= summary.keys():
+        return None
+    low, high = summary[f"floor/{name}"], summary[f"ceiling/{name}"]
+    error = np.hypot(*(summary[f"{group}/{name}_standard_error"] for group in ("floor", "ceiling")))
+    return float((summary[f"evaluation/{name}"] - low) / (high - low)) if high - low > 2 * error else None
+
+
 @dataclass(frozen=True)
 class Interval:
     """A mean over seeds, and the ends of its 95 % interval (by bootstrap; None of a single seed)."""

@@ -18,6 +18,7 @@ from marlcomm.analysis.evidence import (
     compare,
     few_bits_count,
     interval,
+    way,
 )
 from marlcomm.analysis.study import CONTINUOUS, SILENT, Study, StudySettings
 
@@ -59,9 +60,10 @@ class Row:
         return "; ".join(self.reasons) or "yes"
 
     @property
-    def way(self) -> float:
-        """How far from floor to ceiling returns have come, 0 to 1, mean over seeds."""
-        return float(np.mean([_way(summary) for summary in self.summaries]))
+    def way(self) -> float | None:
+        """How far from floor to ceiling returns have come, mean over seeds; None where there is no way."""
+        ways = [come for summary in self.summaries if (come := way(summary, "return")) is not None]
+        return float(np.mean(ways)) if ways else None
 
     @property
     def cost(self) -> tuple[float, float]:
@@ -69,11 +71,6 @@ class Row:
         costs = [(summary["env_steps"], summary["core_seconds"] / 60) for summary in self.summaries]
         steps, minutes = np.mean(costs, axis=0)
         return float(steps), float(minutes)
-
-
-def _way(summary: Mapping[str, Any]) -> float:
-    floor, ceiling = (summary[f"{group}/return"] for group in ("floor", "ceiling"))
-    return float((summary["evaluation/return"] - floor) / (ceiling - floor))
 
 
 def rows(study: Study) -> list[Row]:

@@ -167,9 +167,10 @@ def draw_study(study: Study, rows: Sequence[Row], scale: Scale, file: Path) -> N
     figure = Figure(figsize=(13 if learned else 9, 4.8), layout="constrained")
     panels = figure.subplots(1, 1 + learned, squeeze=False, sharey=True)[0]
     for panel in panels:
-        for name, level in (("floor", scale.floor), ("ceiling", scale.ceiling)):
+        # At opposite ends, for the two may be as good as equal.
+        for name, level, end, side in (("floor", scale.floor, 1, "right"), ("ceiling", scale.ceiling, 0, "left")):
             panel.axhline(level, color="0.6", linewidth=0.8)
-            panel.annotate(name, (1, level), xycoords=("axes fraction", "data"), ha="right", va="bottom", color="0.4")
+            panel.annotate(name, (end, level), xycoords=("axes fraction", "data"), ha=side, va="bottom", color="0.4")
         panel.grid(alpha=0.3)
     looks = {row.label: (_COLORS[n % len(_COLORS)], _MARKERS[n % len(_MARKERS)]) for n, row in enumerate(rows)}
     _draw_bits(panels[0], rows, study.settings.most_bits, looks)

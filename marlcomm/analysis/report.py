@@ -8,6 +8,8 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
+from marlcomm.analysis.evidence import way
+
 _BITS = {
     "coded_bits_per_agent_step": "coded bits/\nagent step",
     "prefix_bits_per_message": "prefix bits/\nmessage",
@@ -54,7 +56,7 @@ def summary_table(summary: dict[str, Any]) -> Table:
     own = summary.get("evaluation/env_message_bits_per_agent_step")
     if own is not None:
         notes.append(f"said beside the channel, by actions of the world's own: {own:.2f} bits/agent step")
-    ways = [f"{way:.0%} in {name}" for name in ("success", "return") if (way := _way(summary, name)) is not None]
+    ways = [f"{come:.0%} in {name}" for name in ("success", "return") if (come := way(summary, name)) is not None]
     if ways:
         notes.append(f"of the way from floor to ceiling: {', '.join(ways)}")
     if stored:
@@ -62,14 +64,6 @@ def summary_table(summary: dict[str, Any]) -> Table:
     table.caption = "\n".join(notes)
     table.caption_justify = "left"
     return table
-
-
-def _way(summary: dict[str, Any], name: str) -> float | None:
-    """How far a figure has come from floor to ceiling; None where there is no such way."""
-    if not {f"floor/{name}", f"ceiling/{name}"} <= summary.keys():
-        return None
-    low, high = summary[f"floor/{name}"], summary[f"ceiling/{name}"]
-    return (summary[f"evaluation/{name}"] - low) / (high - low) if high > low else None
 
 
 def _diagnostics(summary: dict[str, Any]) -> list[str]:

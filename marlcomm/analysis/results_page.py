@@ -16,11 +16,11 @@ Made by `{command}` from the files in `{results}/`, which hold everything that a
 versions, machine, env steps and processor time of its training. Every figure is of a run's last checkpoint, on 2,000
 episodes of the stream `evaluation`, which no training and no choice of settings has seen. Actions are sampled; *greedy*
 takes the likeliest. *Shuffled* lets everybody hear what is said in another episode: a team that talks loses by it.
-*Way* is how far its return has come from floor to ceiling. Intervals are of the mean over seeds, 95 %, by bootstrap.
-Bits are coded ones for each living agent's step ([bits](bits.md)); *times fewer* compares with float32 numbers. Few
-bits *count* where a team is as good as `continuous` under the same recipe (within 2 points, or 2 % of the way from
-floor to ceiling) and its bits are few enough not to spell out where everybody is. Differences are claimed from five
-paired seeds on, if the interval excludes 0.
+*Way* is how far its return has come from floor to ceiling, where the two differ. Intervals are of the mean over seeds,
+95 %, by bootstrap. Bits are coded ones for each living agent's step ([bits](bits.md)); *times fewer* compares with
+float32 numbers. Few bits *count* where a team is as good as `continuous` under the same recipe (within 2 points, or 2 %
+of the way from floor to ceiling) and its bits are few enough not to spell out where everybody is. Differences are
+claimed from five paired seeds on, if the interval excludes 0.
 """
 
 
@@ -80,7 +80,7 @@ def table(study: Study, found: Sequence[Row]) -> str:
         beside = (row.mean(f"{group}/{settings.metric}") for group in ("greedy", "shuffled"))
         cells = [_interval(row.figure), " ".join(_number(value) for value in row.by_seed.values())]
         cells += ["-" if value is None else _number(settings.shared(value)) for value in beside]
-        cells.append(f"{row.way:.0%}")
+        cells.append("-" if row.way is None else f"{row.way:.0%}")
         ratio = row.mean("evaluation/compression_ratio")
         cells += [f"{row.bits.mean:.2f}", "-" if ratio is None else f"{ratio:.1f}", row.counts]
         env_steps, core_minutes = row.cost
