@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
-from marlcomm.config import Choice, Experiment, RunSettings
+from marlcomm.config import Experiment, RunSettings
 from marlcomm.policies.rollout import Player
+from marlcomm.rllib.settings import Training
 from marlcomm.runs import Run
 from marlcomm.training import built
 
@@ -34,7 +35,7 @@ class DryRun:
         shapes: of the rows that are learned from in a round, name -> [B, T, N, ...].
         parameters: how many trainable numbers each part has.
         figures: what the last round logged.
-        env_steps: of a round.
+        env_steps: of a round, of the largest where they grow.
         round_seconds, evaluation_seconds: of a round, and of a short evaluation (zero where there is none).
         peak_bytes: memory of processes at their largest, by kind.
         remarks: what the algorithm has to say of itself, in sentences.
@@ -65,8 +66,11 @@ class DryRun:
 def dry_run(settings: Experiment) -> DryRun:
     """Build everything, play and learn two rounds, evaluate once if the run will; no run folder is left."""
     run = settings.run
+    dearest = cast(Training, settings.algorithm.settings).at_its_dearest()
     short = replace(
-        settings, run=run.model_copy(update={"evaluate_every": None}), algorithm=_from_the_start(settings.algorithm)
+        settings,
+        run=run.model_copy(update={"evaluate_every": None}),
+        algorithm=replace(settings.algorithm, settings=dearest),
     )
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -81,7 +85,7 @@ def dry_run(settings: Experiment) -> DryRun:
         if run.evaluate_every is not None:
             algorithm.evaluate()
         return DryRun(
-            shapes=_shapes(algorithm, run.worlds),
+            shapes=_shapes(algorithm, run.worlds * algorithm.episodes // _ROUNDS),
             parameters=_parameters(algorithm),
             figures=figures,
             env_steps=algorithm.env_steps / _ROUNDS,
@@ -92,19 +96,12 @@ def dry_run(settings: Experiment) -> DryRun:
         )
 
 
-def _from_the_start(algorithm: Choice) -> Choice:
-    """The algorithm, learning from the first round on: rounds that only fill a replay say nothing of later ones."""
-    if "learning_starts" not in type(algorithm.settings).model_fields:
-        return algorithm
-    return replace(algorithm, settings=algorithm.settings.model_copy(update={"learning_starts": 0}))
-
-
-def _shapes(algorithm: TeamAlgorithm, worlds: int) -> dict[str, tuple[int, ...]]:
-    """The shapes of the rows of so many worlds, from those of one."""
+def _shapes(algorithm: TeamAlgorithm, episodes: int) -> dict[str, tuple[int, ...]]:
+    """The shapes of the rows of so many episodes, from those of one."""
     runner = cast("TeamEnvRunner", algorithm.env_runner)
     player = Player(runner.env, runner.module.policy, algorithm.config.seed)
     one = player.play(torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.int64))
-    return {name: (worlds, *values.shape[1:]) for name, values in runner.objective.columns(one).items()}
+    return {name: (episodes, *values.shape[1:]) for name, values in runner.objective.columns(one).items()}
 
 
 def _parameters(algorithm: TeamAlgorithm) -> dict[str, int]:

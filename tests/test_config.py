@@ -92,6 +92,14 @@ WRONG = [
         )
         for value in ([[5, 1], [2, 1]], [[0, 1]], [[0, 1], [5, -1]], "much", -1, [1, 2], True)
     ],
+    *[
+        ({"algorithm": {"episodes": value}}, f"algorithm.episodes: got {value!r}, wanted whole numbers of at least 1")
+        for value in (0, 1.5, [[0, 1], [9, 0]])
+    ],
+    *[
+        ({"algorithm": {"episodes": value}}, f"algorithm.episodes: got {value!r}, wanted a number of at least 0")
+        for value in ([[0, 2]], True)
+    ],
 ]
 
 

@@ -47,6 +47,7 @@ ELSE = {
         "algorithm": {"name": "mappo", "critic": "central_with_messages", "critic_size": 8, "num_epochs": 2}
         | {"value_normalization": "popart", "value_clip": 0.2, "target_entropy": [[0, 0.9], [3000, 0.5]]},
     },
+    "rounds that grow": {"algorithm": stateful("algorithm", "mappo") | {"episodes": [[0, 1], [4 * ROUND, 5]]}},
     "a box": {"env": SPREAD, "channel": stateful("channel", "vq")},
     "a replay of a box": {"env": SPREAD, "algorithm": stateful("algorithm", "maddpg") | {"action_noise": MOVING}},
     "critics of their own": {

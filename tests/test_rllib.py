@@ -13,6 +13,7 @@ from marlcomm.registry import ConfigError
 from marlcomm.rllib import checkpoint
 from marlcomm.rllib.algorithm import TeamAlgorithm
 from marlcomm.rllib.compat import RLlibCallback, check_version
+from marlcomm.rllib.on_policy import OnPolicyLearner
 from marlcomm.rllib.parcels import Parcel, fetch
 from marlcomm.rllib.rows import (
     add_moments,
@@ -130,6 +131,33 @@ def test_remote_runners_play_and_evaluate_what_the_local_one_does(build):
     here, there = (team.evaluate()["env_runners"] for team in (local, remote))
     assert there["success"] == here["success"]
     assert there["prefix_bits_per_message"] == pytest.approx(here["prefix_bits_per_message"], rel=1e-3)
+
+
+def test_rounds_grow_as_they_are_told(build, monkeypatch):
+    """Each world's episodes come one after the other, whoever plays them; minibatches stay as large as they were."""
+    settings = {"worlds": 8, "num_minibatches": 2, "num_epochs": 1, "episodes": [[0, 1], [480, 4]]}
+    local, remote = (build(runners=runners, **settings) for runners in (0, 2))
+    sizes = []
+    loss = OnPolicyLearner.compute_loss_for_module
+    monkeypatch.setattr(
+        OnPolicyLearner,
+        "compute_loss_for_module",
+        lambda self, *, batch, **more: sizes.append(len(batch["world"])) or loss(self, batch=batch, **more),
+    )
+    plays, played = local.env_runner.sample, []
+    monkeypatch.setattr(local.env_runner, "sample", lambda **how: played.append(plays(**how)) or played[-1])
+    for _ in range(3):  # 8 x 20 env steps, then 2 / 3 of the way
+        local.train()
+    episodes = [sample.batch["episode"].reshape(8, -1).tolist() for sample in played]
+    assert episodes == [[[0]] * 8, [[1, 2]] * 8, [[3, 4, 5, 6]] * 8]
+    assert all(sample.batch["world"].reshape(8, -1)[:, 0].tolist() == list(range(8)) for sample in played)
+    assert sizes == [4] * (2 + 4 + 8)
+    assert local.env_steps == 7 * 8 * 20
+    for _ in range(2):
+        remote.train()
+    rows = join(fetch([sample.batch for sample in remote._sample()]))
+    for name in ("world", "episode"):
+        assert rows[name].tolist() == played[-1].batch[name].tolist()
 
 
 def test_two_learners_equal_one(build):

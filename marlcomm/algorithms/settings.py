@@ -7,7 +7,7 @@ from typing import ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from marlcomm.registry import turn_on
-from marlcomm.rllib.settings import OnPolicyTraining, RewardTraining, RoundTraining, Scheduled
+from marlcomm.rllib.settings import MINIBATCHES, OnPolicyTraining, RewardTraining, RoundTraining, Scheduled
 
 
 class MAPPOTraining(OnPolicyTraining):
@@ -27,7 +27,7 @@ class MAPPOTraining(OnPolicyTraining):
     clip_param: float = Field(0.2, gt=0, description="how far the ratio of action probabilities may leave 1")
     grad_clip: float | None = Field(0.5, gt=0, description="largest norm of the whole gradient; null: not clipped")
     num_epochs: int = Field(4, ge=1, description="passes over each round of episodes")
-    num_minibatches: int = Field(2, ge=1, description="into how many equal groups of worlds a pass is cut")
+    num_minibatches: int = Field(2, ge=1, description=MINIBATCHES)
     critic: Literal["local", "central", "central_with_messages"] = Field(
         "local",
         description="local: values what an agent itself sees, remembers and heard; central: a network, in training "
@@ -119,7 +119,7 @@ class SupervisedTraining(RoundTraining):
     """Cross-entropy with the actions that a labelled world says are right; rewards teach nothing."""
 
     stands_lag: ClassVar[bool] = True  # a label is right whoever played
-    num_minibatches: int = Field(8, ge=1, description="into how many equal groups of worlds a pass is cut")
+    num_minibatches: int = Field(8, ge=1, description=MINIBATCHES)
 
 
 class MADDPGTraining(RewardTraining):
@@ -179,3 +179,6 @@ class MADDPGTraining(RewardTraining):
     )
     replay_env_steps: int = Field(1_000_000, ge=1, description="env steps that the replay holds at most")
     replay_bytes: int = Field(2**30, ge=1, description="memory that it takes at most, in bytes")
+
+    def at_its_dearest(self) -> Self:
+        return self.model_copy(update={"learning_starts": 0})  # rounds that only fill the replay are cheap

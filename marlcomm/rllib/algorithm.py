@@ -42,6 +42,9 @@ class TeamAlgorithm(Algorithm):
     """Rounds of whole episodes, the same draws whatever the number of runners and learners.
 
     A subclass learns from them, and holds what else a checkpoint needs.
+
+    Attributes:
+        round, episodes, env_steps: how many rounds are over, episodes of each world, and env steps of all worlds.
     """
 
     config: TeamConfig
@@ -58,6 +61,7 @@ class TeamAlgorithm(Algorithm):
 
     def setup(self, config: Any) -> None:
         self.round = 0
+        self.episodes = 0
         self.env_steps = 0
         self.seconds = self.core_seconds = 0.0
         self.last_checkpoint: Path | None = None
@@ -79,6 +83,7 @@ class TeamAlgorithm(Algorithm):
         samples = self._sample()
         watch.lap("sample")
         env_steps = sum(sample.env_steps for sample in samples)
+        self.episodes += samples[0].episodes
         self.env_steps += env_steps
         self._play_ahead()
         watch.lap("ahead")
@@ -135,9 +140,9 @@ class TeamAlgorithm(Algorithm):
         self._bytes_sent += shipment.bytes
         return shipment
 
-    def _how_to_play(self, round_: int) -> dict[str, Any]:
-        """What runners are told of a round."""
-        return {"round": round_}
+    def _how_to_play(self) -> dict[str, Any]:
+        """What runners are told of the next round that they play."""
+        return {"episode": self.episodes}
 
     def _send_weights(self, state: dict[str, Any] | None = None) -> dict[str, Any]:
         """Give the runners the learners' weights, or others; returns what they were given."""
@@ -165,7 +170,7 @@ class TeamAlgorithm(Algorithm):
         self._ahead = None
         if self.config.sampling == ASYNCHRONOUS:
             state = self._send_weights(state)
-            how = self._how_to_play(self.round + 1) if how is None else how
+            how = self._how_to_play() if how is None else how
             self._ahead = RoundAhead.begin(self.env_runner_group, how, state)
 
     def _forget_ahead(self) -> None:
@@ -180,10 +185,10 @@ class TeamAlgorithm(Algorithm):
     def _sample(self) -> list[Sample]:
         """One round of every runner."""
         if not self.config.num_env_runners:
-            return [self.env_runner.sample(**self._how_to_play(self.round))]
+            return [self.env_runner.sample(**self._how_to_play())]
         ahead, seconds = self._ahead, self.config.sample_timeout_s
         if ahead is None:
-            return self._runners.play(self._how_to_play(self.round), self._learned_state, learned=self.round)
+            return self._runners.play(self._how_to_play(), self._learned_state, learned=self.round)
         played = ahead.answers(self.env_runner_group, seconds)
         return self._runners.play(ahead.how, lambda: ahead.state, ahead.state[LEARNED], played)
 
@@ -265,6 +270,7 @@ class TeamAlgorithm(Algorithm):
         """All state of the training outside weights and optimisers."""
         return {
             "round": self.round,
+            "episodes": self.episodes,
             "env_steps": self.env_steps,
             "seconds": self.seconds,
             "core_seconds": self.core_seconds,

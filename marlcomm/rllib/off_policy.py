@@ -99,8 +99,8 @@ class OffPolicyAlgorithm(TeamAlgorithm):
             f"an update takes {draw.rows:,} windows of {draw.length} env steps; one is due every {every} env steps",
         ]
 
-    def _how_to_play(self, round_: int) -> dict[str, Any]:
-        return super()._how_to_play(round_) | {"exploration": self._exploration.at(self.env_steps)}
+    def _how_to_play(self) -> dict[str, Any]:
+        return super()._how_to_play() | {"exploration": self._exploration.at(self.env_steps)}
 
     def _learn(self, samples: Sequence[Sample]) -> dict[str, float]:
         self.replay.add(join(fetch([sample.batch for sample in samples])), self.round)

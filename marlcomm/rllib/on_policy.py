@@ -11,6 +11,7 @@ from torch import Tensor
 from marlcomm.objectives.base import Batch, channel_loss
 from marlcomm.objectives.credit import message_credit
 from marlcomm.objectives.entropy import HIGHEST_ENTROPY, LOWEST_ENTROPY, EntropyTarget, EntropyWeight
+from marlcomm.objectives.schedule import Schedule
 from marlcomm.policies.records import Decision, each_talk, first_worlds
 from marlcomm.policies.rollout import log_probs
 from marlcomm.rllib.algorithm import TeamAlgorithm
@@ -31,7 +32,11 @@ class OnPolicyAlgorithm(TeamAlgorithm):
     def setup(self, config: Any) -> None:
         self.entropy_target: EntropyTarget | None = self.config.entropy_target()
         self.entropy_weight = None if self.entropy_target is None else self.entropy_target.start()
+        self._episodes = Schedule.of(self.config.episodes)
         super().setup(config)
+
+    def _how_to_play(self) -> dict[str, Any]:
+        return super()._how_to_play() | {"episodes": round(self._episodes.at(self.env_steps))}
 
     def _learn(self, samples: Sequence[Sample]) -> dict[str, float]:
         """All epochs over a round; returns the mean of each learner figure over the minibatches."""
@@ -44,7 +49,7 @@ class OnPolicyAlgorithm(TeamAlgorithm):
             entropy_weight=None if self.entropy_weight is None else self.entropy_weight.present,
         )
         results = self._teach(lesson)
-        figures = _learner_figures(results, config.num_epochs * config.num_minibatches)
+        figures = _learner_figures(results, config.num_epochs * config.num_minibatches * samples[0].episodes)
         return figures | self._follow_entropy(figures)
 
     def _follow_entropy(self, figures: dict[str, float]) -> dict[str, float]:
@@ -82,14 +87,14 @@ class OnPolicyLearner(TeamLearner):
             standardize_advantages(rows, lesson.moments[ADVANTAGES], objective.sample_deviation)
         if VALUE_TARGETS in lesson.moments:
             self._team_module().learn_units(*lesson.moments[VALUE_TARGETS])
-        worlds, learners = len(rows["world"]), max(config.num_learners, 1)
+        episodes, learners = len(rows["world"]), max(config.num_learners, 1)
         if lesson.entropy_weight is not None:
-            rows["entropy_weight"] = torch.full((worlds,), lesson.entropy_weight)
-        cut = config.num_minibatches, learners, self._learner_index
+            rows["entropy_weight"] = torch.full((episodes,), lesson.entropy_weight)
+        number = config.num_minibatches * episodes // config.num_worlds
         for epoch in range(config.num_epochs):
             self._first_epoch = self._compare_with_rollout = epoch == 0
-            own = epoch_rows(rows, config.seed, lesson.round, epoch, *cut)
-            self._pass(own, worlds // (learners * config.num_minibatches))
+            own = epoch_rows(rows, config.seed, lesson.round, epoch, number, learners, self._learner_index)
+            self._pass(own, len(own["world"]) // number)
         self._advance_channel()
 
     def compute_loss_for_module(self, *, module_id: str, config: Any, batch: Any, fwd_out: Any) -> Tensor:

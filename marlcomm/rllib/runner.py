@@ -1,4 +1,4 @@
-"""The environment runner: B worlds in lock-step, one whole episode of each a round, one batch [B, T, N, ...] back."""
+"""The environment runner: worlds in lock-step, whole episodes of each a round, one batch [B, T, N, ...] back."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
+from torch import Tensor
 
 from marlcomm.config import import_plugins
 from marlcomm.envs.faults import WorldError, answered_within
@@ -36,6 +37,7 @@ class Sample:
     Attributes:
         batch: name -> [B, T, N, ...] or [B], as numpy arrays; of a remote runner, where they lie.
         first_world: the first of them.
+        episodes: of each world.
         moments: of advantages and value targets, where there are any.
         learned: rounds that the weights had learned from.
         env_steps: of all worlds.
@@ -47,6 +49,7 @@ class Sample:
 
     batch: Columns | Shipment
     first_world: int
+    episodes: int
     moments: dict[str, Moments]
     learned: int
     env_steps: int
@@ -59,7 +62,7 @@ class Sample:
 class TeamEnvRunner(EnvRunner, Checkpointable):
     """Runner r of R owns worlds r * B to (r + 1) * B - 1 and keeps no state but weights.
 
-    Every draw is keyed by (seed, world, round), so a runner that restarts, or that runs elsewhere, samples the same.
+    Every draw is keyed by (seed, world, episode), so a runner that restarts, or that runs elsewhere, samples the same.
     """
 
     def __init__(self, *, config: Any, **kwargs: Any) -> None:
@@ -85,23 +88,28 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
         pair = spaces(self.env.spec)
         return {"__env__": pair, "__env_single__": pair, DEFAULT_MODULE_ID: pair}
 
-    def sample(self, *, round: int, exploration: float = 0.0, **kwargs: Any) -> Sample:  # noqa: A002 (the design's word)
-        """One episode of each of this runner's worlds, the `round`-th, with exploration as `Player` has it."""
-        with answered_within(self.config.sample_timeout_s):
-            return self._sample(round, exploration)
+    def sample(self, *, episode: int, episodes: int = 1, exploration: float = 0.0, **kwargs: Any) -> Sample:
+        """So many episodes of each of this runner's worlds, from the `episode`-th on.
 
-    def _sample(self, round_: int, exploration: float) -> Sample:
+        Rows are ordered by worlds, and by episodes within. Exploration is as `Player` has it.
+        """
+        with answered_within(self.config.sample_timeout_s):
+            return self._sample(torch.arange(episode, episode + episodes), exploration)
+
+    def _sample(self, episodes: Tensor, exploration: float) -> Sample:
         watch = Stopwatch()
         worlds = self._first_world() + torch.arange(self.config.num_envs_per_env_runner)
+        rows = worlds.repeat_interleave(len(episodes)), episodes.repeat(len(worlds))
         self.module.eval()
         player = Player(self.env, self.module.policy, self.config.seed, exploration=exploration)
-        rollout = self.module.valued(player.play(worlds, torch.full_like(worlds, round_)))
+        rollout = self.module.valued(player.play(*rows))
         batch = self.objective.columns(rollout)
         statistics = Episodes()
         statistics.add(rollout.rewards, rollout.lengths, rollout.info)
         return Sample(
             batch={name: values.numpy() for name, values in batch.items()},
             first_world=self._first_world(),
+            episodes=len(episodes),
             moments=round_moments(batch, self.objective.normalized_over(batch)) if ADVANTAGES in batch else {},
             learned=self._learned,
             env_steps=rollout.env_steps,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
 
@@ -31,7 +31,17 @@ def _scheduled(value: Any) -> Any:
     return value
 
 
+def _scheduled_count(value: Any) -> Any:
+    """A whole number as it is, or points that hold such; one sentence about anything else."""
+    value = _scheduled(value)
+    numbers = [number for _, number in value] if isinstance(value, list) else [value]
+    if not all(number >= 1 and number == int(number) for number in numbers):
+        raise ValueError("whole numbers of at least 1, as in 4 or [[0, 1], [400000, 4]]")
+    return value
+
+
 Scheduled = Annotated[float | list[tuple[float, float]], BeforeValidator(_scheduled)]
+ScheduledCount = Annotated[int | list[tuple[float, int]], BeforeValidator(_scheduled_count)]
 
 
 class Training(Settings):
@@ -62,6 +72,10 @@ class Training(Settings):
     def check_rows(self, worlds: int, num_learners: int, key: str) -> None:
         """Raise `ConfigError` where learners cannot share what is learned from a round of worlds."""
 
+    def at_its_dearest(self) -> Self:
+        """The settings, of a round that takes as much time and memory as any; see a dry run."""
+        return self
+
     optimizer: Literal["adam", "rmsprop", "sgd"] = Field("adam", description="adam, rmsprop or sgd")
     rmsprop_alpha: float = Field(0.97, ge=0, lt=1, description="smoothing of rmsprop")
     rmsprop_eps: float = Field(1e-6, gt=0, description="term that keeps rmsprop's divisor from zero")
@@ -79,16 +93,28 @@ class RewardTraining(Training):
     reward_scale: float = Field(1.0, gt=0, description="rewards are multiplied by this in training only")
 
 
+MINIBATCHES = "into how many groups of worlds a pass over one episode of each is cut, equally large ones"
+
+
 class RoundTraining(Training):
     """What algorithms offer that learn from each round of episodes and then forget it."""
 
     num_epochs: int = Field(1, ge=1, description="passes over each round of episodes")
-    num_minibatches: int = Field(1, ge=1, description="into how many equal groups of worlds a pass is cut")
+    num_minibatches: int = Field(1, ge=1, description=MINIBATCHES)
+    episodes: ScheduledCount = Field(
+        1,
+        description="episodes of every world in a round, which are learned from together, in so many times the "
+        "minibatches: a number, or [[env steps, value], ...], rounded; more of them later keep updates from wavering",
+    )
 
     def check_rows(self, worlds: int, num_learners: int, key: str) -> None:
         learners = max(num_learners, 1)
         reason = f"learners ({learners}) x algorithm.num_minibatches ({self.num_minibatches})"
         check_multiple(key, worlds, learners * self.num_minibatches, reason)
+
+    def at_its_dearest(self) -> Self:
+        numbers = [self.episodes] if isinstance(self.episodes, int) else [number for _, number in self.episodes]
+        return self.model_copy(update={"episodes": max(numbers)})
 
 
 class OnPolicyTraining(RewardTraining, RoundTraining):

@@ -85,7 +85,7 @@ class TrafficJunctionSettings(EnvSettings):
         return FINAL_RATES[self.difficulty] if self.add_rate is None else self.add_rate
 
     def rate(self, episode: int) -> float:
-        """The arrival rate of a world's episode (training plays one episode a round)."""
+        """The arrival rate of a world's episode; training plays them in order."""
         if self.curriculum is None:
             return self.final_rate
         plan, first = self.curriculum, self.first_rate
