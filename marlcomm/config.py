@@ -22,7 +22,11 @@ _DEFAULT_NAMES = {"env": "traffic_junction", "channel": "ddcl", "policy": "trans
 class RunSettings(Settings):
     """How long to train, and how often to look."""
 
-    worlds: int = Field(128, ge=1, description="worlds played at a time, over all runners: one episode of each a round")
+    worlds: int = Field(
+        128,
+        ge=1,
+        description="worlds of all runners; a round plays an episode of each, or several (`algorithm.episodes`)",
+    )
     sampling: Literal["synchronous", "asynchronous"] = Field(
         "synchronous",
         description="synchronous: a round is played with the weights that learned from all rounds before it; "

@@ -24,7 +24,9 @@ class Curriculum(Settings):
     )
     start_epoch: int = Field(250, ge=0, description="epoch at which the rate begins to rise")
     end_epoch: int = Field(1250, ge=1, description="epoch from which the rate is the final one")
-    rounds_per_epoch: int = Field(10, ge=1, description="training rounds (episodes of a world) in an epoch")
+    rounds_per_epoch: int = Field(
+        10, ge=1, description="episodes of a world in an epoch; by default training plays one a round"
+    )
 
     @model_validator(mode="after")
     def _rises(self) -> Curriculum:
