@@ -102,6 +102,26 @@ def test_every_trainer_goes_on_with_every_channel(start, tmp_path, algorithm, ch
     assert_resumes(start, tmp_path, drawn(algorithm, channel))
 
 
+def test_a_checkpoint_that_counts_no_episodes_goes_on(start, tmp_path, monkeypatch):
+    """They were not counted where every round had one of each world."""
+    settings = experiment(team())
+    whole, second = start(settings), start(settings)
+    for _ in range(2):
+        whole.training_step()
+    counted = {name: value for name, value in whole.counters().items() if name != "episodes"}
+    with monkeypatch.context() as patch:
+        patch.setattr(whole, "counters", lambda: counted)
+        save(whole, tmp_path / "000002")
+    restore(second, tmp_path / "000002")
+    ends = []
+    for algorithm in (whole, second):
+        algorithm.training_step()
+        save(algorithm, tmp_path / str(len(ends)))
+        ends.append(checkpoint.read(tmp_path / str(len(ends))))
+    assert ends[0].parts == ends[1].parts
+    assert ends[0].counters["episodes"] == ends[1].counters["episodes"] == 3
+
+
 @pytest.mark.parametrize("name", ELSE)
 def test_everything_else_that_moves_goes_on(start, tmp_path, name):
     whole, half = assert_resumes(start, tmp_path, team(RELAY) | ELSE[name])

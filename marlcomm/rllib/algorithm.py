@@ -255,7 +255,10 @@ class TeamAlgorithm(Algorithm):
         self._forget_ahead()
         super().set_state(state)
         self.last_checkpoint = None  # it may be of another run
-        for name, value in state.get("team", {}).items():
+        counters = state.get("team", {})
+        if "round" in counters:  # checkpoints without the other: every round had one episode of each world
+            self.episodes = counters["round"]
+        for name, value in counters.items():
             setattr(self, name, value)
         self._send_weights()
         if AHEAD in state:
@@ -290,7 +293,10 @@ class TeamAlgorithm(Algorithm):
 
     def _play_again(self, stored: dict[str, Any]) -> None:
         """Have the round that was being played when a checkpoint was written played once more."""
-        self._play_ahead(stored.pop("how"), stored)
+        how = stored.pop("how")
+        if "round" in how:  # its one episode, as checkpoints called it once
+            how["episode"] = how.pop("round")
+        self._play_ahead(how, stored)
 
     @property
     def remarks(self) -> list[str]:
