@@ -32,7 +32,9 @@ class Diagnostics:
     def add(self, rollout: Rollout, sent: NDArray[np.bool_], seed: int, stream: str) -> None:
         """Take note of a rollout, of which messages sent [B, T, N] were on the wire."""
         self._tally.add(rollout.talk.symbols.cpu().numpy()[sent], before_each(sent))
-        first = slice(max(STREAMED_EPISODES - self._episodes, 0))
+        if self._episodes >= STREAMED_EPISODES:
+            return
+        first = slice(STREAMED_EPISODES - self._episodes)
         acts, sent = rollout.acts.cpu().numpy()[first], sent[first]
         self._episodes += len(sent)
         self._agent_steps += int(self._meter.entitled(acts).sum())
