@@ -2,8 +2,8 @@
 
 A table stands between ``<!-- settings KIND NAME -->``, ``<!-- figures GROUP -->``, ``<!-- card ENV -->``,
 ``<!-- study NAME -->`` (studies/NAME.yaml, results/NAME/), ``<!-- distortion PART -->`` (results/rate_distortion/),
-``<!-- channels -->`` and ``<!-- frequency -->`` (results/communicating_goal/) or ``<!-- speed -->``
-(results/benchmarks/), and ``<!-- end -->``.
+``<!-- channels -->`` and ``<!-- frequency -->`` (results/communicating_goal/), ``<!-- lewis -->``
+(results/lewis_game*/) or ``<!-- speed -->`` (results/benchmarks/), and ``<!-- end -->``.
 """
 
 from __future__ import annotations
@@ -211,6 +211,23 @@ def frequency_table() -> str:
     return "\n".join([*lines, "", f"`{found['command']}`"])
 
 
+def lewis_table() -> str:
+    """Accuracy by least number of attributes and of tokens, means over seeds; and how many tokens matter."""
+    lines = [
+        "| min \\|M\\| | L | seeds | accuracy | choices sampled | effective symbols |",
+        "|---|---|---|---|---|---|",
+    ]
+    for least in (2, 3):
+        for length in range(1, 6):
+            found = [_read(file) for file in sorted((RESULTS / f"lewis_game_min{least}").glob(f"L___{length}-*.json"))]
+            symbols = _read(RESULTS / "lewis_game" / f"min{least}_L{length}_effective.json")["effective"]
+            accuracy, sampled = (
+                statistics.fmean(team[f"{how}/success"] for team in found) for how in ("greedy", "evaluation")
+            )
+            lines.append(f"| {least} | {length} | {len(found)} | {accuracy:.3f} | {sampled:.3f} | {symbols} |")
+    return "\n".join(lines)
+
+
 def _figure(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
 
@@ -244,6 +261,7 @@ KINDS: dict[str, Callable[[str], str]] = {
     "distortion": distortion_table,
     "channels": lambda name: channels_table(),
     "frequency": lambda name: frequency_table(),
+    "lewis": lambda name: lewis_table(),
     "speed": lambda name: speed_table(),
 }
 
