@@ -27,7 +27,8 @@ class MADDPGConfig(TeamConfig):
         return maddpg.MADDPG(
             gamma=settings.gamma,
             regularizer=settings.regularizer,
-            relaxation=Relaxation(settings.actions == "hard", settings.temperature),
+            relaxation=Relaxation(settings.actions != "soft", settings.temperature),
+            expected=settings.actions == "expected",
             target_noise=settings.target_noise,
             together=settings.others == "current",
             reward_scale=settings.reward_scale,
