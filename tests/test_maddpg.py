@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import re
 
 import box_world
@@ -338,11 +337,6 @@ def test_targets_by_hand():
     assert observations.tolist() == [[[[3.0], [4.0]]]]
     assert alive.tolist() == [[[YES, NO]]]
     assert codes.tolist() == [[[[0.0, 1.0], [1.0, 0.0]]]]  # equal draws: the likelier action
-    told = MADDPG(gamma=0.5, regularizer=0.0, expected=True).targets(
-        networks(None, [Fixed(worth=[8.0, 2.0])]), window(), spoken
-    )
-    share = 1 / (1 + np.exp(3.0))  # of the first action
-    assert told[0, 0, 0].item() == pytest.approx(1.0 + 0.5 * (8.0 * share + 2.0 * (1 - share)), rel=1e-5)
     twin = objective.targets(networks(None, [one, other]), window(), spoken)
     assert twin.tolist() == [[[1.0 + 0.5 * 6.0, -2.0]]]
 
@@ -378,29 +372,6 @@ def test_losses_by_hand(monkeypatch):
     assert loss.total.item() == pytest.approx(error - gain + 0.1 * penalty, rel=1e-5)
 
 
-@pytest.mark.parametrize("gated", [False, True])
-def test_expected_actions_are_all_actions_by_their_probabilities(gated):
-    """Brute force, with a critic that is not linear in actions; only the probabilities have a gradient."""
-    critic = CentralCritic(SPEC, 2 + 2 * gated, CriticShape(size=16))
-    seen, alive = torch.randn(5, 3, 4), torch.tensor([YES, YES, NO]).expand(5, 3)
-    recorded = torch.nn.functional.one_hot(torch.randint(0, 2, (5, 3)), 2).float().repeat(1, 1, 1 + gated)
-    logits, gate_logits = torch.randn(2, 5, 3, 2).unbind(0)
-    said = Decision(logits.requires_grad_(), gate_logits.requires_grad_() if gated else None, torch.zeros(5, 3), None)
-    rows = {"observations": seen, "alive": alive, "recorded": recorded, "draws": torch.rand(5, 3, 2 + 2 * gated)}
-    gain = CriticsWord(critic, Relaxation(), expected=True).gain(rows, said)
-    heads = [logits, gate_logits] if gated else [logits]
-    found = torch.autograd.grad(gain.sum(), heads)
-    assert all(p.grad is None for p in critic.parameters())
-    by_hand = torch.zeros(5, 3)
-    for choice in itertools.product(range(2), repeat=len(heads)):
-        own = torch.cat([torch.eye(2)[k].expand(5, 3, 2) for k in choice], -1)
-        shares = [head.softmax(-1)[..., k] for head, k in zip(heads, choice, strict=True)]
-        by_hand = by_hand + torch.stack(shares).prod(0) * critic(seen, recorded, alive, own).detach()
-    assert torch.allclose(gain, by_hand, atol=1e-6)
-    for gradient, wanted in zip(found, torch.autograd.grad(by_hand.sum(), heads), strict=True):
-        assert torch.allclose(gradient, wanted, atol=1e-6)
-
-
 def test_each_loss_moves_its_own_weights():
     team = Training(channel="ddcl")
     team.play()
@@ -422,26 +393,27 @@ def test_each_loss_moves_its_own_weights():
 
 
 @pytest.mark.parametrize("channel", CHANNELS)
-@pytest.mark.parametrize(("together", "expected"), [(False, False), (True, False), (False, True), (True, True)])
-def test_a_listeners_critic_teaches_the_speaker(channel, together, expected):
-    where = ("relay", {}) if expected else ("reach", {"told": True, "led": True})  # of box actions there is no list
-    team = Training(where[0], channel, env_config=where[1], policy_config=MEMORYLESS | {"hidden_size": 32})
+@pytest.mark.parametrize("together", [False, True])
+def test_a_listeners_critic_teaches_the_speaker(channel, together):
+    team = Training(
+        "reach", channel, env_config={"told": True, "led": True}, policy_config=MEMORYLESS | {"hidden_size": 32}
+    )
     team.play()
     batch = team.batch()
     spoken = answers(team.networks, batch, 0)
-    judge = CriticsWord(team.networks.critics[0], Relaxation(), together, expected)
+    judge = CriticsWord(team.networks.critics[0], Relaxation(), together)
     rows = {
         "observations": batch["observations"][:, :1],
         "alive": batch["alive"][:, :1],
-        "recorded": spoken.now.distribution.code(spoken.now.logits, batch["actions"]),
+        "recorded": batch["actions"],
         "draws": spoken.draws,
     }
     gain = judge.gain(rows, spoken.now)
     message = team.policy.to_message.weight
     (gradient,) = torch.autograd.grad(gain[..., 1].sum(), message, allow_unused=True, retain_graph=True)
     assert (gradient is not None and bool(gradient.any())) == (channel != "silent")
-    # In `reach` the speaker's own critic gives it nothing: the world does not obey it, and nobody talks to it.
-    if where[0] == "reach" and not together:
+    # The speaker's own critic gives it nothing: the world does not obey it, and nobody talks to it.
+    if not together:
         (own,) = torch.autograd.grad(gain[..., 0].sum(), message, allow_unused=True)
         assert own is None or not own.any()
 

@@ -27,8 +27,7 @@ class MADDPGConfig(TeamConfig):
         return maddpg.MADDPG(
             gamma=settings.gamma,
             regularizer=settings.regularizer,
-            relaxation=Relaxation(settings.actions != "soft", settings.temperature),
-            expected=settings.actions == "expected",
+            relaxation=Relaxation(settings.actions == "hard", settings.temperature),
             target_noise=settings.target_noise,
             together=settings.others == "current",
             reward_scale=settings.reward_scale,

@@ -141,11 +141,10 @@ class MADDPGTraining(RewardTraining):
     critic_size: int = Field(64, ge=1, description="width of the critics' two hidden layers")
     twin: bool = Field(False, description="two critics, the lower of whose targets is believed")
     tau: float = Field(0.01, gt=0, le=1, description="how far the targets follow after each update")
-    actions: Literal["hard", "soft", "expected"] = Field(
+    actions: Literal["hard", "soft"] = Field(
         "hard",
         description="what the critics are asked about discrete actions that are drawn anew: hard, one-hot with the "
-        "gradient of the relaxed sample; soft, the relaxed sample itself; expected, all of them, weighted by their "
-        "probabilities",
+        "gradient of the relaxed sample; soft, the relaxed sample itself",
     )
     temperature: float = Field(1.0, gt=0, description="of the relaxed sample")
     others: Literal["replayed", "current"] = Field(

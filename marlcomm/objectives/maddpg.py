@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import functional_call
 
 from marlcomm import noise
@@ -51,7 +51,6 @@ class MADDPG:
         gamma: discount.
         regularizer: weight of the mean square of logits, or of the means of box actions.
         relaxation: how actions are drawn with a gradient.
-        expected: whether critics are asked about each of one's own discrete actions instead, weighted by its share.
         target_noise: standard deviation of the noise on the targets' box actions.
         together: whether an actor is judged beside the others' new actions, not beside the recorded ones.
         reward_scale: rewards are multiplied by this before anything else.
@@ -61,7 +60,6 @@ class MADDPG:
     gamma: float
     regularizer: float
     relaxation: Relaxation = field(default_factory=Relaxation)
-    expected: bool = False
     target_noise: float = 0.0
     together: bool = False
     reward_scale: float = 1.0
@@ -92,16 +90,12 @@ class MADDPG:
 
     @torch.no_grad()
     def targets(self, networks: ActorCritic, batch: Batch, answers: Answers) -> Tensor:
-        """Targets r + gamma Q'(o', a') [B, L, N], a' drawn from the target actors; of twin critics the lower one.
-
-        Where Q' is expected, the others' actions are drawn, and it is the mean over all of one's own.
-        """
+        """Targets r + gamma Q'(o', a') [B, L, N], a' drawn from the target actors; of twin critics the lower one."""
         length = batch["acts"].shape[1]
         relaxation = Relaxation(self.relaxation.hard, self.relaxation.temperature, self.target_noise)
         codes = _relaxed(answers.then, answers.target_draws, relaxation)
         observations, alive = batch["observations"][:, -length:], batch["alive"][:, -length:]
-        options = _options(answers.then) if self.expected else None
-        judged = [_judged(critic, observations, codes, alive, options) for critic in networks.target_critics]
+        judged = [critic(observations, codes, alive) for critic in networks.target_critics]
         following = judged[0] if len(judged) == 1 else torch.minimum(*judged)
         return batch["rewards"] + self.gamma * batch["goes_on"] * following
 
@@ -117,11 +111,11 @@ class MADDPG:
         judged = [critic(rows["observations"], rows["recorded"], rows["alive"]) for critic in networks.critics]
         error = torch.stack([mean((values - targets).square()) for values in judged]).sum()
         first = cast(CentralCritic, networks.critics[0])
-        gain = mean(CriticsWord(first, self.relaxation, self.together, self.expected).gain(rows, decision))
+        gain = mean(CriticsWord(first, self.relaxation, self.together).gain(rows, decision))
         penalty = mean(_penalty(decision))
         said = decision.talk.quantised
         # Hard actions would hardly ever change with a message, and then by all that there is.
-        judge = CriticsWord(first, replace(self.relaxation, hard=False), self.together, self.expected)
+        judge = CriticsWord(first, replace(self.relaxation, hard=False), self.together)
         credit = message_credit(networks.policy, judge, rows, said)
         messages = batch["messages"][0] * networks.policy.rounds
         rate = channel_loss(networks.policy.quantiser, said, batch["acts"], messages, credit)
@@ -144,24 +138,19 @@ class CriticsWord:
     Attributes:
         critic: whose.
         relaxation: how actions are drawn.
-        together, expected: as in `MADDPG`.
+        together: as in `MADDPG`.
     """
 
     critic: CentralCritic
     relaxation: Relaxation
     together: bool = False
-    expected: bool = False
 
     def gain(self, batch: Batch, decision: Decision) -> Tensor:
         """Q [..., N] of what a decision makes of each agent's draws; it is to go up. Any rows [..., N] of agents."""
-        seen, alive, others = batch["observations"], batch["alive"], batch["recorded"]
-        options = _options(decision) if self.expected else None
-        drawn = _relaxed(decision, batch["draws"], self.relaxation)
-        if options is not None:
-            return _judged(self.critic, seen, drawn.detach() if self.together else others, alive, options)
-        asked = (drawn, alive) if self.together else (others, alive, drawn)
+        codes = _relaxed(decision, batch["draws"], self.relaxation)
+        asked = (codes, batch["alive"]) if self.together else (batch["recorded"], batch["alive"], codes)
         weights = {name: value.detach() for name, value in self.critic.named_parameters()}
-        values: Tensor = functional_call(self.critic, weights, (seen, *asked))
+        values: Tensor = functional_call(self.critic, weights, (batch["observations"], *asked))
         return values
 
 
@@ -205,32 +194,6 @@ def _relaxed(decision: Decision, draws: Tensor, relaxation: Relaxation) -> Tenso
     for_actions, for_gates = draws.split([draws.shape[-1] - 2, 2], dim=-1)
     actions = decision.distribution.relaxed(decision.logits, for_actions, relaxation)
     return torch.cat([actions, CATEGORICAL.relaxed(decision.gate_logits, for_gates, relaxation)], dim=-1)
-
-
-Options = tuple[Tensor, Tensor]
-
-
-def _options(decision: Decision) -> Options | None:
-    """Shares [..., N, K] of all that an agent may do, its gate's choices included, and their codes [K, W]."""
-    own = decision.distribution.options(decision.logits)
-    if own is None or decision.gate_logits is None:
-        return own
-    (shares, codes), (gates, gate_codes) = own, CATEGORICAL.options(decision.gate_logits)
-    shares = (shares.unsqueeze(-1) * gates.unsqueeze(-2)).flatten(-2)
-    kinds = codes.repeat_interleave(len(gate_codes), 0), gate_codes.repeat(len(codes), 1)
-    return shares, torch.cat(kinds, dim=-1)
-
-
-def _judged(critic: nn.Module, observations: Tensor, codes: Tensor, alive: Tensor, options: Options | None) -> Tensor:
-    """Q [..., N] of codes [..., N, W]; or its mean over all options of one's own, with a gradient for their shares."""
-    if options is None:
-        values: Tensor = critic(observations, codes, alive)
-        return values
-    shares, kinds = options
-    own = kinds.view(len(kinds), *[1] * (codes.dim() - 1), -1).expand(-1, *codes.shape)
-    with torch.no_grad():
-        each: Tensor = critic(observations, codes, alive, own)
-    return (shares * each.movedim(0, -1)).sum(-1)
 
 
 def _recorded(decision: Decision, batch: Batch) -> Tensor:

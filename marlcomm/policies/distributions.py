@@ -80,10 +80,6 @@ class ActionDistribution(ABC):
     def relaxed(self, parameters: Tensor, uniforms: Tensor, relaxation: Relaxation) -> Tensor:
         """Codes [..., W] of new actions with a gradient for the parameters, from uniforms [..., W] in (0, 1)."""
 
-    def options(self, parameters: Tensor) -> tuple[Tensor, Tensor] | None:
-        """Shares [..., K] of all actions there are, with a gradient, and their codes [K, W]; None in a continuum."""
-        return None
-
     @abstractmethod
     def explored(self, actions: Tensor, parameters: Tensor, uniforms: Tensor, amount: float) -> Tensor:
         """Drawn actions made more various by an amount, from uniforms [..., W] in (0, 1).
@@ -162,10 +158,6 @@ class Categorical(ActionDistribution):
             return soft
         hard = nn.functional.one_hot(perturbed.argmax(-1), perturbed.shape[-1]).to(soft.dtype)
         return hard + (soft - soft.detach())
-
-    def options(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
-        shares = torch.softmax(parameters, -1)
-        return shares, torch.eye(shares.shape[-1], dtype=shares.dtype, device=shares.device)
 
     def explored(self, actions: Tensor, parameters: Tensor, uniforms: Tensor, amount: float) -> Tensor:
         """With probability `amount` any option, all alike: two of the draws say whether, and which."""
