@@ -18,10 +18,12 @@ from pettingzoo.utils import BaseParallelWrapper
 from torch import Tensor
 
 from marlcomm.envs import TeamEnv
+from marlcomm.envs.actions import BoxActions
 
 _NEAR = 0.1
 _STEP, _DAMPING, _PUSH = 0.1, 0.25, 0.5  # of MPE's world: seconds, share of the velocity lost, velocity gained
 _MOVES = torch.tensor([[0.0, 0.0], [-1.0, 0.0], [1.0, 0.0], [0.0, -1.0], [0.0, 1.0]])
+_PUSHES = torch.linspace(-1, 1, 9).unsqueeze(-1)  # along one axis, where actions are points of a box
 _PLANNED, _COASTED = 3, 8  # steps that are tried, and those after them in which nothing is done
 
 
@@ -57,16 +59,29 @@ def _landmarks(env: TeamEnv) -> Tensor:
 
 
 def _go(env: TeamEnv, target: Tensor) -> Tensor:
-    """Actions [B, 2]: the first of the moves after which the listener is nearest to its target [B, 2] for a while."""
-    plans = torch.tensor(list(itertools.product(range(len(_MOVES)), repeat=_PLANNED)))
-    place = torch.zeros(len(target), len(plans), 2)
-    velocity = env.observations[:, 1, None, :2].expand_as(place)
+    """Actions [B, 2] to a target [B, 2], or [B, 2, 5] where they are points of a box (`continuous_actions`)."""
+    velocity = env.observations[:, 1, :2]
+    if isinstance(env.spec.actions, BoxActions):
+        # Each axis is pushed by itself; an action is nothing, then how much towards less and more of x, and of y.
+        axes = zip(target.split(1, dim=1), velocity.split(1, dim=1), strict=True)
+        push = torch.stack([_PUSHES[_first(_PUSHES, *axis), 0] for axis in axes], dim=1)
+        ways = torch.stack([-push, push], dim=-1).clamp(min=0).flatten(1)
+        moves = torch.cat([torch.zeros(len(ways), 1), ways], dim=1)
+    else:
+        moves = _first(_MOVES, target, velocity)
+    return torch.stack([torch.zeros_like(moves), moves], dim=1)
+
+
+def _first(pushes: Tensor, target: Tensor, velocity: Tensor) -> Tensor:
+    """Which of the pushes [K, D] the plan begins with that stays nearest to a target [B, D], as seen from here: [B]."""
+    plans = torch.tensor(list(itertools.product(range(len(pushes)), repeat=_PLANNED)))
+    place = torch.zeros(len(target), len(plans), target.shape[-1])
+    velocity = velocity.unsqueeze(1).expand_as(place)
     cost = torch.zeros(place.shape[:2])
     for time in range(_PLANNED + _COASTED):
         place = place + _STEP * velocity
         velocity = (1 - _DAMPING) * velocity
         if time < _PLANNED:
-            velocity = velocity + _PUSH * _MOVES[plans[:, time]]
+            velocity = velocity + _PUSH * pushes[plans[:, time]]
         cost = cost + (place - target.unsqueeze(1)).square().sum(-1)
-    moves = plans[cost.argmin(1), 0]
-    return torch.stack([torch.zeros_like(moves), moves], dim=1)
+    return plans[cost.argmin(1), 0]

@@ -523,11 +523,13 @@ def test_environments_that_break_their_word_are_told(world, name, said):
         play(world(ours(name)))
 
 
-def test_scripts_of_ones_own_are_floor_and_ceiling(world, pytestconfig, monkeypatch):
+@pytest.mark.parametrize("continuous", [False, True])
+def test_scripts_of_ones_own_are_floor_and_ceiling(world, pytestconfig, monkeypatch, continuous):
     """The example: silence goes to the middle of all landmarks, the oracle to the right one and no further."""
     monkeypatch.syspath_prepend(pytestconfig.rootpath)
+    kwargs = {"continuous_actions": continuous}
     named = {key: f"examples.speaker_listener:{name}" for key, name in (("floor", "silence"), ("ceiling", "oracle"))}
-    env = world("examples.speaker_listener:parallel_env", strip_comm=True, **named)
+    env = world("examples.speaker_listener:parallel_env", kwargs=kwargs, strip_comm=True, **named)
     assert (env.spec.floor, env.spec.ceiling) == ("silence", "oracle")
     found = {name: evaluate_script(env, script, 0, 32) for name, script in env.scripts().items()}
     assert found["random"]["return"] < 2 * found["silence"]["return"] < 3.5 * found["oracle"]["return"] < 0

@@ -9,12 +9,15 @@ import numpy as np
 import pytest
 import tiny_world  # noqa: F401 (registers worlds)
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from learning import weights
 
 from marlcomm import checkpoint, noise
 from marlcomm.envs.actions import BoxActions
 from marlcomm.envs.base import Candidates, Indexed, TeamSpec
 from marlcomm.objectives.maddpg import MADDPG, Answers, CriticsWord, answers
+from marlcomm.objectives.returns import squashed, unsquashed
 from marlcomm.policies.critic import ActorCritic, CentralCritic, CriticShape
 from marlcomm.policies.distributions import CATEGORICAL, DiagonalGaussian, Relaxation
 from marlcomm.policies.evaluation import evaluate
@@ -339,6 +342,21 @@ def test_targets_by_hand():
     assert codes.tolist() == [[[[0.0, 1.0], [1.0, 0.0]]]]  # equal draws: the likelier action
     twin = objective.targets(networks(None, [one, other]), window(), spoken)
     assert twin.tolist() == [[[1.0 + 0.5 * 6.0, -2.0]]]
+
+
+def test_targets_of_squashed_values_by_hand():
+    spoken = said([[[[0.0, 0.0]] * 2]], [[[[0.0, 0.0]] * 2]])
+    objective = MADDPG(gamma=0.5, regularizer=0.0, squashes=True)
+    critic = Fixed([[[2.008, 0.0]]])  # h(8) = sqrt(9) - 1 + 0.008
+    targets = objective.targets(networks(None, [critic]), window(), spoken)
+    # r + gamma Q' are 1 + 0.5 * 8 and -2
+    assert targets[0, 0].tolist() == pytest.approx([6**0.5 - 1 + 0.005, -(3**0.5 - 1 + 0.002)], abs=1e-5)
+
+
+@given(st.floats(-1e5, 1e5, width=32))
+def test_squashed_values_come_back(value):
+    value = torch.tensor(value)
+    assert unsquashed(squashed(value)).item() == pytest.approx(value.item(), rel=1e-4, abs=1e-5)
 
 
 def test_the_horizon_bootstraps_and_an_end_does_not():

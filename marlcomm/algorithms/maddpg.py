@@ -32,6 +32,7 @@ class MADDPGConfig(TeamConfig):
             together=settings.others == "current",
             reward_scale=settings.reward_scale,
             mean_ratio=settings.mean_ratio,
+            squashes=settings.value_rescaling,
         )
 
     def exploration(self, actions: ActionSpace) -> Any:

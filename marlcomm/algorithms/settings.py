@@ -140,6 +140,11 @@ class MADDPGTraining(RewardTraining):
     )
     critic_size: int = Field(64, ge=1, description="width of the critics' two hidden layers")
     twin: bool = Field(False, description="two critics, the lower of whose targets is believed")
+    value_rescaling: bool = Field(
+        False,
+        description="critics learn h(Q), h(x) = sign(x) (sqrt(|x| + 1) - 1) + x / 1000 (Pohlen et al. 2018), which "
+        "tells small values apart, with a `reward_scale` that makes these larger than 1",
+    )
     tau: float = Field(0.01, gt=0, le=1, description="how far the targets follow after each update")
     actions: Literal["hard", "soft"] = Field(
         "hard",

@@ -17,7 +17,7 @@ from torch.func import functional_call
 from marlcomm import noise
 from marlcomm.objectives.base import Batch, Loss, channel_loss
 from marlcomm.objectives.credit import message_credit
-from marlcomm.objectives.returns import goes_on, own_rewards
+from marlcomm.objectives.returns import goes_on, own_rewards, squashed, unsquashed
 from marlcomm.policies.base import TeamPolicy
 from marlcomm.policies.critic import ActorCritic, CentralCritic
 from marlcomm.policies.distributions import CATEGORICAL, Relaxation
@@ -55,6 +55,7 @@ class MADDPG:
         together: whether an actor is judged beside the others' new actions, not beside the recorded ones.
         reward_scale: rewards are multiplied by this before anything else.
         mean_ratio: share of the team's mean reward in an agent's own.
+        squashes: whether critics say what `squashed` makes of values.
     """
 
     gamma: float
@@ -64,6 +65,7 @@ class MADDPG:
     together: bool = False
     reward_scale: float = 1.0
     mean_ratio: float = 0.0
+    squashes: bool = False
 
     def columns(self, rollout: Rollout) -> Batch:
         """What the replay keeps of episodes: name -> [B, T + 1, N, ...] (`WINDOWS`), [B, T, N, ...] or [B]."""
@@ -90,14 +92,20 @@ class MADDPG:
 
     @torch.no_grad()
     def targets(self, networks: ActorCritic, batch: Batch, answers: Answers) -> Tensor:
-        """Targets r + gamma Q'(o', a') [B, L, N], a' drawn from the target actors; of twin critics the lower one."""
+        """Targets r + gamma Q'(o', a') [B, L, N], a' drawn from the target actors; of twin critics the lower one.
+
+        Where critics say h(Q), it is h(r + gamma h^-1(Q'(o', a'))).
+        """
         length = batch["acts"].shape[1]
         relaxation = Relaxation(self.relaxation.hard, self.relaxation.temperature, self.target_noise)
         codes = _relaxed(answers.then, answers.target_draws, relaxation)
         observations, alive = batch["observations"][:, -length:], batch["alive"][:, -length:]
         judged = [critic(observations, codes, alive) for critic in networks.target_critics]
         following = judged[0] if len(judged) == 1 else torch.minimum(*judged)
-        return batch["rewards"] + self.gamma * batch["goes_on"] * following
+        if self.squashes:
+            following = unsquashed(following)
+        targets = batch["rewards"] + self.gamma * batch["goes_on"] * following
+        return squashed(targets) if self.squashes else targets
 
     def loss(self, networks: ActorCritic, batch: Batch, answers: Answers) -> Loss:
         """One sum, whose gradient for the critics is that of their error and for the policy that of all else."""

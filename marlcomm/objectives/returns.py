@@ -10,6 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+_LINEAR = 1e-3  # keeps the inverse of a squashed value from growing too fast
+
 
 def goes_on(alive: Tensor, spawned: Tensor, terminated: Tensor) -> Tensor:
     """Whether the occupant that took action t is still there after it.
@@ -65,3 +67,18 @@ def discounted(rewards: Tensor, goes_on: Tensor | None, gamma: float) -> Tensor:
         following = rewards[:, time] + gamma * carried
         returns[:, time] = following
     return returns
+
+
+def squashed(values: Tensor) -> Tensor:
+    """h(x) = sign(x) (sqrt(|x| + 1) - 1) + x / 1000 of any values (Pohlen et al. 2018).
+
+    A network that learns h of minus a squared distance learns about the distance, and tells apart what is near.
+    """
+    return values.sign() * ((values.abs() + 1).sqrt() - 1) + _LINEAR * values
+
+
+def unsquashed(values: Tensor) -> Tensor:
+    """What `squashed` maps to these."""
+    far = values.abs() + 1 + _LINEAR
+    root = 2 * far / (1 + (1 + 4 * _LINEAR * far).sqrt())  # sqrt(|x| + 1), without a difference of near numbers
+    return values.sign() * (root.square() - 1)
