@@ -100,6 +100,7 @@ class TeamConfig(AlgorithmConfig):
         # A worker that fails must not make the whole run wait a minute for its restart (RLlib's default).
         self.delay_between_env_runner_restarts_s = 1.0
         self.sample_timeout_s = ResourceSettings().sample_timeout
+        self.torch_skip_nan_gradients = True  # our learners look once, at all of them; RLlib would at each, twice
 
     def communication(
         self,
@@ -243,7 +244,9 @@ class TeamConfig(AlgorithmConfig):
         settings = self.algorithm_settings()
         if settings.optimizer == "rmsprop":
             return torch.optim.RMSprop(parameters, alpha=settings.rmsprop_alpha, eps=settings.rmsprop_eps)
-        return torch.optim.Adam(parameters) if settings.optimizer == "adam" else torch.optim.SGD(parameters, lr=1.0)
+        if settings.optimizer == "sgd":
+            return torch.optim.SGD(parameters, lr=1.0)
+        return torch.optim.Adam(parameters, fused=True)  # one operation for all, not a dozen for each
 
     def build_learner_connector(self, *arguments: Any, **settings: Any) -> None:
         """None: RLlib's default ones would never be called, and each of them searches all modules for its caller."""

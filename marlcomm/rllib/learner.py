@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -206,7 +207,8 @@ class TeamLearner(TorchLearner):
 
     def apply_gradients(self, gradients_dict: dict[Any, Tensor]) -> None:
         """Step, unless the loss or a gradient is infinite or NaN: then skip, count, and keep what it came from."""
-        finite = all(bool(torch.isfinite(number).all()) for number in (self._loss, *gradients_dict.values()))
+        largest = torch.nn.utils.get_total_norm((self._loss, *gradients_dict.values()), norm_type=math.inf)
+        finite = bool(largest.isfinite())
         self.metrics.log_value((DEFAULT_MODULE_ID, SKIPPED), 0 if finite else 1, reduce="sum")
         if finite:
             self._in_a_row = 0
