@@ -120,6 +120,7 @@ def test_an_interval_holds_its_mean_and_narrows_with_seeds():
     # The standard error of 40 draws of deviation .1 is .016: two of them at either side.
     assert many.high - many.low == pytest.approx(4 * 0.1 / 40**0.5, rel=0.3)
     assert interval([0.25]) == Interval(0.25)
+    assert interval([0.2, 0.3]) == Interval(0.25)  # two seeds tell no width
     assert interval([0.25] * 5) == Interval(0.25, 0.25, 0.25)
 
 
@@ -151,6 +152,10 @@ def test_a_team_is_compared_with_a_hull_of_means_over_common_seeds():
     assert (found.pairs, found.claim) == (5, "higher")
     assert found.difference.mean == pytest.approx(1.06)
     assert 1 < found.difference.low < 1.06 < found.difference.high < 1.17
+    flat = above_hull(
+        dict.fromkeys(range(5), (4.0, 5.0)), [dict.fromkeys(range(5), p) for p in ((2.0, 1.0), (6.0, 3.0))]
+    )
+    assert (flat.difference, flat.claim) == (Interval(3.0, 3.0, 3.0), "higher")  # all seeds say the same
     assert above_hull({0: (1.0, 9.0)}, line) is None  # fewer bits than any of them
     assert above_hull({7: (4.0, 9.0)}, line) is None  # a seed of its own
 

@@ -15,7 +15,9 @@ from marlcomm import checkpoint
 from marlcomm.analysis import trainings
 from marlcomm.analysis.evidence import way
 from marlcomm.analysis.findings import rows, scale
+from marlcomm.analysis.results_page import section
 from marlcomm.analysis.study import Hull, Study, run, tune
+from marlcomm.config import merge
 from marlcomm.registry import ConfigError
 
 CONFIG = """
@@ -90,19 +92,37 @@ def test_a_study_is_tuned_run_and_reported(folder, trainings_here, monkeypatch):
     assert "no studies/*.yaml here" in done.stderr
     trainings_here("study", "report", "study.yaml", "--out", "docs/results.md", cwd=folder)
     page = (folder / "docs/results.md").read_text()
-    asked = "continuous: mean at least 2: **not reached** so far, by 1 of 2 seeds"
+    asked = "continuous: mean at least 2: **no evidence** so far, by 1 of 2 seeds"
     for words in ("## Small", "Cars that hardly learn.", asked, "| vq - silent |", summary["command"]):
         assert words in page
+    assert "marlcomm evaluate runs/continuous-1 channel.name=post_training channel.bits=2" in page
     assert "no evidence: vq, seed 1: 20 episodes" in page
+    assert "none: vq and silent are no evidence" in page
+    assert "Not run yet: continuous (seed 0); silent (seed 0); vq (seed 0); continuous, 2 bits (seed 0)." in page
     assert (folder / "docs/pictures/results_study.png").stat().st_size > 10_000
 
 
-def write(study, label, seed, **figures):
+def write(study, label, seed, settings=None, env_steps=100, **figures):
     """A result file by hand: success, and 8 bits; what references reach."""
     study.results.mkdir(parents=True, exist_ok=True)
-    summary = {"seed": seed, "evaluation/coded_bits_per_agent_step": 8.0, "env_steps": 100, "core_seconds": 60.0}
-    summary |= {"floor/return": -9.0, "ceiling/return": -1.0, "evaluation/return": -3.0}
+    data, _ = trainings.config_data(study.config, [*study.recipes()[label], f"seed={seed}"])
+    trained = trainings.experiment(merge(data, settings or [])[0])
+    summary = {"seed": seed, "evaluation/coded_bits_per_agent_step": 8.0, "env_steps": env_steps, "core_seconds": 60.0}
+    summary |= {
+        "settings": trained.as_data(),
+        "channel": trained.channel.name,
+        "no_evidence": [],
+        "command": "marlcomm",
+    }
+    summary |= {
+        "floor": "always_gas",
+        "ceiling": "scheduler",
+        "floor/return": -9.0,
+        "ceiling/return": -1.0,
+        "evaluation/return": -3.0,
+    }
     summary |= {"floor/return_standard_error": 0.3, "ceiling/return_standard_error": 0.4}
+    summary |= {"machine": {"processor": "hands", "cores": 2}, "versions": {}}
     summary |= {"floor/success": 0.2, "ceiling/success": 1.0} | {f"evaluation/{k}": v for k, v in figures.items()}
     (study.results / f"{label}-{seed}.json").write_text(json.dumps(summary))
 
@@ -114,7 +134,7 @@ def test_rows_by_hand(folder):
         write(study, "vq", seed, success=0.962 - 0.01 * seed)
     continuous, vq = rows(study)
     assert continuous.figure.mean == pytest.approx(0.975)
-    assert continuous.reasons == []
+    assert (continuous.reasons, continuous.counts) == (None, "")
     assert continuous.way == 0.75
     assert way(continuous.summaries[0] | {"ceiling/return": -8.01}, "return") is None  # two errors of .5 are 1
     assert way(continuous.summaries[0] | {"ceiling/return": -7.99}, "return") == pytest.approx(6 / 1.01)
@@ -127,8 +147,88 @@ def test_rows_by_hand(folder):
     assert rows(beside)[1].against["upper hull of 1"].difference.mean == pytest.approx(-0.018)
     write(study, "vq", 1, success=0.94)
     assert rows(study)[1].reasons == ["0.024 worse than continuous, 0.02 is allowed"]
+    for within, reached in ((0.024, True), (0.0239, False)):
+        asked = study.settings.model_copy(update={"within": {"vq": within + 1e-9}})
+        assert rows(Study(study.name, asked, study.config, study.results))[1].reached is reached
     ends = scale(study, vq.summaries)
     assert (ends.floor, ends.ceiling) == (pytest.approx(0.2), pytest.approx(1.0))
+
+
+@pytest.mark.parametrize(
+    ("settings", "doubt"),
+    [
+        ([], None),
+        (
+            ["channel.codebook_size=3"],
+            "seed 1: trained with channel.codebook_size = 3, otherwise than the study says now",
+        ),
+        (["run.env_steps=80"], "seed 1: trained with run.env_steps = 80, otherwise than the study says now"),
+        (["resources.threads=1", "name=other"], None),
+    ],
+)
+def test_what_was_trained_otherwise_is_no_evidence(folder, settings, doubt):
+    five = STUDY.replace("[0, 1]", "[0, 1, 2, 3, 4]").replace("continuous: 2.0", "vq: 0.5")
+    (folder / "study.yaml").write_text(five.partition("trials:")[0])
+    study = Study.read(folder / "study.yaml", folder / "results")
+    for seed in range(5):
+        write(study, "silent", seed, success=0.3 - 0.01 * seed)
+        write(study, "vq", seed, settings=settings if seed == 1 else [], success=0.9 + 0.01 * seed)
+    silent, vq = rows(study)
+    comparison = vq.against["silent"]
+    assert comparison.pairs == 5
+    assert vq.doubts == ([] if doubt is None else [doubt])
+    assert comparison.claim == ("higher" if doubt is None else None)
+    assert comparison.withheld == ("" if doubt is None else "vq is no evidence")
+    assert silent.doubts == []
+    assert ("vq is no evidence" in vq.reasons) is (doubt is not None)
+    verdict = "reached" if doubt is None else "no evidence"
+    told = section(study, [silent, vq])
+    assert f"vq: mean at least 0.5: **{verdict}**; its bits do not count: there is no continuous team" in told
+    assert (f"no evidence: vq, {doubt}" in told) is (doubt is not None)
+
+
+def test_a_failed_seed_is_told_and_nothing_is_claimed(folder):
+    (folder / "study.yaml").write_text(STUDY.replace("[0, 1]", "[0, 1, 2, 3, 4, 5]").partition("trials:")[0])
+    study = Study.read(folder / "study.yaml", folder / "results")
+    for seed in range(6):
+        write(study, "silent", seed, success=0.3 - 0.01 * seed)
+        if seed == 3:
+            study.keep_failure("vq", 3, ConfigError("gradients are not finite"))
+        else:
+            write(study, "vq", seed, success=0.9 + 0.01 * seed)
+    study.keep_failure("continuous", 0, ConfigError("no memory"))
+    study.keep_failure("vq", 2, ConfigError("too late"))  # it has a result already
+    write(study, "vq", 7, success=0.1)
+    silent, vq = rows(study)
+    assert vq.doubts == ["seed 3 failed: gradients are not finite"]
+    assert vq.against["silent"].pairs == 5
+    assert vq.against["silent"].claim is None
+    told = section(study, [silent, vq])
+    assert "no evidence: vq, seed 3 failed: gradients are not finite" in told
+    assert "failed: continuous, seed 0: no memory" in told
+    assert "of no team and seed of this study: vq-7.json" in told
+    assert "Not run yet: continuous (seeds 1, 2, 3, 4, 5); continuous, 2 bits." in told
+
+
+def test_teams_of_other_budgets_are_not_compared(folder):
+    longer = STUDY.replace("[0, 1]", "[0, 1, 2, 3, 4]").replace("vq: [channel", "vq: [run.env_steps=200, channel")
+    (folder / "study.yaml").write_text(longer.partition("trials:")[0])
+    study = Study.read(folder / "study.yaml", folder / "results")
+    for seed in range(5):
+        write(study, "continuous", seed, success=0.9)
+        write(study, "vq", seed, success=0.9, env_steps=200)
+    _, vq = rows(study)
+    assert vq.doubts == []
+    assert vq.reasons == ["trained for other env steps"]
+    assert vq.against["continuous"].withheld == "trained for other env steps"
+
+
+def begun(run_folder, arguments):
+    """A run with a checkpoint, as ``marlcomm train`` with the arguments begins one."""
+    words = [word for word in arguments if "=" in word]
+    checkpoint.write(run_folder / "checkpoints" / "000001", {})
+    data = trainings.experiment(trainings.config_data(run_folder.parents[3] / "small.yaml", words)[0])
+    (run_folder / "config.yaml").write_text(data.as_yaml())
 
 
 def test_an_interrupted_study_goes_on(folder, monkeypatch):
@@ -139,11 +239,7 @@ def test_an_interrupted_study_goes_on(folder, monkeypatch):
         commands.append(arguments[:3])
         if arguments[0] == "train" and "--resume" not in arguments:
             name = next(word for word in arguments if word.startswith("name="))[5:]
-            run_folder = folder / "runs" / "study" / name / "now"
-            checkpoint.write(run_folder / "checkpoints" / "000001", {})
-            words = [word for word in arguments[2:] if "=" in word]
-            data = trainings.experiment(trainings.config_data(folder / "small.yaml", words)[0])
-            (run_folder / "config.yaml").write_text(data.as_yaml())
+            begun(folder / "runs" / "study" / name / "now", arguments)
             raise ConfigError("stopped in the middle")
         (next(folder.glob("runs/study/*/now")) / "summary.json").write_text('{"seed": 0, "command": "marlcomm train"}')
 
@@ -167,6 +263,8 @@ def test_an_interrupted_study_goes_on(folder, monkeypatch):
         ("tuning_seeds: [1000]", "tuning_seeds: [1]", r"tuning_seeds: \[1\] are seeds of results too"),
         ("[channel.codebook_size=4], ", "", "equally many trials"),
         ("of: continuous", "of: gumbel", "no team 'gumbel'"),
+        ("  silent: ", "  vq!: [channel.name=vq]\n  vq.: ", "'vq!' and 'vq.' would share their files"),
+        ("  silent: ", "  ddcl: [channel.name=ddcl]\n  silent: ", "trials: none of ddcl; wanted equally many"),
     ],
 )
 def test_what_is_wrong_with_a_study_is_named(folder, before, after, words):
@@ -194,7 +292,7 @@ def test_what_fails_is_told_after_the_others(folder, monkeypatch):
         done.append(name)
         if name == "vq-0":
             raise ConfigError("vq-0 failed")
-        (folder / "runs" / "study" / name / "now").mkdir(parents=True)
+        begun(folder / "runs" / "study" / name / "now", arguments)
         (folder / "runs" / "study" / name / "now" / "summary.json").write_text('{"seed": 0, "command": "marlcomm"}')
 
     monkeypatch.setattr(trainings, "run", fails_for_vq)
@@ -203,7 +301,30 @@ def test_what_fails_is_told_after_the_others(folder, monkeypatch):
     with pytest.raises(ConfigError, match="vq-0 failed"):
         run(study, folder / "runs", 2, seeds=[0])
     assert sorted(done) == ["continuous-0", "silent-0", "vq-0"]
-    assert not study.results.exists()  # a part of a study is kept when it is asked for
+    assert sorted(file.name for file in study.results.iterdir()) == [f"{name}.json" for name in sorted(done)]
+    assert study.failures() == {"vq": {0: "vq-0 failed"}}
+    assert list(study.evaluations()) == ["continuous", "silent"]
+
+
+def test_the_result_is_that_of_the_run_that_was_checked(folder, monkeypatch):
+    """An older run of other settings has a summary; the newest, which is as the study says, has not ended."""
+    words = ["run.env_steps=160", "channel.name=silent", "name=silent-0", "resources.threads=1", "resources.num_cpus=1"]
+    for stamp, lr in (("1", 0.5), ("2", 1e-3)):
+        run_folder = folder / "runs" / "study" / "silent-0" / stamp
+        begun(run_folder, [*words, f"algorithm.lr={lr}"])
+    (folder / "runs" / "study" / "silent-0" / "1" / "summary.json").write_text("{}")
+    commands = []
+
+    def resume(*arguments):
+        commands.append(arguments)
+        (run_folder / "summary.json").write_text('{"seed": 0, "command": "marlcomm train"}')
+
+    monkeypatch.setattr(trainings, "run", resume)
+    (folder / "study.yaml").write_text(STUDY.partition("trials:")[0])
+    study = Study.read(folder / "study.yaml", folder / "results")
+    run(study, folder / "runs", 1, ["silent"], [0])
+    assert commands == [("train", "--resume", str(run_folder))]
+    assert study.evaluations()["silent"][0]["settings"]["algorithm"]["lr"] == 1e-3
 
 
 CHILD = """

@@ -11,6 +11,7 @@ from scipy import stats
 
 FEWEST_EPISODES = 2000
 FEWEST_PAIRS = 5
+FEWEST_SEEDS = 3  # that an interval is told of
 CLOSE = 0.02  # to `continuous`: 2 points of success, or 2 % of the way from floor to ceiling
 _CONFIDENCE = 0.95
 
@@ -47,7 +48,7 @@ def way(summary: Mapping[str, Any], name: str) -> float | None:
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean over seeds, and the ends of its 95 % interval (by bootstrap; None of a single seed)."""
+    """A mean over seeds, and the ends of its 95 % interval (by bootstrap; None of fewer than three seeds)."""
 
     mean: float
     low: float | None = None
@@ -55,17 +56,18 @@ class Interval:
 
 
 def interval(values: Sequence[float]) -> Interval:
-    """The mean of seeds' figures; where all are equal, the interval has no width."""
-    if len(values) > 1 and max(values) == min(values):
-        return Interval(float(np.mean(values)), values[0], values[0])
+    """The mean of seeds' figures."""
     return _bootstrapped(np.mean, np.asarray(values))
 
 
 def _bootstrapped(statistic: Callable[[np.ndarray], Any], seeds: np.ndarray) -> Interval:
-    """A statistic of what seeds gave [R], and its interval."""
+    """A statistic of what seeds gave [R], and its interval, which has no width where every seed says the same."""
     found = float(statistic(seeds))
-    if len(seeds) < 2:
+    if len(seeds) < FEWEST_SEEDS:
         return Interval(found)
+    without_one = [float(statistic(np.delete(seeds, place))) for place in range(len(seeds))]
+    if np.allclose(without_one, found, rtol=1e-12, atol=0):
+        return Interval(found, found, found)
     ends = stats.bootstrap(
         (seeds,), statistic, confidence_level=_CONFIDENCE, method="BCa", rng=np.random.default_rng(0)
     ).confidence_interval
@@ -79,18 +81,20 @@ class Comparison:
     Attributes:
         difference: first minus second.
         pairs: seeds that both were trained with.
+        withheld: why nothing may be claimed, whatever the numbers say; empty where it may.
     """
 
     difference: Interval
     pairs: int
+    withheld: str = ""
 
     @property
     def claim(self) -> str | None:
         """``higher`` or ``lower``, where that may be said of the first one: enough pairs, and an interval without 0."""
         low, high = self.difference.low, self.difference.high
-        if self.pairs < FEWEST_PAIRS or low is None or high is None or low <= 0 <= high:
+        if self.withheld or self.pairs < FEWEST_PAIRS or low is None or high is None:
             return None
-        return "higher" if low > 0 else "lower"
+        return "higher" if low > 0 else "lower" if high < 0 else None
 
 
 def compare(first: Mapping[int, float], second: Mapping[int, float]) -> Comparison | None:

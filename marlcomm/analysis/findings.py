@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import numpy as np
@@ -23,6 +23,7 @@ from marlcomm.analysis.evidence import (
 from marlcomm.analysis.study import CONTINUOUS, SILENT, Study, StudySettings
 
 _BITS = "evaluation/coded_bits_per_agent_step"
+_SAME_BUDGET = 0.05  # by which env steps of teams that are compared may differ
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,9 @@ class Row:
         by_seed: the headline figure, seed -> value.
         figure, bits: over seeds; bits are coded ones per living agent's step.
         summaries: of the seeds.
+        doubts: why some of it is no evidence, failed seeds included, in sentences. Such a row claims nothing.
         against: comparisons with the continuous and the silent teams, by their labels, and with a hull of others.
-        reasons: why its few bits do not count (none where they do, and for teams that others stand beside).
+        reasons: why its few bits do not count; None where bits are not few, or not judged.
         reached: whether the seeds that are there reach what was to be reached; None where nothing was asked.
     """
 
@@ -43,8 +45,9 @@ class Row:
     figure: Interval
     bits: Interval
     summaries: list[dict[str, Any]]
+    doubts: list[str]
     against: dict[str, Comparison]
-    reasons: list[str]
+    reasons: list[str] | None
     reached: bool | None
 
     def mean(self, key: str) -> float | None:
@@ -54,10 +57,8 @@ class Row:
 
     @property
     def counts(self) -> str:
-        """Whether its few bits count, or why not; nothing of the teams that others stand beside."""
-        if self.label in (CONTINUOUS, SILENT):
-            return ""
-        return "; ".join(self.reasons) or "yes"
+        """Whether its few bits count, or why not; nothing where they are not judged."""
+        return "" if self.reasons is None else "; ".join(self.reasons) or "yes"
 
     @property
     def way(self) -> float | None:
@@ -77,9 +78,79 @@ def rows(study: Study) -> list[Row]:
     """All that was found, in the order of the study."""
     evaluations = study.evaluations()
     values = {label: _by_seed(study, summaries, study.settings.group) for label, summaries in evaluations.items()}
-    found = [_row(study, label, summaries, values) for label, summaries in evaluations.items()]
-    _beside_the_hull(study.settings, {row.label: row for row in found})
-    return found
+    failures = study.failures()
+    no_evidence = {
+        label: _doubts(study, label, summaries, failures.get(label, {})) for label, summaries in evaluations.items()
+    }
+    teams = {
+        label: Row(
+            label,
+            by_seed=(own := values[label]),
+            figure=interval(list(own.values())),
+            bits=interval([summary[_BITS] for summary in summaries]),
+            summaries=summaries,
+            doubts=no_evidence[label],
+            against={},
+            reasons=None,
+            reached=_reached(study.settings, label, own, values.get(CONTINUOUS, {})),
+        )
+        for label, summaries in evaluations.items()
+    }
+    found = {label: _beside(study, row, teams) for label, row in teams.items()}
+    _beside_the_hull(study.settings, found)
+    return list(found.values())
+
+
+def _doubts(study: Study, label: str, summaries: Sequence[Mapping[str, Any]], failures: Mapping[int, str]) -> list[str]:
+    """Why results are no evidence, in sentences."""
+    found = [f"seed {summary['seed']}: {reason}" for summary in summaries for reason in summary["no_evidence"]]
+    known = [summary for summary in summaries if "settings" in summary]
+    found += [
+        f"seed {summary['seed']}: its settings were not recorded" for summary in summaries if summary not in known
+    ]
+    for summary, strays in zip(known, study.strays(label, [one["settings"] for one in known]), strict=True):
+        if strays:
+            changed = ", ".join(f"{key} = {then!r}" for key, (then, _) in strays.items())
+            found.append(f"seed {summary['seed']}: trained with {changed}, otherwise than the study says now")
+    return found + [f"seed {seed} failed: {why}" for seed, why in failures.items()]
+
+
+def _beside(study: Study, row: Row, teams: Mapping[str, Row]) -> Row:
+    """A row compared with the continuous and the silent team, its bits judged where they are to be."""
+    against = {
+        other: replace(comparison, withheld=_incomparable([row, teams[other]]))
+        for other in (CONTINUOUS, SILENT)
+        if other in teams and other != row.label
+        if (comparison := compare(row.by_seed, teams[other].by_seed)) is not None
+    }
+    bounded = all(summary["channel"] not in (CONTINUOUS, SILENT) for summary in row.summaries)
+    most_bits = study.settings.most_bits if bounded else None
+    reasons = None if most_bits is None else _why_not(study, row, teams.get(CONTINUOUS), most_bits)
+    return replace(row, against=against, reasons=reasons)
+
+
+def _incomparable(compared: Sequence[Row]) -> str:
+    """Why nothing may be claimed of some rows together; empty where it may."""
+    doubtful = [row.label for row in compared if row.doubts]
+    if doubtful:
+        return f"{' and '.join(doubtful)} {'is' if len(doubtful) == 1 else 'are'} no evidence"
+    env_steps = [row.cost[0] for row in compared]
+    return "trained for other env steps" if max(env_steps) > (1 + _SAME_BUDGET) * min(env_steps) else ""
+
+
+def _why_not(study: Study, row: Row, continuous: Row | None, most_bits: float) -> list[str]:
+    """Why a row's few bits do not count, in sentences."""
+    partner = {} if continuous is None else continuous.by_seed
+    among = [partner[seed] for seed in row.by_seed if seed in partner]
+    found = few_bits_count(
+        row.figure.mean,
+        float(np.mean(among)) if among else None,
+        row.bits.mean,
+        most_bits,
+        scale(study, row.summaries),
+    )
+    incomparable = _incomparable([row] if continuous is None else [row, continuous])
+    return [*found, incomparable] if incomparable else found
 
 
 def _beside_the_hull(settings: StudySettings, found: Mapping[str, Row]) -> None:
@@ -90,13 +161,29 @@ def _beside_the_hull(settings: StudySettings, found: Mapping[str, Row]) -> None:
     for label in settings.hull.above:
         comparison = above_hull(_points(found[label]), others) if label in found else None
         if comparison is not None:
-            found[label].against[f"upper hull of {len(others)}"] = comparison
+            withheld = _incomparable([found[label], *(found[other] for other in settings.hull.of)])
+            found[label].against[f"upper hull of {len(others)}"] = replace(comparison, withheld=withheld)
 
 
 def _points(row: Row) -> Points:
     """Bits and headline by seed."""
     bits = [summary[_BITS] for summary in row.summaries]
     return {seed: (spent, figure) for (seed, figure), spent in zip(row.by_seed.items(), bits, strict=True)}
+
+
+def doubts(study: Study, found: Sequence[Row]) -> list[str]:
+    """Why some of what was found is no evidence, what failed and left nothing, and which files are of no team."""
+    told = {row.label for row in found}
+    return [
+        *(f"no evidence: {row.label}, {doubt}" for row in found for doubt in row.doubts),
+        *(
+            f"failed: {label}, seed {seed}: {why}"
+            for label, seeds in study.failures().items()
+            for seed, why in seeds.items()
+            if label not in told
+        ),
+        *(f"of no team and seed of this study: {file}" for file in study.strangers()),
+    ]
 
 
 def scale(study: Study, summaries: Sequence[Mapping[str, Any]]) -> Scale:
@@ -110,39 +197,21 @@ def _by_seed(study: Study, summaries: Sequence[Mapping[str, Any]], group: str) -
     return {summary["seed"]: study.settings.shared(summary[key]) for summary in summaries}
 
 
-def _row(study: Study, label: str, summaries: list[dict[str, Any]], values: Mapping[str, Mapping[int, float]]) -> Row:
-    own = dict(values[label])
-    bits = interval([summary[_BITS] for summary in summaries])
-    against = {
-        other: found
-        for other in (CONTINUOUS, SILENT)
-        if other != label and other in values and (found := compare(own, values[other])) is not None
-    }
-    reasons = []
-    if label not in (CONTINUOUS, SILENT):
-        among = [values[CONTINUOUS][seed] for seed in own if seed in values.get(CONTINUOUS, {})]
-        continuous = float(np.mean(among)) if among else None
-        reasons = few_bits_count(_mean(own), continuous, bits.mean, study.settings.most_bits, scale(study, summaries))
-    return Row(
-        label,
-        own,
-        interval(list(own.values())),
-        bits,
-        summaries,
-        against,
-        reasons,
-        _reached(study.settings, label, own),
-    )
-
-
-def _reached(settings: StudySettings, label: str, own: Mapping[int, float]) -> bool | None:
+def _reached(
+    settings: StudySettings, label: str, own: Mapping[int, float], continuous: Mapping[int, float]
+) -> bool | None:
     """Whether the mean and the worst of some seeds are as good as those of all were to be."""
-    if label not in settings.reach and label not in settings.worst:
-        return None
-    good = operator.le if settings.metric == "length" else operator.ge
-    mean = good(_mean(own), settings.reach[label]) if label in settings.reach else True
-    worst = all(good(value, settings.worst[label]) for value in own.values()) if label in settings.worst else True
-    return mean and worst
+    good, sign = (operator.le, 1) if settings.metric == "length" else (operator.ge, -1)
+    found = []
+    if label in settings.reach:
+        found.append(good(_mean(own), settings.reach[label]))
+    if label in settings.worst:
+        found += [good(value, settings.worst[label]) for value in own.values()]
+    if label in settings.within:
+        both = own.keys() & continuous.keys()
+        lost = [sign * (own[seed] - continuous[seed]) for seed in both]
+        found.append(bool(both) and float(np.mean(lost)) <= settings.within[label])
+    return all(found) if found else None
 
 
 def _mean(own: Mapping[int, float]) -> float:

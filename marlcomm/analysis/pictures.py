@@ -186,7 +186,7 @@ def draw_study(study: Study, rows: Sequence[Row], scale: Scale, file: Path) -> N
     figure.savefig(file, dpi=110)
 
 
-def _draw_bits(panel: Any, rows: Sequence[Row], most_bits: float, looks: dict[str, tuple[str, str]]) -> None:
+def _draw_bits(panel: Any, rows: Sequence[Row], most_bits: float | None, looks: dict[str, tuple[str, str]]) -> None:
     from matplotlib.ticker import ScalarFormatter
 
     for row in rows:
@@ -196,11 +196,13 @@ def _draw_bits(panel: Any, rows: Sequence[Row], most_bits: float, looks: dict[st
         panel.scatter(
             row.bits.mean, row.figure.mean, 120, marker=marker, facecolors="none", edgecolors=color, label=row.label
         )
-    panel.axvline(most_bits, color="0.8", linewidth=0.8, linestyle="--")
+    if most_bits is not None:
+        panel.axvline(most_bits, color="0.8", linewidth=0.8, linestyle="--")
     panel.set_xscale("symlog", linthresh=1.0)
     panel.xaxis.set_major_formatter(ScalarFormatter())
-    panel.set_xlim(-0.1, 1.6 * max(most_bits, *(row.bits.mean for row in rows)))
-    panel.set_xlabel("coded bits per agent step\n(dots: seeds; large: their mean; dashed: the most that count)")
+    panel.set_xlim(-0.1, 1.6 * max([most_bits or 1.0, *(row.bits.mean for row in rows)]))
+    dashed = "" if most_bits is None else "; dashed: the most that count"
+    panel.set_xlabel(f"coded bits per agent step\n(dots: seeds; large: their mean{dashed})")
 
 
 def _draw_curves(panel: Any, study: Study, rows: Sequence[Row], looks: dict[str, tuple[str, str]]) -> None:

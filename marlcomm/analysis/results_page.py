@@ -7,39 +7,45 @@ from pathlib import Path
 from typing import Any
 
 from marlcomm.analysis.evidence import Interval
-from marlcomm.analysis.findings import Row, rows, scale
+from marlcomm.analysis.findings import Row, doubts, scale
 from marlcomm.analysis.study import Study
 
 _HEAD = """# Results
 
 Made by `{command}` from the files in `{results}/`, which hold everything that an evaluation found, and the command,
-versions, machine, env steps and processor time of its training. Every figure is of a run's last checkpoint, on 2,000
-episodes of the stream `evaluation`, which no training and no choice of settings has seen. Actions are sampled; *greedy*
+settings, versions, machine, env steps and processor time of its training. Every figure is of a run's last checkpoint,
+on 2,000 episodes of the stream `evaluation`, whose worlds no training has seen. What is otherwise, or was trained
+otherwise than the study says now, is *no evidence*: it says so, counts for nothing and claims nothing. The same holds
+of a team of which a seed failed. The first figure is of sampled actions, unless a column says *sampled*; *greedy*
 takes the likeliest. *Shuffled* lets everybody hear what is said in another episode: a team that talks loses by it.
-*Way* is how far its return has come from floor to ceiling, where the two differ. Intervals are of the mean over seeds,
-95 %, by bootstrap. Bits are coded ones for each living agent's step ([bits](bits.md)); *times fewer* compares with
-float32 numbers. Few bits *count* where a team is as good as `continuous` under the same recipe (within 2 points, or 2 %
-of the way from floor to ceiling) and its bits are few enough not to spell out where everybody is. Differences are
-claimed from five paired seeds on, if the interval excludes 0.
+*Way* is how far its return has come from floor to ceiling, where the two differ. Intervals are of the mean over
+seeds, 95 %, by bootstrap, from three seeds on (of so few they are too narrow). Bits are coded ones for each living
+agent's step ([bits](bits.md)); *times fewer* compares with float32 numbers. Few bits *count* where a team is as good
+as `continuous` under the same recipe (within 2 points, or 2 % of the way from floor to ceiling) and its bits are few
+enough not to spell out where everybody is. Differences are claimed from five paired seeds on, if the interval
+excludes 0. Where a study lists no trials, its settings were chosen by hand, on results of seed 0: of that seed they
+may be a little too good.
 """
 
 
-def write_page(studies: Sequence[Study], file: Path, command: str) -> None:
+Found = tuple[Study, Sequence[Row]]  # a study and its rows
+
+
+def write_page(studies: Sequence[Found], file: Path, command: str) -> None:
     """Write the page of all studies, and a picture of each beside it."""
     from marlcomm.analysis.pictures import draw_study
 
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(page(studies, command), encoding="utf-8")
-    for study in studies:
-        found = rows(study)
+    for study, found in studies:
         if found:
             draw_study(study, found, scale(study, found[0].summaries), file.parent / _picture(study))
 
 
-def page(studies: Sequence[Study], command: str) -> str:
+def page(studies: Sequence[Found], command: str) -> str:
     """All studies in Markdown; the command is what makes the page."""
-    head = _HEAD.format(command=command, results=studies[0].results.parent.name)
-    return "\n".join([head, *(section(study, rows(study)) for study in studies)])
+    head = _HEAD.format(command=command, results=studies[0][0].results.parent.name)
+    return "\n".join([head, *(section(study, found) for study, found in studies)])
 
 
 def _picture(study: Study) -> Path:
@@ -49,7 +55,6 @@ def _picture(study: Study) -> Path:
 def section(study: Study, found: Sequence[Row]) -> str:
     """A study in Markdown."""
     settings = study.settings
-    missing = [label for label in (*settings.teams, *settings.afterwards) if label not in {row.label for row in found}]
     parts = [f"## {settings.title}", settings.about.strip()]
     if found:
         parts += [
@@ -58,9 +63,7 @@ def section(study: Study, found: Sequence[Row]) -> str:
             *_asked(study, found),
             *_claims(found),
         ]
-        parts += [*_doubts(study, found), _provenance(found)]
-    if missing:
-        parts.append(f"Not run yet: {'; '.join(missing)}.")
+    parts += [*_listed(doubts(study, found)), *([_provenance(found)] if found else []), *_missing(study)]
     trials = study.trials()
     if trials:
         parts.append(_trials(trials))
@@ -71,15 +74,17 @@ def table(study: Study, found: Sequence[Row]) -> str:
     """A row for floor and ceiling, and for each team."""
     settings = study.settings
     name = settings.metric if settings.share == 1 else f"{settings.metric} / {settings.share}"
-    columns = [f"{name}, mean", "by seed", "greedy", "shuffled", "way", "bits / agent step", "times fewer", "counts"]
+    other = {"greedy": "evaluation", "evaluation": "greedy"}[settings.group]
+    beside = "sampled" if other == "evaluation" else "greedy"
+    columns = [f"{name}, mean", "by seed", beside, "shuffled", "way", "bits / agent step", "times fewer", "counts"]
     lines = [f"| team | {' | '.join(columns)} | env steps | core min |", "|---" * (len(columns) + 3) + "|"]
     ends, summary = scale(study, found[0].summaries), found[0].summaries[0]
     for label, value in ((summary["floor"], ends.floor), (summary["ceiling"], ends.ceiling)):
         lines.append(f"| *{label.replace('_', ' ')}* | {_number(value)} |" + " |" * len(columns) + " |")
     for row in found:
-        beside = (row.mean(f"{group}/{settings.metric}") for group in ("greedy", "shuffled"))
+        others = (row.mean(f"{group}/{settings.metric}") for group in (other, "shuffled"))
         cells = [_interval(row.figure), " ".join(_number(value) for value in row.by_seed.values())]
-        cells += ["-" if value is None else _number(settings.shared(value)) for value in beside]
+        cells += ["-" if value is None else _number(settings.shared(value)) for value in others]
         cells.append("-" if row.way is None else f"{row.way:.0%}")
         ratio = row.mean("evaluation/compression_ratio")
         cells += [f"{row.bits.mean:.2f}", "-" if ratio is None else f"{ratio:.1f}", row.counts]
@@ -95,42 +100,59 @@ def _asked(study: Study, found: Sequence[Row]) -> list[str]:
     less = settings.metric == "length"
     for row in found:
         wanted = [
-            f"{what} {'at most' if less else 'at least'} {asked[row.label]:g}"
-            for what, asked in (("mean", settings.reach), ("every seed", settings.worst))
+            f"{what} {asked[row.label]:g}"
+            for what, asked in (
+                (f"mean {'at most' if less else 'at least'}", settings.reach),
+                (f"every seed {'at most' if less else 'at least'}", settings.worst),
+                ("mean not worse than that of continuous by more than", settings.within),
+            )
             if row.label in asked
         ]
         if wanted:
-            verdict = "reached" if row.reached else "not reached"
+            verdict = "no evidence" if row.doubts else "reached" if row.reached else "not reached"
             missing = len(row.by_seed) < len(settings.seeds)
             yet = f" so far, by {len(row.by_seed)} of {len(settings.seeds)} seeds" if missing else ""
-            sentences.append(f"{row.label}: {' and '.join(wanted)}: **{verdict}**{yet}")
-    return ["\n".join(f"- {sentence}" for sentence in sentences)] if sentences else []
+            but = f"; its bits do not count: {'; '.join(row.reasons)}" if row.reasons else ""
+            sentences.append(f"{row.label}: {' and '.join(wanted)}: **{verdict}**{yet}{but}")
+    return _listed(sentences)
+
+
+def _listed(sentences: Sequence[str]) -> list[str]:
+    return ["\n".join(f"- {' '.join(sentence.split())}" for sentence in sentences)] if sentences else []
 
 
 def _claims(found: Sequence[Row]) -> list[str]:
     lines = ["| difference | mean | pairs | claim |", "|---|---|---|---|"]
     for row in found:
         for other, comparison in row.against.items():
-            claim = comparison.claim or "none"
+            claim = comparison.claim or f"none: {comparison.withheld}".removesuffix(": ")
             lines.append(
                 f"| {row.label} - {other} | {_interval(comparison.difference)} | {comparison.pairs} | {claim} |"
             )
     return ["\n".join(lines)] if len(lines) > 2 else []
 
 
-def _doubts(study: Study, found: Sequence[Row]) -> list[str]:
-    """Why some of it is no evidence."""
-    doubts = {
-        f"{row.label}, seed {summary['seed']}: {reason}"
-        for row in found
-        for summary in row.summaries
-        for reason in summary["no_evidence"]
-    }
-    return ["\n".join(f"- no evidence: {doubt}" for doubt in sorted(doubts))] if doubts else []
+def _missing(study: Study) -> list[str]:
+    """What has not been run yet."""
+    settings, missing = study.settings, []
+    evaluations, failures = study.evaluations(), study.failures()
+    for label in (*settings.teams, *settings.afterwards):
+        ended = {summary["seed"] for summary in evaluations.get(label, [])} | failures.get(label, {}).keys()
+        seeds = [str(seed) for seed in settings.seeds if seed not in ended]
+        if seeds:
+            some = f" (seed{'s' * (len(seeds) > 1)} {', '.join(seeds)})" if ended else ""
+            missing.append(label + some)
+    return [f"Not run yet: {'; '.join(missing)}."] if missing else []
 
 
 def _provenance(found: Sequence[Row]) -> str:
-    lines = [summary["command"] for row in found for summary in row.summaries]
+    lines = [
+        summary[kind]
+        for row in found
+        for summary in row.summaries
+        for kind in ("command", "evaluation_command")
+        if kind in summary
+    ]
     commands = "\n".join(dict.fromkeys(lines))
     machines = dict.fromkeys(
         f"{summary['machine']['processor']}, {summary['machine']['cores']} cores"

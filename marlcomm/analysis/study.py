@@ -1,12 +1,14 @@
 """Studies: which teams to train on a world and with which seeds, what they are to reach, and what they did reach.
 
-A study is a YAML file. Its result files are the summaries of its teams, one for each seed, and what was tried before.
+A study is a YAML file. Its result files are the summaries of its teams, one for each seed, each with the settings that
+it was trained with; what a training died of, where it did; and what was tried before.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +19,18 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import Field, field_validator, model_validator
 
-from marlcomm.analysis.trainings import Watch, evaluated, train
+from marlcomm import disk
+from marlcomm.analysis.trainings import Watch, evaluated, team_name, train
+from marlcomm.changes import Changes, differences, of_training
+from marlcomm.config import experiment
+from marlcomm.config import read as config_data
 from marlcomm.registry import ConfigError, Settings, nearest, validate
 from marlcomm.runs import Run
 
 CONTINUOUS, SILENT = "continuous", "silent"  # the teams that others stand beside
 CURVE = "curve"  # of a result file: pairs of env steps and the headline of a short evaluation
+FAILED = "failed"  # of a result file: what the training died of; nothing else is in it but the seed
+_BUDGET = ("run.env_steps", "run.minutes")  # may change while a run goes on, but are of the recipe
 _TUNING = "tuning"
 _TRIALS = "trials.json"
 
@@ -56,17 +64,22 @@ class StudySettings(Settings):
         "sampled", description="which actions the headline is of; greedy: the likeliest, where a choice is no action"
     )
     share: int = Field(1, ge=1, description="what returns are divided by: agents, where they are told for each agent")
-    most_bits: float = Field(gt=0, description="coded bits per agent step that a bounded channel may use")
+    most_bits: float | None = Field(
+        None,
+        gt=0,
+        description="coded bits per agent step with which a bounded channel counts; by default none is judged",
+    )
     teams: dict[str, tuple[str, ...]] = Field(
         min_length=1, description="label -> KEY=VALUE; those called continuous and silent are what others stand beside"
     )
     afterwards: dict[str, Afterwards] = Field({}, description="label -> teams that are evaluated under changes")
     reach: dict[str, float] = Field({}, description="label -> what the mean over seeds is to reach")
     worst: dict[str, float] = Field({}, description="label -> what every seed is to reach")
+    within: dict[str, float] = Field({}, description="label -> how much worse than `continuous` the mean may be")
     hull: Hull | None = Field(None, description="whose (`of`) upper hull over bits others stand `above`")
     tuning_seeds: tuple[int, ...] = Field((1000,), min_length=1, description="seeds that settings are chosen on")
     trials: dict[str, tuple[tuple[str, ...], ...]] = Field(
-        {}, description="label -> lists of KEY=VALUE to choose from, equally many for all"
+        {}, description="label -> lists of KEY=VALUE to choose from, equally many for all teams but `silent`"
     )
 
     @field_validator("trials")
@@ -80,9 +93,15 @@ class StudySettings(Settings):
     @model_validator(mode="after")
     def _labels_and_seeds(self) -> StudySettings:
         labels = [*self.teams, *self.afterwards]
+        files: dict[str, str] = {}
+        for label in labels:
+            other = files.setdefault(team_name(label, 0), label)
+            if other != label:
+                raise ValueError(f"{other!r} and {label!r} would share their files: wanted other letters and digits")
         for key, named, known in (
             ("reach", self.reach, labels),
             ("worst", self.worst, labels),
+            ("within", self.within, labels),
             ("trials", self.trials, self.teams),
             ("hull", [] if self.hull is None else [*self.hull.of, *self.hull.above], labels),
             ("afterwards", [one.of for one in self.afterwards.values()], self.teams),
@@ -92,6 +111,11 @@ class StudySettings(Settings):
                     raise ValueError(f"{key}: no team {label!r}; {nearest(label, known)}")
         if self.hull is not None and self.metric == "length":
             raise ValueError("hull: wanted metric success or return, of which more is better")
+        untried = self.teams.keys() - self.trials.keys() - {SILENT}
+        if self.trials and untried:
+            raise ValueError(
+                f"trials: none of {', '.join(sorted(untried))}; wanted equally many for all teams but silent"
+            )
         both = set(self.seeds) & set(self.tuning_seeds)
         if both:
             raise ValueError(f"tuning_seeds: {sorted(both)} are seeds of results too; choose others")
@@ -139,18 +163,29 @@ class Study:
         return Study(file.stem, settings, config, results / file.stem)
 
     def chosen(self) -> dict[str, tuple[str, ...]]:
-        """What is trained: the settings of all and of each team, and after them those that were chosen for it."""
-        found = {trial["team"]: trial for trial in self.trials() if trial["chosen"]}
-        missing = self.settings.trials.keys() - found.keys()
+        """What is trained, as `recipes`; raises `ConfigError` where settings have not been chosen yet."""
+        missing = self.settings.trials.keys() - {trial["team"] for trial in self.trials() if trial["chosen"]}
         if missing:
             raise ConfigError(
                 f"{self.name}.trials: settings of {', '.join(sorted(missing))} have not been chosen yet: "
                 "marlcomm study tune does it"
             )
+        return self.recipes()
+
+    def recipes(self) -> dict[str, tuple[str, ...]]:
+        """The settings of all and of each team, and after them those that were chosen for it."""
+        found = {trial["team"]: trial["changes"] for trial in self.trials() if trial["chosen"]}
         return {
-            label: (*self.settings.changes, *changes, *(found[label]["changes"] if label in found else ()))
+            label: (*self.settings.changes, *changes, *found.get(label, ()))
             for label, changes in self.settings.teams.items()
         }
+
+    def strays(self, label: str, settings: Sequence[Mapping[str, Any]]) -> list[Changes]:
+        """How results were trained otherwise than their team would be now, whatever the seed: key -> (then, now)."""
+        trained = self.settings.afterwards[label].of if label in self.settings.afterwards else label
+        now = experiment(config_data(self.config, self.recipes()[trained])[0]).as_data()
+        found = [differences(then, now | {"seed": then["seed"]}) for then in settings]
+        return [of_training(one) | {key: one[key] for key in _BUDGET if key in one} for one in found]
 
     def trials(self) -> list[dict[str, Any]]:
         """What was tried before: a team, changes, the figure on each tuning seed, and whether it was chosen."""
@@ -158,31 +193,64 @@ class Study:
         return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
 
     def evaluations(self) -> dict[str, list[dict[str, Any]]]:
-        """The result files there are: label -> summaries by seed, in the order of the study."""
-        found = {}
-        for label in (*self.settings.teams, *self.settings.afterwards):
-            files = [self._file(label, seed) for seed in self.settings.seeds]
-            own = [json.loads(file.read_text(encoding="utf-8")) for file in files if file.is_file()]
-            if own:
-                found[label] = own
-        return found
+        """The result files of trainings that ended well: label -> summaries by seed, in the order of the study."""
+        found = {label: [data for data in own if FAILED not in data] for label, own in self._results().items()}
+        return {label: own for label, own in found.items() if own}
+
+    def failures(self) -> dict[str, dict[int, str]]:
+        """What trainings died of: label -> seed -> why."""
+        results = self._results()
+        return {
+            label: {data["seed"]: data[FAILED] for data in own if FAILED in data}
+            for label, own in results.items()
+            if any(FAILED in data for data in own)
+        }
+
+    def strangers(self) -> list[str]:
+        """Names of result files that are of no team and seed of the study."""
+        own = {self._file(label, seed).name for label in self._labels() for seed in self.settings.seeds}
+        return sorted(file.name for file in self.results.glob("*.json") if file.name not in own | {_TRIALS})
 
     def keep(self, label: str, seed: int, summary: Path) -> None:
-        """Store a summary as a result file, and with it the curve of its training."""
-        self.results.mkdir(parents=True, exist_ok=True)
+        """Store a summary as a result file, with the settings and the curve of its training."""
+        run = Run(summary.parent)
         data = json.loads(summary.read_text(encoding="utf-8"))
         data["command"] = data["command"].partition(" --runs ")[0]
-        if label in self.settings.teams:
-            data[CURVE] = Run(summary.parent).curve(f"validation/{self.settings.metric}")
-        self._file(label, seed).write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+        data["settings"] = run.experiment().as_data()
+        if label in self.settings.afterwards:
+            afterwards = self.settings.afterwards[label]
+            trained = f"runs/{team_name(afterwards.of, seed)}"
+            data["evaluation_command"] = shlex.join(["marlcomm", "evaluate", trained, *afterwards.changes])
+        else:
+            data[CURVE] = run.curve(f"validation/{self.settings.metric}")
+        self._write(self._file(label, seed), data)
+
+    def keep_failure(self, label: str, seed: int, error: ConfigError) -> None:
+        """Store what a training died of, unless it has a result already."""
+        file = self._file(label, seed)
+        if not file.is_file() or FAILED in json.loads(file.read_text(encoding="utf-8")):
+            self._write(file, {"seed": seed, FAILED: str(error)})
 
     def keep_trials(self, trials: Sequence[Mapping[str, Any]]) -> None:
         """Store what was tried."""
-        self.results.mkdir(parents=True, exist_ok=True)
-        (self.results / _TRIALS).write_text(json.dumps(trials, indent=1) + "\n", encoding="utf-8")
+        self._write(self.results / _TRIALS, trials)
+
+    def _write(self, file: Path, data: Any) -> None:
+        disk.write(file, json.dumps(data, indent=1) + "\n")
+
+    def _labels(self) -> tuple[str, ...]:
+        return (*self.settings.teams, *self.settings.afterwards)
+
+    def _results(self) -> dict[str, list[dict[str, Any]]]:
+        """The result files there are: label -> what is in them by seed, in the order of the study."""
+        return {
+            label: [json.loads(file.read_text(encoding="utf-8")) for file in files if file.is_file()]
+            for label in self._labels()
+            for files in [[self._file(label, seed) for seed in self.settings.seeds]]
+        }
 
     def _file(self, label: str, seed: int) -> Path:
-        return self.results / f"{''.join(c if c.isalnum() else '_' for c in label)}-{seed}.json"
+        return self.results / f"{team_name(label, seed)}.json"
 
 
 def run(
@@ -193,7 +261,7 @@ def run(
     seeds: Sequence[int] | None = None,
     watch: Watch = lambda what: None,
 ) -> None:
-    """Train and evaluate what is missing below `root`, and store the result files; some of it, or all."""
+    """Train and evaluate what is missing below `root`, some of it or all; each result file is stored as it is there."""
     teams = study.chosen()
     labels = list(teams) if labels is None else list(labels)
     for label in labels:
@@ -203,13 +271,16 @@ def run(
     strange = sorted(set(seeds) - set(study.settings.seeds))
     if strange:
         raise ConfigError(f"{study.name}.seeds: got {strange[0]}, wanted one of {list(study.settings.seeds)}")
-    summaries = train(study.config, {label: teams[label] for label in labels}, seeds, root / study.name, jobs, watch)
-    for (label, seed), file in summaries.items():
-        study.keep(label, seed, file)
-    for label, afterwards in study.settings.afterwards.items():
-        for seed in seeds if afterwards.of in labels else ():
-            watch(f"{label}, seed {seed}")
-            study.keep(label, seed, evaluated(Run(summaries[afterwards.of, seed].parent), afterwards.changes))
+
+    def done(label: str, seed: int, summary: Path) -> None:
+        study.keep(label, seed, summary)
+        for changed, afterwards in study.settings.afterwards.items():
+            if afterwards.of == label:
+                watch(f"{changed}, seed {seed}")
+                study.keep(changed, seed, evaluated(Run(summary.parent), afterwards.changes))
+
+    wanted = {label: teams[label] for label in labels}
+    train(study.config, wanted, seeds, root / study.name, jobs, watch, done, study.keep_failure)
 
 
 def tune(study: Study, root: Path, jobs: int, watch: Watch = lambda what: None) -> list[dict[str, Any]]:

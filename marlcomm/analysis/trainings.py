@@ -16,6 +16,8 @@ from marlcomm.registry import ConfigError
 from marlcomm.runs import Run
 
 Watch = Callable[[str], None]
+Done = Callable[[str, int, Path], None]  # what is done with a label's and seed's summary, as soon as it is there
+Failed = Callable[[str, int, ConfigError], None]  # and with what a training died of
 PROGRAM = (sys.executable, "-m", "marlcomm.cli")
 _running: set[subprocess.Popen[str]] = set()  # commands that have not ended
 _THREADS = ("resources.threads=1", "resources.num_cpus=1")
@@ -28,32 +30,42 @@ def train(
     root: Path,
     jobs: int,
     watch: Watch = lambda what: None,
+    done: Done = lambda label, seed, summary: None,
+    failed: Failed = lambda label, seed, error: None,
 ) -> dict[tuple[str, int], Path]:
     """Train a config under each label's overrides, but nothing that has been trained below `root` before.
 
-    A training that was stopped goes on from its last checkpoint. Returns the summary of each label and seed. Raises
-    `ConfigError` where a team of that name was trained otherwise, or, after all others, where a training fails.
+    A training that was stopped goes on from its last checkpoint. `done` and `failed` are called as trainings end, in
+    the threads that wait for them. Returns the summary of each label and seed. Raises `ConfigError` where a team of
+    that name was trained otherwise, or, after all others, where a training fails.
     """
     wanted = [(label, seed) for seed in seeds for label in teams]
-    missing = []
     for label, seed in wanted:
-        runs = _begun(root, label, seed)
-        if runs:
-            _check_same(runs[-1], config, _overrides(teams[label], label, seed))
-        if not _summaries(root, label, seed):
-            missing.append((label, seed))
+        begun = _begun(root, label, seed)
+        if begun is not None:
+            _check_same(begun, config, _overrides(teams[label], label, seed))
 
     def one(case: tuple[str, int]) -> None:
         label, seed = case
         watch(f"{label}, seed {seed}")
-        runs = _begun(root, label, seed)
-        if runs:
-            run("train", "--resume", str(runs[-1].folder))
-        else:
-            run("train", str(config), *_overrides(teams[label], label, seed), "--runs", str(root))
+        try:
+            _finish(root, config, teams[label], label, seed)
+        except ConfigError as error:
+            failed(label, seed, error)
+            raise
+        done(label, seed, _summary(root, label, seed))
 
-    each(one, missing, jobs)
-    return {(label, seed): _summaries(root, label, seed)[-1] for label in teams for seed in seeds}
+    each(one, wanted, jobs)
+    return {(label, seed): _summary(root, label, seed) for label in teams for seed in seeds}
+
+
+def _finish(root: Path, config: Path, changes: Sequence[str], label: str, seed: int) -> None:
+    """Train what is missing of one training."""
+    begun = _begun(root, label, seed)
+    if begun is None:
+        run("train", str(config), *_overrides(changes, label, seed), "--runs", str(root))
+    elif not begun.summary_file().is_file():
+        run("train", "--resume", str(begun.folder))
 
 
 def evaluated(trained: Run, changes: Sequence[str]) -> Path:
@@ -109,7 +121,7 @@ def each(one: Callable[[tuple[str, int]], None], cases: Sequence[tuple[str, int]
 
 
 def _overrides(changes: Sequence[str], label: str, seed: int) -> list[str]:
-    return [*changes, f"seed={seed}", f"name={_name(label, seed)}", *_THREADS]
+    return [*changes, f"seed={seed}", f"name={team_name(label, seed)}", *_THREADS]
 
 
 def _check_same(trained: Run, config: Path, overrides: Sequence[str]) -> None:
@@ -121,16 +133,20 @@ def _check_same(trained: Run, config: Path, overrides: Sequence[str]) -> None:
         )
 
 
-def _name(label: str, seed: int) -> str:
+def team_name(label: str, seed: int) -> str:
+    """Of the run and the result file of a training: its label, as far as that may stand in a file's name."""
     return f"{''.join(c if c.isalnum() else '_' for c in label)}-{seed}"
 
 
-def _begun(root: Path, label: str, seed: int) -> list[Run]:
-    """The runs of a team that have a checkpoint, oldest first."""
-    runs = [Run(file.parent) for file in sorted((root / _name(label, seed)).glob("*/config.yaml"))]
-    return [run for run in runs if run.checkpoints()]
+def _begun(root: Path, label: str, seed: int) -> Run | None:
+    """The newest run of a team that has a checkpoint."""
+    runs = [Run(file.parent) for file in sorted((root / team_name(label, seed)).glob("*/config.yaml"))]
+    return next((run for run in reversed(runs) if run.checkpoints()), None)
 
 
-def _summaries(root: Path, label: str, seed: int) -> list[Path]:
-    """The evaluations of a team, oldest first."""
-    return sorted((root / _name(label, seed)).glob("*/summary.json"))
+def _summary(root: Path, label: str, seed: int) -> Path:
+    """The evaluation of a team that is trained."""
+    begun = _begun(root, label, seed)
+    if begun is None or not begun.summary_file().is_file():
+        raise ConfigError(f"{label}, seed {seed}: its training left no summary below {root}")
+    return begun.summary_file()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,6 +16,7 @@ from marlcomm.cli.shell import command_line, out, program, say_command, tell_whe
 from marlcomm.registry import ConfigError
 
 if TYPE_CHECKING:
+    from marlcomm.analysis.findings import Row
     from marlcomm.analysis.study import Study
 
 app = typer.Typer(help="Train what answers a question, and tell what was found.", no_args_is_help=True)
@@ -47,10 +48,12 @@ def run(
     """
     with _goes_on(), out.status("reading") as status:
         from marlcomm.analysis import study as studies
+        from marlcomm.analysis.findings import rows
 
         study = studies.Study.read(file, results)
         studies.run(study, root, jobs, teams, seeds, watch=lambda what: status.update(escape(what)))
-    _tell(study)
+        found = rows(study)
+    _tell(study, found)
     tell_where(study.results)
 
 
@@ -84,6 +87,7 @@ def report(
     results: Results = Path("results"),
 ) -> None:
     """Tell what studies found, from their result files alone."""
+    from marlcomm.analysis.findings import rows
     from marlcomm.analysis.results_page import write_page
     from marlcomm.analysis.study import Study
 
@@ -91,10 +95,11 @@ def report(
     if not files:
         raise ConfigError("study report: no studies/*.yaml here; say which, as in marlcomm study report my_study.yaml")
     studies = [Study.read(file, results) for file in files]
-    for study in studies:
-        _tell(study)
+    found = [(study, rows(study)) for study in studies]
+    for study, own in found:
+        _tell(study, own)
     if target is not None:
-        write_page(studies, target, command_line())
+        write_page(found, target, command_line())
         tell_where(target)
 
 
@@ -109,14 +114,20 @@ def _goes_on() -> Iterator[None]:
         raise typer.Exit(130) from None
 
 
-def _tell(study: Study) -> None:
-    """A table of what there is."""
-    from marlcomm.analysis.findings import rows
+def _tell(study: Study, found: Sequence[Row]) -> None:
+    """A table of what there is, and why some of it is no evidence."""
+    from marlcomm.analysis.findings import doubts
 
-    settings, found = study.settings, rows(study)
-    if not found:
-        out.print(f"{escape(settings.title)}: no results yet", highlight=False)
-        return
+    if found:
+        out.print(_table(study, found))
+    else:
+        out.print(f"{escape(study.settings.title)}: no results yet", highlight=False)
+    for doubt in doubts(study, found):
+        out.print(escape(" ".join(doubt.split())), highlight=False)
+
+
+def _table(study: Study, found: Sequence[Row]) -> Table:
+    settings = study.settings
     table = Table(title=settings.title, caption=f"{settings.metric}; coded bits per agent step", caption_justify="left")
     table.add_column("team")
     for column in ("seeds", "mean", "95 %", "worst", "bits", "counts"):
@@ -126,4 +137,4 @@ def _tell(study: Study) -> None:
         ends = "" if row.figure.low is None else f"{row.figure.low:.3f} to {row.figure.high:.3f}"
         cells = [str(len(values)), f"{row.figure.mean:.3f}", ends, f"{values[0]:.3f}", f"{row.bits.mean:.2f}"]
         table.add_row(escape(row.label), *cells, row.counts)
-    out.print(table)
+    return table
