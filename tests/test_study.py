@@ -210,6 +210,20 @@ def test_a_failed_seed_is_told_and_nothing_is_claimed(folder):
     assert "Not run yet: continuous (seeds 1, 2, 3, 4, 5); continuous, 2 bits." in told
 
 
+def test_few_bits_are_judged_beside_the_numbers_of_their_own_recipe(folder):
+    text = STUDY.partition("afterwards:")[0] + "numbers: {vq: silent}\nagainst: {vq: [continuous]}\n"
+    (folder / "study.yaml").write_text(text)
+    study = Study.read(folder / "study.yaml", folder / "results")
+    for label, success in (("continuous", 0.9), ("silent", 0.8), ("vq", 0.79)):
+        write(study, label, 0, success=success)
+    vq = rows(study)[2]
+    assert vq.reasons == []
+    assert {label: round(found.difference.mean, 2) for label, found in vq.against.items()} == {
+        "silent": -0.01,
+        "continuous": -0.11,
+    }
+
+
 def test_teams_of_other_budgets_are_not_compared(folder):
     longer = STUDY.replace("[0, 1]", "[0, 1, 2, 3, 4]").replace("vq: [channel", "vq: [run.env_steps=200, channel")
     (folder / "study.yaml").write_text(longer.partition("trials:")[0])
@@ -263,6 +277,8 @@ def test_an_interrupted_study_goes_on(folder, monkeypatch):
         ("tuning_seeds: [1000]", "tuning_seeds: [1]", r"tuning_seeds: \[1\] are seeds of results too"),
         ("[channel.codebook_size=4], ", "", "equally many trials"),
         ("of: continuous", "of: gumbel", "no team 'gumbel'"),
+        ("reach:", "numbers: {vq: float32}\nreach:", "numbers: no team 'float32'"),
+        ("reach:", "against: {vq: [vp]}\nreach:", "against: no team 'vp'; did you mean 'vq'"),
         ("  silent: ", "  vq!: [channel.name=vq]\n  vq.: ", "'vq!' and 'vq.' would share their files"),
         ("  silent: ", "  ddcl: [channel.name=ddcl]\n  silent: ", "trials: none of ddcl; wanted equally many"),
     ],

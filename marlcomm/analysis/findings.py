@@ -35,7 +35,7 @@ class Row:
         figure, bits: over seeds; bits are coded ones per living agent's step.
         summaries: of the seeds.
         doubts: why some of it is no evidence, failed seeds included, in sentences. Such a row claims nothing.
-        against: comparisons with the continuous and the silent teams, by their labels, and with a hull of others.
+        against: comparisons with other teams, by their labels, and with a hull of others.
         reasons: why its few bits do not count; None where bits are not few, or not judged.
         reached: whether the seeds that are there reach what was to be reached; None where nothing was asked.
     """
@@ -92,7 +92,7 @@ def rows(study: Study) -> list[Row]:
             doubts=no_evidence[label],
             against={},
             reasons=None,
-            reached=_reached(study.settings, label, own, values.get(CONTINUOUS, {})),
+            reached=_reached(study.settings, label, own, values.get(study.settings.numbers_of(label), {})),
         )
         for label, summaries in evaluations.items()
     }
@@ -116,16 +116,17 @@ def _doubts(study: Study, label: str, summaries: Sequence[Mapping[str, Any]], fa
 
 
 def _beside(study: Study, row: Row, teams: Mapping[str, Row]) -> Row:
-    """A row compared with the continuous and the silent team, its bits judged where they are to be."""
+    """A row compared with those it is to stand beside, its bits judged where they are to be."""
+    numbers = study.settings.numbers_of(row.label)
     against = {
         other: replace(comparison, withheld=_incomparable([row, teams[other]]))
-        for other in (CONTINUOUS, SILENT)
+        for other in (numbers, SILENT, *study.settings.against.get(row.label, ()))
         if other in teams and other != row.label
         if (comparison := compare(row.by_seed, teams[other].by_seed)) is not None
     }
     bounded = all(summary["channel"] not in (CONTINUOUS, SILENT) for summary in row.summaries)
     most_bits = study.settings.most_bits if bounded else None
-    reasons = None if most_bits is None else _why_not(study, row, teams.get(CONTINUOUS), most_bits)
+    reasons = None if most_bits is None else _why_not(study, row, teams.get(numbers), most_bits)
     return replace(row, against=against, reasons=reasons)
 
 
@@ -138,9 +139,9 @@ def _incomparable(compared: Sequence[Row]) -> str:
     return "trained for other env steps" if max(env_steps) > (1 + _SAME_BUDGET) * min(env_steps) else ""
 
 
-def _why_not(study: Study, row: Row, continuous: Row | None, most_bits: float) -> list[str]:
-    """Why a row's few bits do not count, in sentences."""
-    partner = {} if continuous is None else continuous.by_seed
+def _why_not(study: Study, row: Row, numbers: Row | None, most_bits: float) -> list[str]:
+    """Why a row's few bits do not count beside the numbers of another, in sentences."""
+    partner = {} if numbers is None else numbers.by_seed
     among = [partner[seed] for seed in row.by_seed if seed in partner]
     found = few_bits_count(
         row.figure.mean,
@@ -149,7 +150,7 @@ def _why_not(study: Study, row: Row, continuous: Row | None, most_bits: float) -
         most_bits,
         scale(study, row.summaries),
     )
-    incomparable = _incomparable([row] if continuous is None else [row, continuous])
+    incomparable = _incomparable([row] if numbers is None else [row, numbers])
     return [*found, incomparable] if incomparable else found
 
 
@@ -198,7 +199,7 @@ def _by_seed(study: Study, summaries: Sequence[Mapping[str, Any]], group: str) -
 
 
 def _reached(
-    settings: StudySettings, label: str, own: Mapping[int, float], continuous: Mapping[int, float]
+    settings: StudySettings, label: str, own: Mapping[int, float], numbers: Mapping[int, float]
 ) -> bool | None:
     """Whether the mean and the worst of some seeds are as good as those of all were to be."""
     good, sign = (operator.le, 1) if settings.metric == "length" else (operator.ge, -1)
@@ -208,8 +209,8 @@ def _reached(
     if label in settings.worst:
         found += [good(value, settings.worst[label]) for value in own.values()]
     if label in settings.within:
-        both = own.keys() & continuous.keys()
-        lost = [sign * (own[seed] - continuous[seed]) for seed in both]
+        both = own.keys() & numbers.keys()
+        lost = [sign * (own[seed] - numbers[seed]) for seed in both]
         found.append(bool(both) and float(np.mean(lost)) <= settings.within[label])
     return all(found) if found else None
 

@@ -104,7 +104,7 @@ def _asked(study: Study, found: Sequence[Row]) -> list[str]:
             for what, asked in (
                 (f"mean {'at most' if less else 'at least'}", settings.reach),
                 (f"every seed {'at most' if less else 'at least'}", settings.worst),
-                ("mean not worse than that of continuous by more than", settings.within),
+                (f"mean not worse than that of {settings.numbers_of(row.label)} by more than", settings.within),
             )
             if row.label in asked
         ]

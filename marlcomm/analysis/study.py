@@ -70,12 +70,18 @@ class StudySettings(Settings):
         description="coded bits per agent step with which a bounded channel counts; by default none is judged",
     )
     teams: dict[str, tuple[str, ...]] = Field(
-        min_length=1, description="label -> KEY=VALUE; those called continuous and silent are what others stand beside"
+        min_length=1, description="label -> KEY=VALUE; others stand beside those called continuous and silent"
     )
     afterwards: dict[str, Afterwards] = Field({}, description="label -> teams that are evaluated under changes")
     reach: dict[str, float] = Field({}, description="label -> what the mean over seeds is to reach")
     worst: dict[str, float] = Field({}, description="label -> what every seed is to reach")
-    within: dict[str, float] = Field({}, description="label -> how much worse than `continuous` the mean may be")
+    within: dict[str, float] = Field({}, description="label -> how much worse than with numbers the mean may be")
+    numbers: dict[str, str] = Field(
+        {}, description="label -> the team of the same recipe that sends numbers, by default `continuous`"
+    )
+    against: dict[str, tuple[str, ...]] = Field(
+        {}, description="label -> whom it is compared with, besides who sends numbers and who is silent"
+    )
     hull: Hull | None = Field(None, description="whose (`of`) upper hull over bits others stand `above`")
     tuning_seeds: tuple[int, ...] = Field((1000,), min_length=1, description="seeds that settings are chosen on")
     trials: dict[str, tuple[tuple[str, ...], ...]] = Field(
@@ -102,6 +108,8 @@ class StudySettings(Settings):
             ("reach", self.reach, labels),
             ("worst", self.worst, labels),
             ("within", self.within, labels),
+            ("numbers", [*self.numbers, *self.numbers.values()], labels),
+            ("against", [*self.against, *(other for others in self.against.values() for other in others)], labels),
             ("trials", self.trials, self.teams),
             ("hull", [] if self.hull is None else [*self.hull.of, *self.hull.above], labels),
             ("afterwards", [one.of for one in self.afterwards.values()], self.teams),
@@ -120,6 +128,10 @@ class StudySettings(Settings):
         if both:
             raise ValueError(f"tuning_seeds: {sorted(both)} are seeds of results too; choose others")
         return self
+
+    def numbers_of(self, label: str) -> str:
+        """The team of the same recipe that sends numbers."""
+        return self.numbers.get(label, CONTINUOUS)
 
     @property
     def group(self) -> str:
