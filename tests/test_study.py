@@ -16,7 +16,7 @@ from marlcomm.analysis import trainings
 from marlcomm.analysis.evidence import way
 from marlcomm.analysis.findings import rows, scale
 from marlcomm.analysis.results_page import section
-from marlcomm.analysis.study import Hull, Study, run, tune
+from marlcomm.analysis.study import Hull, Study, ahead, run, tune
 from marlcomm.config import merge
 from marlcomm.registry import ConfigError
 
@@ -173,6 +173,8 @@ def test_what_was_trained_otherwise_is_no_evidence(folder, settings, doubt):
     for seed in range(5):
         write(study, "silent", seed, success=0.3 - 0.01 * seed)
         write(study, "vq", seed, settings=settings if seed == 1 else [], success=0.9 + 0.01 * seed)
+    estimated = ahead(study, folder / "runs", ["vq"])[0].core_minutes
+    assert estimated == 1  # that of a result of other settings tells nothing
     silent, vq = rows(study)
     comparison = vq.against["silent"]
     assert comparison.pairs == 5
@@ -240,7 +242,8 @@ def test_teams_of_other_budgets_are_not_compared(folder):
 def begun(run_folder, arguments):
     """A run with a checkpoint, as ``marlcomm train`` with the arguments begins one."""
     words = [word for word in arguments if "=" in word]
-    checkpoint.write(run_folder / "checkpoints" / "000001", {})
+    counters = {"env_steps": 40, "seconds": 10.0, "core_seconds": 30.0}
+    checkpoint.write(run_folder / "checkpoints" / "000001", counters)
     data = trainings.experiment(trainings.config_data(run_folder.parents[3] / "small.yaml", words)[0])
     (run_folder / "config.yaml").write_text(data.as_yaml())
 
@@ -255,16 +258,20 @@ def test_an_interrupted_study_goes_on(folder, monkeypatch):
             name = next(word for word in arguments if word.startswith("name="))[5:]
             begun(folder / "runs" / "study" / name / "now", arguments)
             raise ConfigError("stopped in the middle")
-        (next(folder.glob("runs/study/*/now")) / "summary.json").write_text('{"seed": 0, "command": "marlcomm train"}')
+        (next(folder.glob("runs/study/*/now")) / "summary.json").write_text(
+            '{"seed": 0, "command": "marlcomm train", "core_seconds": 90}'
+        )
 
     monkeypatch.setattr(trainings, "run", pretend)
     (folder / "study.yaml").write_text(STUDY.partition("trials:")[0])
     study = Study.read(folder / "study.yaml", folder / "results")
     with pytest.raises(ConfigError, match="stopped in the middle"):
         run(study, folder / "runs", 1, ["silent"], [0])
+    assert ahead(study, folder / "runs", ["silent"], [0]) == [("silent", 0, 0.25, 1.5)]  # a quarter took 30 seconds
     run(study, folder / "runs", 1, ["silent"], [0])
     run(study, folder / "runs", 1, ["silent"], [0])
     assert [command[1] for command in commands] == [str(folder / "small.yaml"), "--resume"]
+    assert ahead(study, folder / "runs", ["silent"]) == [("silent", 0, 1.0, 0.0), ("silent", 1, 0.0, 1.5)]
     assert (folder / "results/study/silent-0.json").is_file()
 
 
@@ -333,7 +340,7 @@ def test_the_result_is_that_of_the_run_that_was_checked(folder, monkeypatch):
 
     def resume(*arguments):
         commands.append(arguments)
-        (run_folder / "summary.json").write_text('{"seed": 0, "command": "marlcomm train"}')
+        (run_folder / "summary.json").write_text('{"seed": 0, "command": "marlcomm train", "core_seconds": 90}')
 
     monkeypatch.setattr(trainings, "run", resume)
     (folder / "study.yaml").write_text(STUDY.partition("trials:")[0])
@@ -374,6 +381,15 @@ def test_ctrl_c_lets_trainings_save(tmp_path, jobs):
     os.killpg(process.pid, signal.SIGINT)
     assert b"KeyboardInterrupt" in process.communicate(timeout=60)[1]
     assert (tmp_path / "saved").exists()
+
+
+def test_a_dry_run_of_a_study_trains_nothing(folder, here, monkeypatch):
+    monkeypatch.setattr(trainings, "run", None)
+    (folder / "study.yaml").write_text(STUDY.partition("trials:")[0])
+    study = Study.read(folder / "study.yaml", folder / "results")
+    write(study, "vq", 0, success=0.5)
+    told = here("study", "run", "study.yaml", "--seed", 1, "--dry-run", cwd=folder).stdout
+    assert "3 of 3 trainings ahead: 1 core-minutes, 0 minutes with --jobs 2, and 2 of unknown length" in told
 
 
 def test_who_stops_a_study_is_told_how_to_go_on(folder, here, monkeypatch):

@@ -12,7 +12,7 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 from omegaconf import OmegaConf
@@ -20,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import Field, field_validator, model_validator
 
 from marlcomm import disk
-from marlcomm.analysis.trainings import Watch, evaluated, team_name, train
+from marlcomm.analysis.trainings import Progress, Watch, evaluated, progress, team_name, train
 from marlcomm.changes import Changes, differences, of_training
 from marlcomm.config import experiment
 from marlcomm.config import read as config_data
@@ -265,6 +265,37 @@ class Study:
         return self.results / f"{team_name(label, seed)}.json"
 
 
+class Ahead(NamedTuple):
+    """A training of a study: the share of it that is over, and minutes of a core that the rest will take, if known."""
+
+    label: str
+    seed: int
+    over: float
+    core_minutes: float | None
+
+
+def ahead(
+    study: Study, root: Path, labels: Iterable[str] | None = None, seeds: Sequence[int] | None = None
+) -> list[Ahead]:
+    """What `run` would do. How long it takes is known from other seeds of the team, or what is over of a training."""
+    teams, seeds = _asked(study, labels, seeds)
+    results = study.evaluations()
+
+    def whole(label: str, so_far: Progress) -> float | None:
+        """Minutes of a core that all of a training takes."""
+        known = [summary for summary in results.get(label, []) if "settings" in summary]
+        strays = study.strays(label, [summary["settings"] for summary in known])
+        seconds = [summary["core_seconds"] for summary, stray in zip(known, strays, strict=True) if not stray]
+        if so_far.over:
+            seconds = [so_far.core_seconds / so_far.over]
+        return float(np.mean(seconds)) / 60 if seconds else None
+
+    return [
+        Ahead(label, seed, one.over, None if (minutes := whole(label, one)) is None else minutes * (1 - one.over))
+        for (label, seed), one in progress(study.config, teams, seeds, root / study.name).items()
+    ]
+
+
 def run(
     study: Study,
     root: Path,
@@ -274,6 +305,22 @@ def run(
     watch: Watch = lambda what: None,
 ) -> None:
     """Train and evaluate what is missing below `root`, some of it or all; each result file is stored as it is there."""
+
+    def done(label: str, seed: int, summary: Path) -> None:
+        study.keep(label, seed, summary)
+        for changed, afterwards in study.settings.afterwards.items():
+            if afterwards.of == label:
+                watch(f"{changed}, seed {seed}")
+                study.keep(changed, seed, evaluated(Run(summary.parent), afterwards.changes))
+
+    teams, seeds = _asked(study, labels, seeds)
+    train(study.config, teams, seeds, root / study.name, jobs, watch, done, study.keep_failure)
+
+
+def _asked(
+    study: Study, labels: Iterable[str] | None, seeds: Sequence[int] | None
+) -> tuple[dict[str, tuple[str, ...]], Sequence[int]]:
+    """The teams and the seeds that are asked for, by default all; raises `ConfigError` where the study has them not."""
     teams = study.chosen()
     labels = list(teams) if labels is None else list(labels)
     for label in labels:
@@ -283,16 +330,7 @@ def run(
     strange = sorted(set(seeds) - set(study.settings.seeds))
     if strange:
         raise ConfigError(f"{study.name}.seeds: got {strange[0]}, wanted one of {list(study.settings.seeds)}")
-
-    def done(label: str, seed: int, summary: Path) -> None:
-        study.keep(label, seed, summary)
-        for changed, afterwards in study.settings.afterwards.items():
-            if afterwards.of == label:
-                watch(f"{changed}, seed {seed}")
-                study.keep(changed, seed, evaluated(Run(summary.parent), afterwards.changes))
-
-    wanted = {label: teams[label] for label in labels}
-    train(study.config, wanted, seeds, root / study.name, jobs, watch, done, study.keep_failure)
+    return {label: teams[label] for label in labels}, seeds
 
 
 def tune(study: Study, root: Path, jobs: int, watch: Watch = lambda what: None) -> list[dict[str, Any]]:

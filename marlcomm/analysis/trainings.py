@@ -8,7 +8,9 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
+from marlcomm import checkpoint
 from marlcomm.changes import differences
 from marlcomm.config import experiment
 from marlcomm.config import read as config_data
@@ -20,7 +22,15 @@ Done = Callable[[str, int, Path], None]  # what is done with a label's and seed'
 Failed = Callable[[str, int, ConfigError], None]  # and with what a training died of
 PROGRAM = (sys.executable, "-m", "marlcomm.cli")
 _running: set[subprocess.Popen[str]] = set()  # commands that have not ended
+_TRAINED = 0.99  # the share of a training that has ended, but is not evaluated yet
 _THREADS = ("resources.threads=1", "resources.num_cpus=1")
+
+
+class Progress(NamedTuple):
+    """How far a training has come: the share of it that is over, 1 where it is evaluated too, and what it took."""
+
+    over: float
+    core_seconds: float
 
 
 def train(
@@ -39,11 +49,7 @@ def train(
     the threads that wait for them. Returns the summary of each label and seed. Raises `ConfigError` where a team of
     that name was trained otherwise, or, after all others, where a training fails.
     """
-    wanted = [(label, seed) for seed in seeds for label in teams]
-    for label, seed in wanted:
-        begun = _begun(root, label, seed)
-        if begun is not None:
-            _check_same(begun, config, _overrides(teams[label], label, seed))
+    wanted = list(progress(config, teams, seeds, root))
 
     def one(case: tuple[str, int]) -> None:
         label, seed = case
@@ -57,6 +63,29 @@ def train(
 
     each(one, wanted, jobs)
     return {(label, seed): _summary(root, label, seed) for label in teams for seed in seeds}
+
+
+def progress(
+    config: Path, teams: Mapping[str, Sequence[str]], seeds: Sequence[int], root: Path
+) -> dict[tuple[str, int], Progress]:
+    """How far each label's and seed's training has come below `root`.
+
+    Raises `ConfigError` where a team of that name was trained otherwise.
+    """
+    return {
+        (label, seed): _progress(_begun(root, label, seed), config, _overrides(teams[label], label, seed))
+        for seed in seeds
+        for label in teams
+    }
+
+
+def _progress(begun: Run | None, config: Path, overrides: Sequence[str]) -> Progress:
+    if begun is None:
+        return Progress(0.0, 0.0)
+    _check_same(begun, config, overrides)
+    counters = checkpoint.read(begun.last_checkpoint()).counters
+    over = min(_TRAINED, begun.experiment().run.done(counters["env_steps"], counters["seconds"]))
+    return Progress(1.0 if begun.summary_file().is_file() else over, counters["core_seconds"])
 
 
 def _finish(root: Path, config: Path, changes: Sequence[str], label: str, seed: int) -> None:

@@ -12,12 +12,12 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from marlcomm.cli.shell import command_line, out, program, say_command, tell_where
+from marlcomm.cli.shell import command_line, out, program, say, say_command, tell_where
 from marlcomm.registry import ConfigError
 
 if TYPE_CHECKING:
     from marlcomm.analysis.findings import Row
-    from marlcomm.analysis.study import Study
+    from marlcomm.analysis.study import Ahead, Study
 
 app = typer.Typer(help="Train what answers a question, and tell what was found.", no_args_is_help=True)
 
@@ -41,6 +41,9 @@ def run(
     root: Root = Path("runs"),
     jobs: Jobs = 2,
     results: Results = Path("results"),
+    dry: Annotated[
+        bool, typer.Option("--dry-run", help="only tell what is trained, and what the rest will take")
+    ] = False,
 ) -> None:
     """Train and evaluate the teams of a study, and store a result file of each.
 
@@ -51,6 +54,9 @@ def run(
         from marlcomm.analysis.findings import rows
 
         study = studies.Study.read(file, results)
+        if dry:
+            _tell_ahead(study, studies.ahead(study, root, teams, seeds), jobs)
+            return
         studies.run(study, root, jobs, teams, seeds, watch=lambda what: status.update(escape(what)))
         found = rows(study)
     _tell(study, found)
@@ -112,6 +118,26 @@ def _goes_on() -> Iterator[None]:
         again = f"{program('marlcomm')} {' '.join(sys.argv[1:])}"
         say_command("stopped and saved; continue with", again)
         raise typer.Exit(130) from None
+
+
+def _tell_ahead(study: Study, trainings: Sequence[Ahead], jobs: int) -> None:
+    """A table of what is trained and what is not, and how long that will take."""
+    table = Table(title=study.settings.title)
+    table.add_column("team")
+    for column in ("seed", "over", "core minutes ahead"):
+        table.add_column(column, justify="right")
+    for training in trainings:
+        minutes = "unknown" if training.core_minutes is None else f"{training.core_minutes:.0f}"
+        table.add_row(escape(training.label), str(training.seed), f"{training.over:.0%}", minutes)
+    out.print(table)
+    left = [training for training in trainings if training.over < 1]
+    known = sum(training.core_minutes or 0.0 for training in left)
+    unknown = sum(training.core_minutes is None for training in left)
+    beside = f", and {unknown} of unknown length" if unknown else ""
+    say(
+        f"{len(left)} of {len(trainings)} trainings ahead: {known:.0f} core-minutes, {known / jobs:.0f} minutes"
+        f" with --jobs {jobs}{beside}; evaluations come to it"
+    )
 
 
 def _tell(study: Study, found: Sequence[Row]) -> None:
