@@ -21,7 +21,8 @@ from pydantic.fields import FieldInfo
 from marlcomm import glossary
 from marlcomm.analysis.findings import rows
 from marlcomm.analysis.results_page import table
-from marlcomm.analysis.study import Study, StudySettings
+from marlcomm.analysis.study import Study
+from marlcomm.analysis.study_settings import StudySettings
 from marlcomm.config import ClusterSettings, EvaluationSettings, ResourceSettings, RunSettings
 from marlcomm.envs.cards import cards
 from marlcomm.envs.traffic_junction.settings import Curriculum

@@ -16,7 +16,8 @@ from marlcomm.analysis import trainings
 from marlcomm.analysis.evidence import way
 from marlcomm.analysis.findings import rows, scale
 from marlcomm.analysis.results_page import section
-from marlcomm.analysis.study import Hull, Study, ahead, run, tune
+from marlcomm.analysis.study import Study, ahead, run, tune
+from marlcomm.analysis.study_settings import Hull
 from marlcomm.config import merge
 from marlcomm.registry import ConfigError
 

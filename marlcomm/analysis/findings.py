@@ -20,7 +20,8 @@ from marlcomm.analysis.evidence import (
     interval,
     way,
 )
-from marlcomm.analysis.study import CONTINUOUS, SILENT, Study, StudySettings
+from marlcomm.analysis.study import Study
+from marlcomm.analysis.study_settings import CONTINUOUS, SILENT, StudySettings
 
 _BITS = "evaluation/coded_bits_per_agent_step"
 _SAME_BUDGET = 0.05  # by which env steps of teams that are compared may differ
