@@ -6,7 +6,9 @@ Fresh processes: `test_cli.py`; remote runners and learners: `test_rllib.py`.
 from dataclasses import replace
 from itertools import product
 
+import numpy as np
 import pytest
+from learning import weights
 from small_teams import RELAY, WORLDS, built_in, choice, team
 
 from marlcomm import checkpoint
@@ -132,6 +134,21 @@ def test_everything_else_that_moves_goes_on(start, tmp_path, name):
             for prefix in ("policy.", "team_values.critic", "team_values.norm")
             if any(key.startswith(prefix) for key in half.read(checkpoint.WEIGHTS))
         }
+
+
+@pytest.mark.parametrize("trainer", ["mappo", "maddpg"])
+def test_an_algorithm_goes_back_to_a_state_of_its_own(start, trainer):
+    """And more than once. The ring of the replay is full: each round that follows overwrites one of the state's."""
+    algorithm, ends = start(experiment(drawn(trainer, "vq"))), []
+    for _ in range(2):
+        algorithm.training_step()
+    state = algorithm.get_state()
+    for _ in range(2):
+        for _ in range(2):
+            algorithm.training_step()
+        ends.append(weights(algorithm) | {"return": np.asarray(algorithm.figures["train/return"])})
+        algorithm.set_state(state)
+    assert all(np.array_equal(value, ends[1][name]) for name, value in ends[0].items())
 
 
 def test_what_began_with_a_trained_team_goes_on_without_it(start, tmp_path):

@@ -28,6 +28,7 @@ from ray.rllib.utils.metrics import (
     LEARNER_RESULTS,
     NUM_ENV_STEPS_SAMPLED,
     NUM_ENV_STEPS_SAMPLED_LIFETIME,
+    WEIGHTS_SEQ_NO,
 )
 
 SUPPORTED = "2.60"
@@ -41,6 +42,7 @@ __all__ = [
     "LEARNER_RESULTS",
     "NUM_ENV_STEPS_SAMPLED",
     "NUM_ENV_STEPS_SAMPLED_LIFETIME",
+    "WEIGHTS_SEQ_NO",
     "Algorithm",
     "AlgorithmConfig",
     "Checkpointable",

@@ -20,6 +20,7 @@ from marlcomm.policies.records import Talk
 from marlcomm.rllib.compat import (
     DEFAULT_MODULE_ID,
     NUM_ENV_STEPS_SAMPLED_LIFETIME,
+    WEIGHTS_SEQ_NO,
     MultiAgentBatch,
     SampleBatch,
     TorchLearner,
@@ -200,6 +201,10 @@ class TeamLearner(TorchLearner):
                 key: part.view_as(gradient) for (key, gradient), part in zip(gradients.items(), parts, strict=True)
             }
         return gradients
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Take a state, older ones too: RLlib would keep weights that learned more, beside the older optimiser."""
+        super().set_state({name: value for name, value in state.items() if name != WEIGHTS_SEQ_NO})
 
     def _set_optimizer_state(self, state: Any) -> None:
         """Load a copy: the state may lie in Ray's shared memory, where two learners would step the same moments."""

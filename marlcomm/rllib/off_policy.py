@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -151,7 +152,8 @@ class OffPolicyAlgorithm(TeamAlgorithm):
 
     def get_state(self, components: Any = None, *, not_components: Any = None, **kwargs: Any) -> dict[str, Any]:
         state = super().get_state(components, not_components=not_components, **kwargs)
-        return state | {"replay": {round_: self.replay.round(round_) for round_ in self.replay.held}}
+        # Copies: whoever holds the state goes on training, and the ring overwrites its oldest round.
+        return state | {"replay": {round_: copy.deepcopy(self.replay.round(round_)) for round_ in self.replay.held}}
 
     def set_state(self, state: dict[str, Any]) -> None:
         super().set_state(state)

@@ -109,7 +109,7 @@ class Replay:
         self._first = self._next = self.env_steps = 0
 
     def round(self, round_: int) -> dict[str, Any]:
-        """What it holds of a round, as arrays by name."""
+        """What it holds of a round, as arrays by name: views, which later rounds overwrite."""
         return {name: column[self._rows(round_)].numpy() for name, column in self._columns.items()}
 
     def draw(self, how: Draw, update: int) -> Batch:
