@@ -25,7 +25,7 @@ from marlcomm.policies.records import Decision, Moment, Talk
 from marlcomm.policies.rollout import Player
 from marlcomm.policies.team import TeamNames
 from marlcomm.registry import ConfigError
-from marlcomm.rllib.replay import Draw, Replay, episode_bytes, episode_shapes, fitting_rounds
+from marlcomm.rllib.replay import Draw, Replay, episode_bytes, episode_shapes, fitting_rounds, shared_windows
 
 YES, NO = True, False
 BOX = BoxActions(box_world.LOW, box_world.HIGH)
@@ -533,6 +533,13 @@ def test_the_memory_bound_is_kept():
         fitting_rounds(shapes, 4, 5, env_steps=1000, limit=100)
 
 
+def test_an_update_has_the_same_windows_however_many_learners_share_them():
+    assert [shared_windows(1024, 25, learners) for learners in (0, 1, 2, 3, 40)] == [40] * 5
+    assert shared_windows(10, 25, 1) == 1
+    with pytest.raises(ConfigError, match=r"num_learners: got 41, wanted at most 40: .* \(1,024\) makes 40 of 25 env"):
+        shared_windows(1024, 25, 41)
+
+
 def test_rounds_come_one_after_the_other():
     replay = ring()
     replay.add(numbered(replay, 4, 7, [5] * 4), 7)
@@ -782,15 +789,17 @@ def test_rllibs_own_checkpoint_continues_too(build, tmp_path):
     second.stop()
 
 
-def test_two_learners_equal_one(build):
-    teams = [build(learners=learners, optimizer="sgd", lr=0.1, critic_lr=0.1, grad_clip=None) for learners in (0, 2)]
+@pytest.mark.parametrize("learners", [2, 3])
+def test_several_learners_equal_one(build, learners):
+    """Three of them have unequal shares of 64 windows."""
+    teams = [build(learners=number, optimizer="sgd", lr=0.1, critic_lr=0.1, grad_clip=None) for number in (0, learners)]
     before = weights(teams[0])
     for team in teams:
         for _ in range(3):
             team.train()
-    one, two = map(weights, teams)
+    one, several = map(weights, teams)
     assert max(np.abs(one[name] - before[name]).max(initial=0) for name in one) > 1e-2
-    assert max(np.abs(one[name] - two[name]).max(initial=0) for name in one) < 1e-5
+    assert max(np.abs(one[name] - several[name]).max(initial=0) for name in one) < 1e-5
     for name in ("loss/policy", "loss/value", "critic/target"):
         assert teams[1].figures[name] == pytest.approx(teams[0].figures[name], rel=1e-3, abs=1e-5)
 

@@ -19,7 +19,7 @@ from marlcomm.rllib.algorithm import TeamAlgorithm
 from marlcomm.rllib.learner import Lesson, TeamLearner
 from marlcomm.rllib.module import TeamRLModule
 from marlcomm.rllib.parcels import fetch
-from marlcomm.rllib.replay import Draw, Replay, episode_shapes, fitting_rounds
+from marlcomm.rllib.replay import Draw, Replay, episode_shapes, fitting_rounds, shared_windows
 from marlcomm.rllib.rows import join
 from marlcomm.rllib.runner import Sample
 
@@ -65,8 +65,8 @@ class OffPolicyLearner(TeamLearner):
 
     def _learn(self, rows: Batch, lesson: Lesson) -> None:
         """One update; learner l takes the l-th part of its windows."""
-        size = len(rows["acts"]) // max(self.config.num_learners, 1)
-        own = slice(self._learner_index * size, (self._learner_index + 1) * size)
+        size, learners = len(rows["acts"]), max(self.config.num_learners, 1)
+        own = slice(self._learner_index * size // learners, (self._learner_index + 1) * size // learners)
         self._pass({name: values[own] for name, values in rows.items()})
         self._advance_channel()
 
@@ -81,9 +81,9 @@ class OffPolicyAlgorithm(TeamAlgorithm):
         self.updates = 0
         super().setup(config)
         settings, policy = self.config, cast(TeamRLModule, self.env_runner.module).policy
-        spec, learners = policy.spec, max(settings.num_learners, 1)
+        spec = policy.spec
         length = settings.sequence_length or spec.horizon if policy.remembers else 1
-        rows = max(settings.batch_size // (length * learners), 1) * learners
+        rows = shared_windows(settings.batch_size, length, settings.num_learners)
         burn_in = settings.burn_in if policy.remembers else 0
         self._exploration = Schedule.of(settings.exploration(spec.actions))
         self._draw = Draw(rows, length, burn_in, settings.seed)

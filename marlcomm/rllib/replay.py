@@ -166,3 +166,14 @@ def fitting_rounds(shapes: Shapes, episodes: int, steps: int, env_steps: int, li
             "takes"
         )
     return max(min(env_steps // (episodes * steps), limit // for_round), 1)
+
+
+def shared_windows(env_steps: int, length: int, learners: int) -> int:
+    """How many windows of a length make so many env steps, whoever shares them; raises where a learner has none."""
+    windows = max(env_steps // length, 1)
+    if learners > windows:
+        raise ConfigError(
+            f"num_learners: got {learners}, wanted at most {windows}: they share the windows of an update, and "
+            f"training.batch_size ({env_steps:,}) makes {windows} of {length} env steps"
+        )
+    return windows
