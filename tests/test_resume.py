@@ -104,24 +104,62 @@ def test_every_trainer_goes_on_with_every_channel(start, tmp_path, algorithm, ch
     assert_resumes(start, tmp_path, drawn(algorithm, channel))
 
 
-def test_a_checkpoint_that_counts_no_episodes_goes_on(start, tmp_path, monkeypatch):
-    """They were not counted where every round had one of each world."""
-    settings = experiment(team())
+def assert_goes_on_without(start, folder, monkeypatch, data, counter):
+    """A checkpoint of a marlcomm that did not count this goes on as the run does; returns what both count then."""
+    settings = experiment(data)
     whole, second = start(settings), start(settings)
     for _ in range(2):
         whole.training_step()
-    counted = {name: value for name, value in whole.counters().items() if name != "episodes"}
+    counted = {name: value for name, value in whole.counters().items() if name != counter}
     with monkeypatch.context() as patch:
         patch.setattr(whole, "counters", lambda: counted)
-        save(whole, tmp_path / "000002")
-    restore(second, tmp_path / "000002")
+        save(whole, folder / "000002")
+    restore(second, folder / "000002")
     ends = []
     for algorithm in (whole, second):
         algorithm.training_step()
-        save(algorithm, tmp_path / str(len(ends)))
-        ends.append(checkpoint.read(tmp_path / str(len(ends))))
+        save(algorithm, folder / str(len(ends)))
+        ends.append(checkpoint.read(folder / str(len(ends))))
     assert ends[0].parts == ends[1].parts
-    assert ends[0].counters["episodes"] == ends[1].counters["episodes"] == 3
+    assert ends[0].counters[counter] == ends[1].counters[counter]
+    return ends[0].counters[counter]
+
+
+def test_a_checkpoint_that_counts_no_episodes_goes_on(start, tmp_path, monkeypatch):
+    """They were not counted where every round had one of each world."""
+    assert assert_goes_on_without(start, tmp_path, monkeypatch, team(), "episodes") == 3
+
+
+UNEVEN = {"env_steps_per_update": ROUND - 15, "learning_starts": 10}
+
+
+def test_a_checkpoint_that_counts_no_waiting_env_steps_goes_on(start, tmp_path, monkeypatch):
+    """They were what the updates so far had left."""
+    data = team(RELAY, algorithm={"name": "maddpg"} | UNEVEN)
+    waiting = (3 * ROUND - 10) % (ROUND - 15)
+    assert assert_goes_on_without(start, tmp_path, monkeypatch, data, "waiting_env_steps") == waiting
+
+
+@pytest.mark.parametrize(
+    ("changed", "updates"),
+    [
+        ({"env_steps_per_update": ROUND // 4}, 2 + 4),
+        ({"env_steps_per_update": 2 * ROUND}, 2 + 0),
+        ({"learning_starts": 10**6}, 2 + 0),
+        ({"learning_starts": 0}, 2 + 1),
+    ],
+)
+def test_updates_are_due_by_the_settings_of_each_round(start, tmp_path, changed, updates):
+    """Where they change, by --force, none are made up for, and none are left out."""
+    given = {"name": "maddpg", "env_steps_per_update": ROUND, "learning_starts": ROUND}
+    first, second = (start(experiment(team(RELAY, algorithm=given | change))) for change in ({}, changed))
+    for _ in range(3):
+        first.training_step()
+    assert first.updates == 2
+    save(first, tmp_path / "000003")
+    restore(second, tmp_path / "000003")
+    second.training_step()
+    assert second.updates == updates
 
 
 @pytest.mark.parametrize("name", ELSE)

@@ -75,10 +75,14 @@ class OffPolicyAlgorithm(TeamAlgorithm):
     """Updates on windows drawn from a replay: so many for each env step, all at the end of a round.
 
     The replay is a part of every checkpoint: a run that continues draws the same windows of the same episodes.
+
+    Attributes:
+        updates: how many were made.
+        waiting_env_steps: how many came after the last update that was due.
     """
 
     def setup(self, config: Any) -> None:
-        self.updates = 0
+        self.updates = self.waiting_env_steps = 0
         super().setup(config)
         settings, policy = self.config, cast(TeamRLModule, self.env_runner.module).policy
         spec = policy.spec
@@ -106,7 +110,7 @@ class OffPolicyAlgorithm(TeamAlgorithm):
     def _learn(self, samples: Sequence[Sample]) -> dict[str, float]:
         self.replay.add(join(fetch([sample.batch for sample in samples])), self.round)
         config = self.config
-        due = max(self.env_steps - config.learning_starts, 0) // config.env_steps_per_update - self.updates
+        due = self._due(sum(sample.env_steps for sample in samples))
         sums: dict[str, float] = {}
         for _ in range(due):
             for result in self._update():
@@ -123,6 +127,19 @@ class OffPolicyAlgorithm(TeamAlgorithm):
             "replay/mebibytes": self.replay.bytes / 2**20,
         }
 
+    def _due(self, played: int) -> int:
+        """How many updates are to be made after a round of so many env steps, which are counted already.
+
+        Each round is counted by the settings of now: where these were changed, nothing is made up for or left out.
+        """
+        counting = min(played, self._after_start())
+        due, self.waiting_env_steps = divmod(self.waiting_env_steps + counting, self.config.env_steps_per_update)
+        return due
+
+    def _after_start(self) -> int:
+        """Env steps since learning started."""
+        return max(self.env_steps - cast(int, self.config.learning_starts), 0)
+
     def _update(self) -> list[dict[str, Any]]:
         """The next update: all learners take their part of the same windows."""
         windows = self.replay.draw(self._draw, self.updates)
@@ -130,7 +147,7 @@ class OffPolicyAlgorithm(TeamAlgorithm):
         return self._teach(Lesson([columns], self.round, self.env_steps, moments={}))
 
     def counters(self) -> dict[str, Any]:
-        return super().counters() | {"updates": self.updates}
+        return super().counters() | {"updates": self.updates, "waiting_env_steps": self.waiting_env_steps}
 
     def parts(self, last: Path | None) -> dict[str, Any]:
         """Each round of the replay is a part of its own, which is written once: later checkpoints link to it."""
@@ -157,6 +174,9 @@ class OffPolicyAlgorithm(TeamAlgorithm):
 
     def set_state(self, state: dict[str, Any]) -> None:
         super().set_state(state)
+        counters = state.get("team", {})
+        if "updates" in counters and "waiting_env_steps" not in counters:  # of a checkpoint that counted updates alone
+            self.waiting_env_steps = self._after_start() % self.config.env_steps_per_update
         if "replay" in state:
             self.replay.clear()
             for round_, columns in state["replay"].items():
