@@ -526,10 +526,11 @@ def test_the_memory_bound_is_kept():
     assert held == replay.bytes == 12 * episode_bytes(shapes)
     assert fitting_rounds(shapes, 4, 5, env_steps=1000, limit=2**30) == 50
     assert fitting_rounds(shapes, 4, 5, env_steps=1000, limit=replay.bytes) == 3
-    assert fitting_rounds(shapes, 4, 5, env_steps=1, limit=2**30) == 1
-    with pytest.raises(
-        ConfigError, match=r"replay_bytes: got 100, wanted at least 1,\d\d\d, what a round of 4 episodes"
-    ):
+    assert fitting_rounds(shapes, 4, 5, env_steps=20, limit=2**30) == 1
+    wanted = r"wanted at least {}, what a round of 4 episodes takes"
+    with pytest.raises(ConfigError, match=r"replay_env_steps: got 7, " + wanted.format(20)):
+        fitting_rounds(shapes, 4, 5, env_steps=7, limit=2**30)
+    with pytest.raises(ConfigError, match=r"replay_bytes: got 100, " + wanted.format(r"1,\d\d\d")):
         fitting_rounds(shapes, 4, 5, env_steps=1000, limit=100)
 
 

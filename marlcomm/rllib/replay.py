@@ -159,13 +159,16 @@ class Replay:
 
 def fitting_rounds(shapes: Shapes, episodes: int, steps: int, env_steps: int, limit: int) -> int:
     """How many rounds of episodes fit, of so many steps each, into env steps and bytes; raises where none does."""
-    for_round = episode_bytes(shapes) * episodes
-    if for_round > limit:
-        raise ConfigError(
-            f"training.replay_bytes: got {limit:,}, wanted at least {for_round:,}, what a round of {episodes} episodes "
-            "takes"
-        )
-    return max(min(env_steps // (episodes * steps), limit // for_round), 1)
+    a_round = {
+        "replay_env_steps": (env_steps, episodes * steps),
+        "replay_bytes": (limit, episode_bytes(shapes) * episodes),
+    }
+    for name, (given, needed) in a_round.items():
+        if given < needed:
+            raise ConfigError(
+                f"training.{name}: got {given:,}, wanted at least {needed:,}, what a round of {episodes} episodes takes"
+            )
+    return min(given // needed for given, needed in a_round.values())
 
 
 def shared_windows(env_steps: int, length: int, learners: int) -> int:
