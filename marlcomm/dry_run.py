@@ -37,7 +37,7 @@ class DryRun:
         figures: what the last round logged.
         env_steps: of a round, of the largest where they grow.
         round_seconds, evaluation_seconds: of a round, and of a short evaluation (zero where there is none).
-        peak_bytes: memory of processes at their largest, by kind.
+        peak_bytes: memory of processes at their largest, by kind; of a whole run, whose replay is full.
         remarks: what the algorithm has to say of itself, in sentences.
     """
 
@@ -116,7 +116,7 @@ def _parameters(algorithm: TeamAlgorithm) -> dict[str, int]:
 
 def _peaks(algorithm: TeamAlgorithm) -> dict[str, int]:
     config = algorithm.config
-    peaks = {"training process": _peak_of_process()}
+    peaks = {"training process": _peak_of_process() + algorithm.bytes_to_come}
     if config.num_env_runners:
         each = algorithm.env_runner_group.foreach_env_runner(_peak_of_process, local_env_runner=False)
         peaks[f"env runners ({config.num_env_runners})"] = sum(each)

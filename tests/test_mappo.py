@@ -28,6 +28,7 @@ from marlcomm.policies.team import TeamNames
 from marlcomm.policies.values import CentralValue, TeamValues, ValueNorm, ValueSettings
 from marlcomm.registry import ConfigError, validate
 from marlcomm.rllib.module import TeamRLModule, spaces
+from marlcomm.rllib.replay import episode_bytes, episode_shapes
 from marlcomm.rllib.rows import epoch_rows, minibatches, value_moments
 from marlcomm.runs import Run
 from marlcomm.training import Interruption, rounds
@@ -567,11 +568,14 @@ def test_a_dry_run_tells_and_leaves_nothing(trains_here, tmp_path, workers):
     assert "leave out --resume" in trains_here("train", "--dry-run", "--resume", "x", cwd=tmp_path, code=2).stderr
 
 
-def test_a_dry_run_of_a_replay_learns_at_once(cluster):
-    maddpg = {"name": "maddpg", "env_steps_per_update": 100, "batch_size": 64}
+def test_a_dry_run_of_a_replay_learns_at_once_and_counts_all_of_it(cluster, monkeypatch):
+    monkeypatch.setattr("marlcomm.dry_run._peak_of_process", lambda worker=None: 1000)
+    maddpg = {"name": "maddpg", "env_steps_per_update": 100, "batch_size": 64, "replay_env_steps": 50 * 32 * 20}
     tried = dry_run(config.experiment({"policy": SMALL, "run": {"worlds": 32}, "algorithm": maddpg}))
     assert tried.figures["update/updates"] == 2 * 32 * 20 // 100
     assert tried.shapes["rewards"] == (32, 20, 5)
     assert {"critics", "channel"} < tried.parameters.keys()
     assert "target_policy" not in tried.parameters
-    assert "the replay holds" in tried.remarks[0]
+    assert "the replay holds the last 50 rounds" in tried.remarks[0]
+    an_episode = episode_bytes(episode_shapes(names().make_env().spec, gated=False))
+    assert tried.peak_bytes == {"training process": 1000 + 48 * 32 * an_episode}  # two rounds are there already

@@ -303,6 +303,11 @@ class TeamAlgorithm(Algorithm):
         """What a user should know before training begins, in sentences."""
         return []
 
+    @property
+    def bytes_to_come(self) -> int:
+        """Memory that this process will take in later rounds, and has not taken yet."""
+        return 0
+
     def cleanup(self) -> None:
         try:
             self._log.close()

@@ -104,6 +104,10 @@ class OffPolicyAlgorithm(TeamAlgorithm):
             f"an update takes {draw.rows:,} windows of {draw.length} env steps; one is due every {every} env steps",
         ]
 
+    @property
+    def bytes_to_come(self) -> int:
+        return self.replay.bytes - self.replay.bytes_held  # memory that nobody has written to is not taken yet
+
     def _how_to_play(self) -> dict[str, Any]:
         return super()._how_to_play() | {"exploration": self._exploration.at(self.env_steps)}
 

@@ -91,6 +91,11 @@ class Replay:
         """The memory that it takes when it is full."""
         return episode_bytes(self.shapes) * self.episodes * self.rounds
 
+    @property
+    def bytes_held(self) -> int:
+        """The memory that its rounds take now."""
+        return episode_bytes(self.shapes) * self.episodes * len(self.held)
+
     def add(self, batch: Batch, round_: int) -> None:
         """Keep the next round of episodes, columns [B, ...]; the first may be of any number."""
         if not self.held:
