@@ -106,8 +106,13 @@ def _shapes(algorithm: TeamAlgorithm, episodes: int) -> dict[str, tuple[int, ...
 
 def _parameters(algorithm: TeamAlgorithm) -> dict[str, int]:
     """Trainable numbers by part: of the policy its parts (the channel is one), and what else the module has."""
+    return cast(dict[str, int], next(iter(algorithm.learner_group.foreach_learner(_parameters_of))).get())
+
+
+def _parameters_of(learner: Any) -> dict[str, int]:
     counts = Counter({"channel": 0})  # many have none
-    for name, parameter in cast("TeamEnvRunner", algorithm.env_runner).module.named_parameters():
+    (module,) = learner.module.values()
+    for name, parameter in module.named_parameters():
         if parameter.requires_grad:
             first, second, *_ = name.split(".")
             counts[second if first == "policy" else first] += parameter.numel()

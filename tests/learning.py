@@ -44,3 +44,9 @@ def weights(algorithm):
 
     state = algorithm.learner_group.get_weights()[DEFAULT_MODULE_ID]
     return {name: np.asarray(value) for name, value in state.items()}
+
+
+def learned_module(algorithm):
+    """The module of a learner in this process: runners have less of it."""
+    (module,) = algorithm.learner_group._learner.module.values()
+    return module

@@ -6,7 +6,7 @@ from itertools import product
 
 import pytest
 import torch
-from learning import weights
+from learning import learned_module, weights
 from small_teams import SMALL_WORLDS, WORLDS, built_in, team
 
 from marlcomm.algorithms.build import algorithm_config
@@ -30,7 +30,7 @@ def train(built, monkeypatch):
         before = weights(algorithm)
         for _ in range(2):
             algorithm.training_step()
-        after, parts = weights(algorithm), dict(algorithm.env_runner.module.named_parameters())
+        after, parts = weights(algorithm), dict(learned_module(algorithm).named_parameters())
         for name in parts:
             assert torch.isfinite(torch.as_tensor(after[name])).all(), name
         assert algorithm.figures["update/skipped"] == 0
@@ -80,7 +80,8 @@ def used(gradient):
 
 def unneeded(algorithm):
     """Names of parts that a trainer has no use for: value heads, and beside critics of its own spreads of actions."""
-    parts, policy = dict(algorithm.env_runner.module.named_parameters()), algorithm.env_runner.module.policy
+    module = learned_module(algorithm)
+    parts, policy = dict(module.named_parameters()), module.policy
     critics = any(name.startswith("critics.") for name in parts)
     if "loss/value" in algorithm.figures and not critics:
         return set()

@@ -790,6 +790,16 @@ def test_rllibs_own_checkpoint_continues_too(build, tmp_path):
     second.stop()
 
 
+def test_runners_get_no_more_than_they_play_with(build):
+    team = build(runners=1)
+    sent = team._learned_state()["rl_module"]["default_policy"]
+    assert {name.partition(".")[0] for name in sent} == {"policy"}
+    assert {name.partition(".")[0] for name in weights(team)} >= {"critics", "target_policy", "target_critics"}
+    team.train()
+    (played,) = team.env_runner_group.foreach_env_runner(lambda runner: runner.get_state(), local_env_runner=False)
+    assert same(played["rl_module"]["default_policy"], team._learned_state()["rl_module"]["default_policy"])
+
+
 @pytest.mark.parametrize("learners", [2, 3])
 def test_several_learners_equal_one(build, learners):
     """Three of them have unequal shares of 64 windows."""

@@ -16,6 +16,7 @@ from marlcomm.policies.metering import TalkCounts
 from marlcomm.registry import ConfigError
 from marlcomm.rllib.ahead import AHEAD, ASYNCHRONOUS, RoundAhead
 from marlcomm.rllib.compat import (
+    COMPONENT_LEARNER,
     COMPONENT_RL_MODULE,
     DEFAULT_MODULE_ID,
     ENV_RUNNER_RESULTS,
@@ -162,8 +163,10 @@ class TeamAlgorithm(Algorithm):
         return state
 
     def _learned_state(self) -> dict[str, Any]:
-        """The learners' weights, and how many rounds they have learned from."""
-        return {COMPONENT_RL_MODULE: self.learner_group.get_weights(), LEARNED: self.round}
+        """The learners' weights, as far as runners have them, and how many rounds they have learned from."""
+        weights = f"{COMPONENT_LEARNER}/{COMPONENT_RL_MODULE}"
+        state = self.learner_group.get_state(components=weights, inference_only=True)[COMPONENT_LEARNER]
+        return {COMPONENT_RL_MODULE: state[COMPONENT_RL_MODULE], LEARNED: self.round}
 
     def _play_ahead(self, how: dict[str, Any] | None = None, state: dict[str, Any] | None = None) -> None:
         """In asynchronous sampling, have runners begin the next round with the weights of now, or as they are told."""

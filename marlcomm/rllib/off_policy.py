@@ -16,6 +16,7 @@ from marlcomm.objectives.maddpg import Answers, answers
 from marlcomm.objectives.schedule import Schedule
 from marlcomm.policies.critic import ActorCritic, CriticShape
 from marlcomm.rllib.algorithm import TeamAlgorithm
+from marlcomm.rllib.compat import InferenceOnlyAPI
 from marlcomm.rllib.learner import Lesson, TeamLearner
 from marlcomm.rllib.module import TeamRLModule
 from marlcomm.rllib.parcels import fetch
@@ -27,8 +28,11 @@ ANSWERS = "answers"
 _REPLAY = "replay"
 
 
-class ActorCriticModule(TeamRLModule):
-    """A team with critics and targets; `model_config["critic"]` holds the settings of a `CriticShape`."""
+class ActorCriticModule(TeamRLModule, InferenceOnlyAPI):
+    """A team with critics and targets; `model_config["critic"]` holds the settings of a `CriticShape`.
+
+    Runners have the policy alone.
+    """
 
     def setup(self) -> None:
         super().setup()
@@ -36,6 +40,9 @@ class ActorCriticModule(TeamRLModule):
         # Named here, so that they are among what is saved and sent; a dataclass is no part of a module.
         self.critics = self.networks.critics
         self.target_policy, self.target_critics = self.networks.target_policy, self.networks.target_critics
+
+    def get_non_inference_attributes(self) -> list[str]:
+        return ["networks", "critics", "target_policy", "target_critics"]
 
     def _forward(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         return {ANSWERS: answers(self.networks, batch, self.seed)}
@@ -137,7 +144,8 @@ class OffPolicyAlgorithm(TeamAlgorithm):
         Each round is counted by the settings of now: where these were changed, nothing is made up for or left out.
         """
         counting = min(played, self._after_start())
-        due, self.waiting_env_steps = divmod(self.waiting_env_steps + counting, self.config.env_steps_per_update)
+        every = cast(int, self.config.env_steps_per_update)
+        due, self.waiting_env_steps = divmod(self.waiting_env_steps + counting, every)
         return due
 
     def _after_start(self) -> int:

@@ -79,7 +79,7 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
         self.env, self.evaluation_env = names.make_env(), names.make_env(final=True)
 
     def make_module(self) -> None:
-        spec = self.config.get_rl_module_spec(spaces=self.get_spaces(), inference_only=False)
+        spec = self.config.get_rl_module_spec(spaces=self.get_spaces(), inference_only=True)
         self.module = cast(TeamRLModule, spec.build())
         self.objective = self.config.objective()
         self.meter = TalkMeter(self.module.policy)
