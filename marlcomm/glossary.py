@@ -266,7 +266,9 @@ LEARNING = {
     "time/env_steps_per_second": Figure("env steps / s", "env steps of the round over its wall time"),
     "time/training_seconds": Figure("s", "wall time of all rounds so far, evaluations left out"),
     "time/core_seconds": Figure(
-        "core s", "processor time of all rounds so far, summed over the threads of driver, runners and learners"
+        "core s",
+        "processor time of all rounds so far, summed over the threads of driver, runners, learners and workers that "
+        "step worlds",
     ),
 }
 

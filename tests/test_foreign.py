@@ -245,6 +245,24 @@ def test_workers_end_with_close_and_with_the_world_and_leave_nothing(world):
     assert set(os.listdir("/dev/shm")) <= memory
 
 
+def processor_time(pid):
+    user, system = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+
+def test_the_processor_time_of_workers_is_counted(world):
+    env = world(ours("Leavers"), processes=2)
+    assert env.worker_seconds == 0
+    play(env, 3)
+    first = env.worker_seconds
+    assert first == pytest.approx(sum(map(processor_time, processes_below(os.getpid()))), abs=0.1)
+    env.close()
+    assert env.worker_seconds == first > 0
+    play(env, 3)  # by others
+    assert env.worker_seconds > first
+    assert world(ours("Leavers")).worker_seconds == 0
+
+
 PLAYS_FOR_EVER = """
 import signal, torch
 signal.signal(signal.SIGINT, signal.default_int_handler)  # who runs tests in the background may have it ignored

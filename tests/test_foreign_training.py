@@ -90,6 +90,15 @@ def test_remote_runners_and_workers_play_the_same_episodes(build):
         assert spread.figures[name] == pytest.approx(alone.figures[name], rel=1e-5)
 
 
+def test_core_seconds_are_of_workers_too(build, monkeypatch):
+    monkeypatch.setattr("marlcomm.rllib.stopwatch.Stopwatch.core_seconds", 0.0)  # of this process
+    algorithm = build(processes=1, maker="foreign_worlds:Leavers")
+    for _ in range(2):
+        algorithm.train()
+    assert algorithm.core_seconds == pytest.approx(algorithm.env_runner.env.worker_seconds)
+    assert algorithm.core_seconds > 0
+
+
 def test_the_docs_command_trains_evaluates_and_proves_its_packets(trains_here, tmp_path, pytestconfig):
     page = (pytestconfig.rootpath / "docs/worlds.md").read_text(encoding="utf-8")
     section = page.partition("## `pettingzoo`")[2]

@@ -261,6 +261,11 @@ class TeamEnv(ABC):
     def _advance(self, actions: Tensor) -> TeamStep:
         """Move to time `self.time` (1 after the first step)."""
 
+    @property
+    def worker_seconds(self) -> float:
+        """Processor time, in core seconds, that other processes have spent on its worlds so far."""
+        return 0.0
+
     def scripts(self) -> Mapping[str, Script]:
         """Scripted teams to compare with: name -> function from this world's true state to actions [B, N, ...]."""
         return {}

@@ -95,7 +95,7 @@ class TeamAlgorithm(Algorithm):
             self._send_weights()
         watch.lap("sync")
         self.seconds += watch.total
-        self.core_seconds += watch.core_seconds
+        self.core_seconds += watch.core_seconds + sum(sample.worker_seconds for sample in samples)
         if self.config.num_env_runners:
             self.core_seconds += sum(sample.core_seconds for sample in samples)
         self._figures = {

@@ -45,6 +45,7 @@ class Sample:
         means: of the episodes' statistics.
         seconds: wall time by part.
         core_seconds: processor time of the runner's process.
+        worker_seconds: and of others that step its worlds.
     """
 
     batch: Columns | Shipment
@@ -57,6 +58,7 @@ class Sample:
     means: dict[str, float]
     seconds: dict[str, float]
     core_seconds: float
+    worker_seconds: float
 
 
 class TeamEnvRunner(EnvRunner, Checkpointable):
@@ -97,7 +99,7 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
             return self._sample(torch.arange(episode, episode + episodes), exploration)
 
     def _sample(self, episodes: Tensor, exploration: float) -> Sample:
-        watch = Stopwatch()
+        watch, worker_seconds = Stopwatch(), self.env.worker_seconds
         worlds = self._first_world() + torch.arange(self.config.num_envs_per_env_runner)
         rows = worlds.repeat_interleave(len(episodes)), episodes.repeat(len(worlds))
         self.module.eval()
@@ -117,6 +119,7 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
             means=statistics.means(),
             seconds=rollout.seconds,
             core_seconds=watch.core_seconds,
+            worker_seconds=self.env.worker_seconds - worker_seconds,
         )
 
     def try_sample(self, **how: Any) -> Sample | str | None:

@@ -7,6 +7,7 @@ import mmap
 import os
 import signal
 import sys
+import time
 import traceback
 from multiprocessing.connection import Connection
 from typing import Any
@@ -16,7 +17,10 @@ from marlcomm.envs.foreign.settings import PettingZooSettings
 
 
 def serve(line: Connection, descriptor: int) -> None:
-    """Take orders and answer each by (whether it failed, the answer, or a traceback and whose it is)."""
+    """Take orders and answer each.
+
+    By whether it failed, the answer, or a traceback and whose it is, and the processor time of this process so far.
+    """
     given, facts, rank, count = line.recv()
     settings = PettingZooSettings(**given)
     size = Block.size(facts, settings.copies)
@@ -25,7 +29,8 @@ def serve(line: Connection, descriptor: int) -> None:
     copies = Copies(settings, whole.every(rank, count), range(rank, settings.copies, count))
     while True:
         order, *arguments = line.recv()
-        line.send(_answer(getattr(copies, order), arguments))
+        failed, answer = _answer(getattr(copies, order), arguments)
+        line.send((failed, answer, time.process_time()))
 
 
 def _answer(play: Any, arguments: list[Any]) -> tuple[bool, Any]:

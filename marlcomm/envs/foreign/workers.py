@@ -22,7 +22,13 @@ _PATIENCE = 5.0  # seconds that a worker is given to end by itself
 
 
 class Local:
-    """The copies in this process."""
+    """The copies in this process.
+
+    Attributes:
+        worker_seconds: see `Workers`.
+    """
+
+    worker_seconds = 0.0
 
     def __init__(self, settings: PettingZooSettings, first: Copy) -> None:
         facts, copies = first.facts, settings.copies
@@ -69,6 +75,11 @@ class Workers:
         self._workers[rank].tell(("render", index // count))
         return self._answers([self._workers[rank]])[0]
 
+    @property
+    def worker_seconds(self) -> float:
+        """Processor time of all processes until each answered last, in core seconds."""
+        return sum(worker.core_seconds for worker in self._workers)
+
     def _all(self, orders: Sequence[tuple[Any, ...]]) -> None:
         for worker, order in zip(self._workers, orders, strict=True):
             worker.tell(order)
@@ -106,10 +117,12 @@ class _Worker:
 
     Attributes:
         copies: the numbers of those that it steps.
+        core_seconds: its processor time until it answered last, its start included.
     """
 
     def __init__(self, settings: PettingZooSettings, facts: Facts, descriptor: int, rank: int, count: int) -> None:
         self.copies = range(rank, settings.copies, count)
+        self.core_seconds = 0.0
         ours, theirs = socket.socketpair()
         self._line = Connection(ours.detach())
         with theirs:
@@ -128,7 +141,7 @@ class _Worker:
     def hear(self) -> tuple[bool, Any]:
         """Whether it failed, and its answer, or a traceback and the copy's number."""
         try:
-            failed, answer = self._line.recv()
+            failed, answer, self.core_seconds = self._line.recv()
         except (EOFError, OSError):
             return True, (f"a worker process ended with exit code {self._process.wait()}", None)
         return failed, answer

@@ -35,6 +35,7 @@ class PettingZooWorld(TeamEnv):
         self._first = Copy(settings)
         self._facts = self._first.facts
         self._players: Local | Workers | None = None
+        self._past_worker_seconds = 0.0
         self.worlds_at_once = settings.copies
         self.observations = torch.zeros(0)
         self._scripts = {_script_name(name): function(key, name) for key, name in _references(settings).items()}
@@ -96,6 +97,10 @@ class PettingZooWorld(TeamEnv):
             },
         )
 
+    @property
+    def worker_seconds(self) -> float:
+        return self._past_worker_seconds + (0.0 if self._players is None else self._players.worker_seconds)
+
     def scripts(self) -> Mapping[str, Script]:
         return {"random": random_actions, **self._scripts}
 
@@ -106,6 +111,7 @@ class PettingZooWorld(TeamEnv):
         return np.asarray(self._started().render(world))
 
     def close(self) -> None:
+        self._past_worker_seconds = self.worker_seconds
         if self._players is not None:
             self._players.close()
         self._players, self.time = None, -1
