@@ -25,6 +25,7 @@ from marlcomm.changes import Changes, differences, of_training, told
 from marlcomm.config import Experiment, experiment, read
 from marlcomm.registry import ConfigError
 
+_INIT_FROM = "init_from"
 _KEPT_CHECKPOINTS = 2
 _PACKAGES = ("marlcomm", "torch", "ray", "numpy", "gymnasium", "pettingzoo")
 
@@ -43,10 +44,11 @@ class Run:
 
     @staticmethod
     def create(settings: Experiment, root: Path, command: Sequence[str]) -> Run:
-        """A new folder under ``root/NAME/`` with the resolved config, the command line, versions and machine."""
+        """A new folder under ``root/NAME/`` with the resolved config and what began the run (see `origin`)."""
+        before = {} if settings.init_from is None else {_INIT_FROM: _spent(Path(settings.init_from))}
         run = Run(new_folder(root / settings.name, time.strftime("%Y-%m-%d_%H-%M-%S")))
         origin = {"command": shlex.join(["marlcomm", *command]), "versions": versions(), "machine": machine()}
-        run._write_settings(settings, origin)
+        run._write_settings(settings, origin | before)
         return run
 
     @staticmethod
@@ -116,6 +118,8 @@ class Run:
     def origin(self) -> dict[str, Any]:
         """What began the run: ``command``, ``versions`` of packages, ``machine``; how it went on, where that changed.
 
+        ``init_from`` says of the run whose weights it began with, if it did, the ``run``, the ``checkpoint``, and the
+        ``env_steps`` and ``core_seconds`` that had been spent on them, by the runs that this one began with too.
         ``resumed`` is a list of ``command``, ``round``, ``changes`` (key -> [old, new]) and ``forced``, the keys among
         them that change what is learned.
         """
@@ -124,7 +128,7 @@ class Run:
             found = {name: origin[name] for name in ("command", "versions", "machine")}
         except KeyError as error:
             raise ConfigError(f"run: {str(self._origin_file)!r} does not say what began it: {error}") from None
-        return found | {name: origin[name] for name in ("resumed",) if name in origin}
+        return found | {name: origin[name] for name in (_INIT_FROM, "resumed") if name in origin}
 
     @property
     def _origin_file(self) -> Path:
@@ -215,6 +219,17 @@ def new_folder(parent: Path, name: str) -> Path:
             raise ConfigError(f"--runs: cannot make {str(folder)!r}: {error.strerror}") from None
         attempt += 1
         folder = parent / f"{name}_{attempt}"
+
+
+def _spent(folder: Path) -> dict[str, Any]:
+    """What training went into the weights of a checkpoint."""
+    counters = checkpoint.read(folder).counters
+    run = Run(folder.parent.parent)
+    of_a_run = run._origin_file.is_file()
+    before = run._origin().get(_INIT_FROM, {}) if of_a_run else {}
+    home = run.folder if of_a_run else folder
+    spent = {name: counters.get(name, 0) + before.get(name, 0) for name in ("env_steps", "core_seconds")}
+    return {"run": str(home), "checkpoint": folder.name} | {name: round(value, 1) for name, value in spent.items()}
 
 
 def _refuse_ways_out(folder: Path) -> None:

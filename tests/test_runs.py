@@ -104,6 +104,35 @@ def test_changes_become_the_runs_with_its_next_checkpoint(make):
     assert shortcomings(SUMMARY) == []
 
 
+def test_a_run_says_what_was_spent_on_the_weights_it_began_with(make):
+    first = make()
+    assert "init_from" not in first.origin()
+    checkpoint.write(first.checkpoint(7), {"env_steps": 700, "core_seconds": 12.34})
+    second = make(init_from=str(first.checkpoint(7)))
+    assert second.origin()["init_from"] == {
+        "run": str(first.folder),
+        "checkpoint": "000007",
+        "env_steps": 700,
+        "core_seconds": 12.3,
+    }
+    checkpoint.write(second.checkpoint(5), {"env_steps": 50, "core_seconds": 1.0})
+    third = make(init_from=str(second.checkpoint(5)))
+    assert third.origin()["init_from"]["env_steps"] == 750  # of the first run too
+    assert third.origin()["init_from"]["core_seconds"] == 13.3
+    third.keep_changes(third.experiment(), {}, 3, ["train"])
+    shutil.rmtree(second.folder)  # it may be gone, when the run is evaluated
+    assert third.origin()["init_from"]["run"] == str(second.folder)
+
+
+def test_a_checkpoint_outside_of_a_run_is_a_beginning_too(make, tmp_path):
+    folder = tmp_path / "downloads" / "team"
+    checkpoint.write(folder, {"env_steps": 700})  # of the first format
+    spent = {"env_steps": 700, "core_seconds": 0}
+    assert make(init_from=str(folder)).origin()["init_from"] == {"run": str(folder), "checkpoint": "team"} | spent
+    with pytest.raises(ConfigError, match="cannot read"):
+        make(init_from=str(tmp_path / "nothing"))
+
+
 def test_a_config_that_was_edited_by_hand_is_noticed(make, here):
     run = make()
     edit(run, "delta: 0.25", "delta: 0.5")
