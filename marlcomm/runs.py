@@ -18,16 +18,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from marlcomm import checkpoint, disk, trust
 from marlcomm.changes import Changes, differences, of_training, told
 from marlcomm.config import Experiment, experiment, read
 from marlcomm.registry import ConfigError
 
+if TYPE_CHECKING:
+    from marlcomm.envs.settings import EnvSettings
+
 _INIT_FROM = "init_from"
 _KEPT_CHECKPOINTS = 2
-_PACKAGES = ("marlcomm", "torch", "ray", "numpy", "gymnasium", "pettingzoo")
+_PACKAGES = ("marlcomm", "torch", "ray", "numpy", "gymnasium", "pettingzoo", "mpe2")
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,8 @@ class Run:
         """A new folder under ``root/NAME/`` with the resolved config and what began the run (see `origin`)."""
         before = {} if settings.init_from is None else {_INIT_FROM: _spent(Path(settings.init_from))}
         run = Run(new_folder(root / settings.name, time.strftime("%Y-%m-%d_%H-%M-%S")))
-        origin = {"command": shlex.join(["marlcomm", *command]), "versions": versions(), "machine": machine()}
+        found = versions(cast("EnvSettings", settings.env.settings).third_parties)
+        origin = {"command": shlex.join(["marlcomm", *command]), "versions": found, "machine": machine()}
         run._write_settings(settings, origin | before)
         return run
 
@@ -240,10 +244,11 @@ def _refuse_ways_out(folder: Path) -> None:
             raise ConfigError(f"run: {path} is a link out of the run's folder, to {path.resolve()}: remove it")
 
 
-def versions() -> dict[str, str]:
-    """What is installed here, for the record."""
+def versions(modules: Sequence[str] = ()) -> dict[str, str]:
+    """What is installed here, for the record; and what some modules came with, by their names at the top level."""
     found = {"python": sys.version.split()[0], "platform": platform.platform()}
-    for package in _PACKAGES:
+    providers = metadata.packages_distributions() if modules else {}
+    for package in (*_PACKAGES, *(name for module in modules for name in providers.get(module, ()))):
         try:
             found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:

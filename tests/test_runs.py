@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+from importlib import metadata
 
 import pytest
 
@@ -131,6 +132,15 @@ def test_a_checkpoint_outside_of_a_run_is_a_beginning_too(make, tmp_path):
     assert make(init_from=str(folder)).origin()["init_from"] == {"run": str(folder), "checkpoint": "team"} | spent
     with pytest.raises(ConfigError, match="cannot read"):
         make(init_from=str(tmp_path / "nothing"))
+
+
+@pytest.mark.parametrize(("maker", "distribution"), [("yaml.x:f", "PyYAML"), ("foreign_worlds:Leavers", None)])
+def test_a_run_keeps_the_versions_of_whoever_made_its_world(make, maker, distribution):
+    found = make(env={"name": "pettingzoo", "maker": maker}).origin()["versions"]
+    wanted = {"SuperSuit", *({distribution} - {None})}
+    assert wanted <= found.keys()
+    assert found["SuperSuit"] == metadata.version("supersuit")
+    assert not wanted & make().origin()["versions"].keys()
 
 
 def test_a_config_that_was_edited_by_hand_is_noticed(make, here):

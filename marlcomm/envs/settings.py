@@ -16,6 +16,11 @@ class EnvSettings(Settings):
 
     card_settings: ClassVar[tuple[dict[str, Any], ...]] = ({},)
 
+    @property
+    def third_parties(self) -> tuple[str, ...]:
+        """Top-level modules of others that make the world; a run keeps the versions of what they came with."""
+        return ()
+
     def final(self) -> Self:
         """The same world at the end of any curriculum: evaluations are played there, whenever they are."""
         return self

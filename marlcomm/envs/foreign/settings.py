@@ -45,6 +45,10 @@ class PettingZooSettings(EnvSettings):
     )
     ceiling: str | None = Field(None, description="script that knows everything, likewise; null: none")
 
+    @property
+    def third_parties(self) -> tuple[str, ...]:
+        return self.maker.partition(":")[0].partition(".")[0], "supersuit"
+
     @field_validator("maker", "floor", "ceiling")
     @classmethod
     def _names_a_function(cls, function: str | None) -> str | None:
