@@ -6,6 +6,7 @@ metrics.jsonl, checkpoints/ROUND/ and, after the final evaluation, summary.json.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
@@ -246,7 +247,7 @@ def _refuse_ways_out(folder: Path) -> None:
 
 def versions(modules: Sequence[str] = ()) -> dict[str, str]:
     """What is installed here, for the record; and what some modules came with, by their names at the top level."""
-    found = {"python": sys.version.split()[0], "platform": platform.platform()}
+    found = {"python": sys.version.split()[0], "platform": platform.platform(), "source": source()}
     providers = metadata.packages_distributions() if modules else {}
     for package in (*_PACKAGES, *(name for module in modules for name in providers.get(module, ()))):
         try:
@@ -254,6 +255,14 @@ def versions(modules: Sequence[str] = ()) -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
+
+
+def source() -> str:
+    """A digest of marlcomm's own code, of a release or not: where it is equal, the same code ran."""
+    package, digest = Path(__file__).parent, hashlib.sha256()
+    for file in sorted(package.rglob("*.py")):
+        digest.update(file.relative_to(package).as_posix().encode() + b"\0" + file.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]
 
 
 def machine() -> dict[str, Any]:

@@ -8,7 +8,7 @@ from importlib import metadata
 
 import pytest
 
-from marlcomm import checkpoint, trust
+from marlcomm import checkpoint, runs, trust
 from marlcomm.analysis.evidence import shortcomings
 from marlcomm.changes import MAY_CHANGE, differences, of_training
 from marlcomm.config import experiment
@@ -132,6 +132,20 @@ def test_a_checkpoint_outside_of_a_run_is_a_beginning_too(make, tmp_path):
     assert make(init_from=str(folder)).origin()["init_from"] == {"run": str(folder), "checkpoint": "team"} | spent
     with pytest.raises(ConfigError, match="cannot read"):
         make(init_from=str(tmp_path / "nothing"))
+
+
+def test_the_source_is_that_of_all_files_and_their_names(tmp_path, monkeypatch):
+    def digest(**files):
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        folder.mkdir()
+        for name, text in files.items():
+            (folder / f"{name}.py").write_text(text)
+        monkeypatch.setattr(runs, "__file__", str(folder / "runs.py"))
+        return runs.source()
+
+    found = [digest(a="1", b="2"), digest(a="1", b="3"), digest(a="1", c="2"), digest(a="1")]
+    assert len(set(found)) == 4
+    assert digest(b="2", a="1") == found[0]
 
 
 @pytest.mark.parametrize(("maker", "distribution"), [("yaml.x:f", "PyYAML"), ("foreign_worlds:Leavers", None)])
