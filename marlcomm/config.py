@@ -257,8 +257,10 @@ def _section(name: str, value: Any) -> Settings:
 
 def _check_together(choices: dict[str, Choice], sections: dict[str, Any]) -> None:
     """What each setting allows may still not fit together."""
-    policy, channel, algorithm = (choices[group].settings for group in ("policy", "channel", "algorithm"))
+    env, policy, channel, algorithm = (choices[group].settings for group in ("env", "policy", "channel", "algorithm"))
     policy.check_channel(channel)  # type: ignore[attr-defined]
+    key = f"env.{env.horizon_key}"  # type: ignore[attr-defined]
+    policy.check_horizon(env.told_horizon, channel, key)  # type: ignore[attr-defined]
     run, resources = sections["run"], sections["resources"]
     check_worlds(run.worlds, resources.num_env_runners)
     algorithm.check_rows(run.worlds, resources.num_learners, "run.worlds")  # type: ignore[attr-defined]

@@ -12,10 +12,10 @@ SMALL = {  # of whoever has such a setting; and what everything learned needs in
 }
 # Three agents: whoever hears one only has nothing to attend to.
 RELAY = {"name": "relay", "agents": 3}
-SMALL_WORLDS = {
+SMALL_WORLDS = {  # of several steps each, for memory to be learned
     "communicating_goal": {"horizon": 4},
     "ghost_run": {"horizon": 4, "drones": 2, "view": 1, "size": 7},
-    "lewis_game": {"training_rounds": 16, "validation_rounds": 16, "distractors": 7, "attributes": 3, "steps": 4},
+    "lewis_game": {"training_rounds": 16, "validation_rounds": 16, "distractors": 7, "attributes": 3, "steps": 2},
     "particle_spread": {"horizon": 4, "actions": "continuous"},
     "pettingzoo": {"maker": "foreign_worlds:Leavers", "copies": WORLDS},
     "predator_prey": {"horizon": 4},
@@ -31,10 +31,15 @@ def built_in(table):
     return [name for name, row in table.rows.items() if isinstance(row.target, str)]
 
 
+def small(kind, name):
+    """The settings that make a thing of a table small."""
+    known = TABLES[kind].row(name).settings_model().model_fields
+    return {key: value for key, value in SMALL[kind].items() if key in known}
+
+
 def choice(kind, name, **settings):
     """A thing of a table, small, as data."""
-    known = TABLES[kind].row(name).settings_model().model_fields
-    return {"name": name} | {key: value for key, value in SMALL[kind].items() if key in known} | settings
+    return {"name": name} | small(kind, name) | settings
 
 
 def team(env=RELAY, **choices):

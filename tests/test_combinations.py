@@ -1,13 +1,14 @@
 """Every policy with every channel under every trainer, from the tables: two updates, or a refusal that says why."""
 
 import re
+from dataclasses import replace
 from functools import partial
 from itertools import product
 
 import pytest
 import torch
 from learning import learned_module, weights
-from small_teams import SMALL_WORLDS, WORLDS, built_in, team
+from small_teams import SMALL_WORLDS, WORLDS, built_in, small, team
 
 from marlcomm.algorithms.build import algorithm_config
 from marlcomm.config import experiment
@@ -131,7 +132,7 @@ def test_every_combination_learns_or_is_refused(train, algorithm, policy, channe
     wrong = advised(data)
     if wrong:
         possible = ["channel.placement"] if placement == "readout" else []
-        possible += ["policy.force_gate_open"] if algorithm == "supervised" else []
+        possible += ["policy.force_gate_open"] if algorithm == "supervised" or channel == "silent" else []
         assert set(wrong) <= set(possible)
         return
     trained, left = train(data)
@@ -150,6 +151,61 @@ def test_every_world_is_learned_in_by_every_trainer(train, env, algorithm):
         return
     trained, left = train(data)
     assert left == unneeded(trained)
+
+
+HEARD = [
+    ("transformer", {}, 1),
+    ("tarmac", {}, 2),
+    ("tarmac", {"rounds": 2}, 2),
+    ("commnet", {}, 2),
+    ("commnet", {"rounds": 2}, 1),
+    ("commnet", {"core": "feedforward"}, 1),
+    ("ic3net", {}, 2),
+    ("ic3net", {"rounds": 2}, 2),
+    ("ic3net", {"core": "feedforward"}, 2),
+    ("ic3net", {"core": "rnn", "force_gate_open": True}, 2),
+]
+
+
+@pytest.mark.parametrize(("policy", "settings", "step"), HEARD)
+def test_settings_say_when_a_policy_is_first_heard(policy, settings, step):
+    names = TeamNames("relay", {"agents": 3}, policy, small("policy", policy) | settings, "continuous", {})
+    env, worlds = names.make_env(), torch.arange(WORLDS)
+    network = names.make_policy(env, 0)
+    played = Player(env, network, 0).play(worlds, torch.zeros_like(worlds))
+    seen = played.observations.requires_grad_()
+    now = Moment(seen, played.alive[:, :-1], played.spawned[:, :-1], played.gates)
+    heard = network(now).logits[:, :, 1]
+    steps = [time + 1 for time in range(env.spec.horizon) if reaches(heard[:, time], seen)]
+    assert POLICIES.check(policy, names.policy_config).first_heard == steps[0] == step
+
+
+ONE_STEP = {"lewis_game": "steps", "particle_spread": "horizon"}
+
+
+@pytest.mark.parametrize("env", ONE_STEP)
+@pytest.mark.parametrize(("policy", "settings", "step"), HEARD)
+def test_talk_that_nobody_lives_to_hear_is_refused(env, policy, settings, step):
+    world = {"name": env} | SMALL_WORLDS[env] | {ONE_STEP[env]: 1}
+    said = advised(team(world, policy={"name": policy} | settings))
+    assert said == ([f"env.{ONE_STEP[env]}"] if step > 1 else [])
+    told = refusal(partial(check, team(world, policy={"name": policy} | settings, channel={"name": "silent"})))
+    assert told is None or "gate" in told  # who is to hear nothing is never too late
+
+
+@pytest.mark.parametrize(("policy", "late"), [("transformer", False), ("tarmac", True)])
+def test_a_world_that_is_found_to_be_too_short_is_refused(policy, late):
+    names = TeamNames("pettingzoo", {"maker": "foreign_worlds:Leavers"}, policy, small("policy", policy), "ddcl", {})
+    names.check()
+    spec = replace(names.make_env().spec, horizon=1)
+    told = refusal(partial(names.build, spec))
+    assert told is None if not late else told.startswith("env.horizon: got 1, wanted 2: talk of this policy")
+
+
+def test_channels_and_their_settings_agree_on_what_is_carried():
+    for name in built_in(CHANNELS):
+        row = CHANNELS.row(name)
+        assert row.settings_model().carries == row.load().carries, name
 
 
 @pytest.mark.parametrize("placement", ["sender", "readout"])

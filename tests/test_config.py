@@ -176,6 +176,18 @@ def test_shipped_configs_are_valid(pytestconfig):
         experiment(read(file)[0])
 
 
+def test_the_teams_of_shipped_studies_are_valid(pytestconfig, tmp_path):
+    from marlcomm.analysis.study import Study
+
+    files = sorted((pytestconfig.rootpath / "studies").glob("*.yaml"))
+    assert files
+    for study in (Study.read(file, tmp_path) for file in files):
+        settings = study.settings
+        later = [(*settings.teams[team.of], *team.changes) for team in settings.afterwards.values()]
+        for changes in (*settings.teams.values(), *later):
+            experiment(read(study.config, [*settings.changes, *changes])[0])
+
+
 class Knobs(Settings):
     size: int = Field(1, description="a number")
 

@@ -24,9 +24,11 @@ class ChannelSettings(Settings):
 
     Attributes:
         why_sent: why a channel of this kind can be at the sender only; None where it can also be at the read-out.
+        carries: whether anything is transmitted at all, as the channel itself says (`Channel.carries`).
     """
 
     why_sent: ClassVar[str | None] = None
+    carries: ClassVar[bool] = True
 
     placement: Literal["sender", "readout"] = Field(
         "sender",
@@ -65,6 +67,7 @@ class SilentSettings(ChannelSettings):
     """Nothing is sent."""
 
     why_sent = "where nothing is heard there is nothing to read"
+    carries = False
 
 
 class PostTrainingSettings(ChannelSettings):

@@ -12,9 +12,17 @@ class EnvSettings(Settings):
 
     Attributes:
         card_settings: the settings that its card is measured for.
+        horizon_key: the setting that is the number of steps of an episode, where there is one.
     """
 
     card_settings: ClassVar[tuple[dict[str, Any], ...]] = ({},)
+    horizon_key: ClassVar[str] = "horizon"
+
+    @property
+    def told_horizon(self) -> int | None:
+        """T, as far as the settings say it; None where only the world itself does (`TeamSpec.horizon`)."""
+        told = getattr(self, self.horizon_key, None)
+        return told if isinstance(told, int) else None
 
     @property
     def third_parties(self) -> tuple[str, ...]:

@@ -68,6 +68,11 @@ class PolicySettings(Settings):
         return 1
 
     @property
+    def first_heard(self) -> int:
+        """The first step of an episode, counted from 1, at which an agent hears of what another one saw."""
+        return 1
+
+    @property
     def message_width(self) -> int:
         """D, also where `message_size` is null."""
         if self.message_size is None:
@@ -86,10 +91,23 @@ class PolicySettings(Settings):
     def check_channel(self, channel: ChannelSettings) -> None:
         """Raise `ConfigError` where agents of this policy cannot talk through a channel."""
         channel.fit(self.channel_width(channel.placement))
+        if self.gated and not channel.carries:
+            raise ConfigError(
+                "policy.force_gate_open: got False, wanted True: where a channel carries nothing, nothing obeys a gate"
+            )
         if channel.wants_credit and self.talks_per_step > 1:
             raise ConfigError(
                 f"policy.rounds: got {self.talks_per_step}, wanted 1: in channel.mode task a channel is credited with "
                 "what a message is worth in the only round of a step"
+            )
+
+    def check_horizon(self, steps: int | None, channel: ChannelSettings, key: str = "env.horizon") -> None:
+        """Raise `ConfigError` where episodes are over before anything is heard; `steps` None: nobody knows yet."""
+        if steps is not None and channel.carries and steps < self.first_heard:
+            raise ConfigError(
+                f"{key}: got {steps}, wanted {self.first_heard}: talk of this policy is heard from step "
+                f"{self.first_heard} of an episode on, and never in a shorter one (policy.name=transformer is heard at "
+                "once)"
             )
 
 
@@ -163,6 +181,11 @@ class IC3NetSettings(PolicySettings):
         return self.rounds
 
     @property
+    def first_heard(self) -> int:
+        """A gate opens for the next step, and a memory has nothing to tell before its first round is over."""
+        return 2 if self.gated or (self.core != "feedforward" and self.rounds == 1) else 1
+
+    @property
     def readout_width(self) -> int:
         _refuse_rounds_at_the_readout(self.rounds)
         if self.mean_of_living:
@@ -197,6 +220,11 @@ class TarMACSettings(PolicySettings):
     @property
     def talks_per_step(self) -> int:
         return self.rounds
+
+    @property
+    def first_heard(self) -> int:
+        """Whatever the rounds: all of a step talk from what was seen before it."""
+        return 2
 
     @property
     def message_width(self) -> int:

@@ -40,9 +40,11 @@ class TeamNames:
 
     def check(self) -> None:
         """Raise `ConfigError` where a part is unknown, a setting wrong, or the parts do not fit together."""
-        ENVS.check(self.env, self.env_config)
+        env = cast(EnvSettings, ENVS.check(self.env, self.env_config))
         policy = cast(PolicySettings, POLICIES.check(self.policy, self.policy_config))
-        policy.check_channel(cast(ChannelSettings, CHANNELS.check(self.channel, self.channel_config)))
+        channel = cast(ChannelSettings, CHANNELS.check(self.channel, self.channel_config))
+        policy.check_channel(channel)
+        policy.check_horizon(env.told_horizon, channel, f"env.{env.horizon_key}")
 
     def make_env(self, device: torch.device | str = "cpu", *, final: bool = False) -> TeamEnv:
         """The world; `final` for its last difficulty, which evaluations are played at.
@@ -77,8 +79,12 @@ class TeamNames:
             return policy
 
     def build(self, spec: TeamSpec) -> TeamPolicy:
-        """The policy for worlds of a spec, with weights by torch's generator and no calibration."""
+        """The policy for worlds of a spec, with weights by torch's generator and no calibration.
+
+        Raises `ConfigError` where their episodes are over before anything is heard.
+        """
         settings: Any = POLICIES.check(self.policy, self.policy_config)
+        settings.check_horizon(spec.horizon, CHANNELS.check(self.channel, self.channel_config))
         channel, kind = self.make_channel(settings), POLICIES.row(self.policy).load()
         if settings.parameters == "shared":
             return cast(TeamPolicy, kind(spec, settings, channel))

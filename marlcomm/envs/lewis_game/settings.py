@@ -37,6 +37,7 @@ class LewisGameSettings(EnvSettings):
     """A sender sees one object and speaks; a receiver finds it among others that differ in few attributes."""
 
     card_settings = ({"min_symbols": 2}, {"min_symbols": 3})
+    horizon_key = "steps"
 
     min_symbols: int = Field(
         2,
