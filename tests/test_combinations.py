@@ -4,6 +4,7 @@ import re
 from dataclasses import replace
 from functools import partial
 from itertools import product
+from typing import get_args
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from learning import learned_module, weights
 from small_teams import SMALL_WORLDS, WORLDS, built_in, small, team
 
 from marlcomm.algorithms.build import algorithm_config
+from marlcomm.algorithms.settings import MAPPOTraining
 from marlcomm.config import experiment
 from marlcomm.policies.records import Moment
 from marlcomm.policies.rollout import Player, channel_noise
@@ -84,7 +86,8 @@ def unneeded(algorithm):
     module = learned_module(algorithm)
     parts, policy = dict(module.named_parameters()), module.policy
     critics = any(name.startswith("critics.") for name in parts)
-    if "loss/value" in algorithm.figures and not critics:
+    central = any(name.startswith("team_values.critic.") for name in parts)
+    if "loss/value" in algorithm.figures and not (critics or central):
         return set()
     idle = [part for head in policy.value_heads for part in head.parameters()]
     idle += [head.spread for head in policy.action_heads if critics and hasattr(head, "spread")]
@@ -121,13 +124,24 @@ def advised(data):
     return [f"{kind}.{key}", *advised(better)]
 
 
-@pytest.mark.parametrize("placement", ["sender", "readout"])
-@pytest.mark.parametrize(
-    ("algorithm", "policy", "channel"), list(product(*map(built_in, (ALGORITHMS, POLICIES, CHANNELS))))
-)
-def test_every_combination_learns_or_is_refused(train, algorithm, policy, channel, placement):
+CRITICS = get_args(MAPPOTraining.model_fields["critic"].annotation)
+
+
+def combinations():
+    """All of them; MAPPO's critics take turns, so that each of them meets every policy, channel and placement."""
+    parts = [*map(built_in, (ALGORITHMS, POLICIES, CHANNELS)), ["sender", "readout"]]
+    for (_, algorithm), *others in product(*map(list, map(enumerate, parts))):
+        turn = sum(place for place, _ in others) % len(CRITICS)
+        yield algorithm, *(name for _, name in others), CRITICS[turn] if algorithm == "mappo" else None
+
+
+@pytest.mark.parametrize(("algorithm", "policy", "channel", "placement", "critic"), list(combinations()))
+def test_every_combination_learns_or_is_refused(train, algorithm, policy, channel, placement, critic):
+    judged = {} if critic is None else {"critic": critic}
     data = team(
-        policy={"name": policy}, channel={"name": channel, "placement": placement}, algorithm={"name": algorithm}
+        policy={"name": policy},
+        channel={"name": channel, "placement": placement},
+        algorithm={"name": algorithm} | judged,
     )
     wrong = advised(data)
     if wrong:
