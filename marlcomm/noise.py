@@ -16,6 +16,10 @@ from torch import Tensor
 _GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15, the 64-bit golden ratio, as a signed integer
 _MULTIPLIER_1 = -4658895280553007687  # 0xBF58476D1CE4E5B9
 _MULTIPLIER_2 = -7723592293110705685  # 0x94D049BB133111EB
+# What worlds are played for: training, short evaluations during it, choices of settings, results, the fit of codes, the
+# first words of a channel, and measured references. Who makes something smaller of keys keeps these apart.
+STREAMS = ("train", "validation", "tuning", "evaluation", "code", "calibration", "card")
+
 _UNIFORM_BITS = 23  # plus the half below: every value, and its distance to 1, is exact in float32
 
 

@@ -9,6 +9,7 @@ import tiny_world  # noqa: F401 (registers worlds)
 import torch
 
 from marlcomm import noise
+from marlcomm.analysis import cards
 from marlcomm.analysis.evidence import (
     Interval,
     Scale,
@@ -20,11 +21,14 @@ from marlcomm.analysis.evidence import (
     upper_hull,
 )
 from marlcomm.config import EvaluationSettings
+from marlcomm.envs.foreign.world import copy_seeds
+from marlcomm.policies import coding
 from marlcomm.policies.base import TeamPolicy
 from marlcomm.policies.evaluation import evaluate, evaluate_shuffled
 from marlcomm.policies.records import Shuffled
 from marlcomm.policies.settings import PolicySettings
 from marlcomm.policies.team import TeamNames, make_channel
+from marlcomm.registry import ENVS
 
 FINE = {"episodes": 2000, "stream": "evaluation", "trained": 1.0}
 
@@ -43,21 +47,46 @@ def test_what_is_no_evidence_says_why(change, reason):
     assert [reason in sentence for sentence in found] == ([] if reason is None else [True])
 
 
+def keys(stream):
+    """Of some seeds, worlds and episodes."""
+    worlds = torch.arange(500)
+    return torch.cat(
+        [
+            noise.world_keys(seed, stream, worlds, torch.full_like(worlds, episode))
+            for seed, episode in itertools.product(range(4), range(3))
+        ]
+    )
+
+
 def test_streams_share_no_key():
     """Training, tuning and evaluation, under any seed, world and episode."""
-    streams = [
-        "train",
-        "validation",
-        "code",
-        "calibration",
-        *get_args(EvaluationSettings.model_fields["stream"].annotation),
-    ]
-    worlds = torch.arange(500)
-    keys = [
-        noise.world_keys(seed, stream, worlds, torch.full_like(worlds, episode))
-        for stream, seed, episode in itertools.product(streams, range(4), range(3))
-    ]
-    assert len(torch.cat(keys).unique()) == len(keys) * len(worlds)
+    named = {*get_args(EvaluationSettings.model_fields["stream"].annotation), coding._STREAM, cards._STREAM}
+    assert named < set(noise.STREAMS)
+    drawn = torch.cat([keys(stream) for stream in noise.STREAMS])
+    assert len(drawn.unique()) == len(drawn)
+
+
+def test_third_parties_are_given_no_seed_on_two_streams():
+    """Every stream has an eighth of the seeds, whatever the keys."""
+    streams = [*noise.STREAMS, "pettingzoo"]
+    extremes = torch.tensor([0, -1, 2**63 - 1, -(2**63)])
+    seeds = [copy_seeds(torch.cat([keys(stream), extremes]), stream) for stream in streams]
+    assert [(one // 2**28).unique().tolist() for one in seeds] == [[place] for place in range(8)]
+    assert copy_seeds(keys("evaluation"), "evaluation").unique().numel() > 5990  # of 6,000
+    assert torch.equal(copy_seeds(keys("deployment"), "deployment") // 2**28, torch.full((6000,), 7))
+
+
+def test_what_is_learned_from_tuned_on_and_reported_are_different_rounds():
+    env = ENVS.row("lewis_game").load()(ENVS.check("lewis_game", {"training_rounds": 40, "validation_rounds": 30}))
+
+    def played(stream):
+        env.reset(0, torch.arange(500), torch.zeros(500, dtype=torch.int64), stream)
+        return {frozenset(map(bytes, objects.numpy())) for objects in env.candidates}
+
+    sets = {stream: played(stream) for stream in noise.STREAMS}
+    shared = {pair for pair in itertools.combinations(noise.STREAMS, 2) if sets[pair[0]] & sets[pair[1]]}
+    learned = [stream for stream in noise.STREAMS if stream in ("train", "code", "calibration")]
+    assert shared == {*itertools.combinations(learned, 2), ("evaluation", "card")}  # a card is of scripts
 
 
 # --- messages of other episodes --------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from pettingzoo.butterfly import knights_archers_zombies_v11
 from marlcomm.envs.check import check_env
 from marlcomm.envs.faults import answered_within
 from marlcomm.envs.foreign.copies import CopyError
+from marlcomm.envs.foreign.world import copy_seeds
 from marlcomm.envs.pettingzoo import TeamParallelEnv
 from marlcomm.policies.evaluation import evaluate, evaluate_script
 from marlcomm.policies.rollout import Player
@@ -85,7 +86,7 @@ def test_a_world_plays_what_the_environment_plays_under_supersuits_padding(world
     assert env.spec.observation_size == np.prod(padded.observation_space(names[0]).shape)
     assert env.spec.num_actions == padded.action_space(names[0]).n
     now = env.reset(3, torch.tensor([5]), torch.tensor([2]))
-    observations, _ = padded.reset(seed=int(env.keys[0]) & (2**31 - 1))
+    observations, _ = padded.reset(seed=int(copy_seeds(env.keys, "train")[0]))
     ended = False
     while not ended:
         for slot, name in enumerate(names):
@@ -307,14 +308,15 @@ def test_a_failure_says_which_copy_when_and_where(world, processes):
     env = world(ours("Failing"), processes=processes)
     seeds = []
     with pytest.raises(CopyError) as failure:
-        play(env, 30, choose=lambda env: seeds.append((env.keys & (2**31 - 1)).tolist()) or torch.zeros(30, 3).long())
+        play(env, 30, choose=lambda env: seeds.append(env.keys) or torch.zeros(30, 3).long())
+    begun = copy_seeds(seeds[0], "train").tolist()
     # Copies are stepped in their order; of several workers the first one that failed is heard.
-    failing = [copy for copy, seed in enumerate(seeds[0]) if seed % 3 == 0]
+    failing = [copy for copy, seed in enumerate(begun) if seed % 3 == 0]
     said = re.search(
         r"copy (\d+) of foreign_worlds:Failing, begun with seed (\d+), failed in its step 3: Arith", str(failure.value)
     )
     assert int(said[1]) in failing
-    assert int(said[2]) == seeds[0][int(said[1])]
+    assert int(said[2]) == begun[int(said[1])]
     trace = str(failure.value) if processes else str(failure.getrepr())
     assert 'raise ArithmeticError("the world broke")' in trace
     assert processes_below(os.getpid()) == set()

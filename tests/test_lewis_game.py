@@ -18,7 +18,7 @@ from marlcomm.envs import lewis_game_v0
 from marlcomm.envs.base import Candidates, Indexed, TeamSpec
 from marlcomm.envs.cards import cards
 from marlcomm.envs.check import check_env
-from marlcomm.envs.lewis_game import files, world
+from marlcomm.envs.lewis_game import files
 from marlcomm.envs.lewis_game.files import read_npz, write_egg, write_npz
 from marlcomm.envs.lewis_game.rounds import acceptance, build_rounds, draw, refuse_rare
 from marlcomm.envs.lewis_game.scripts import SCRIPTS
@@ -348,8 +348,11 @@ def test_evaluations_play_rounds_that_nobody_learned_from():
     assert not training & validation
     for stream in ("train", "code", "calibration", "pettingzoo"):
         assert played(env, stream) == training
-    for stream in world.HELD_OUT:
+    for stream in ("evaluation", "card"):
         assert played(env, stream) == validation
+    looked_at = [played(env, stream) for stream in ("tuning", "validation")]
+    assert [len(rounds) for rounds in looked_at] == [30, 30]
+    assert len(set.union(training, validation, *looked_at)) == 40 + 3 * 30
     assert played(lewis(**settings, split="validation"), "train") == validation
     assert played(lewis(**settings, split="training"), "evaluation") == training
 

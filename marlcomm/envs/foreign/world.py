@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from marlcomm import noise
 from marlcomm.envs.base import Script, TeamEnv, TeamSpec, TeamStep
 from marlcomm.envs.foreign.copies import Copy, Facts
 from marlcomm.envs.foreign.functions import function
@@ -18,10 +19,11 @@ from marlcomm.envs.foreign.workers import Local, Workers
 from marlcomm.envs.scripts import random_actions
 
 _SEED_BITS = 31  # what every generator takes as a seed
+_STREAM_BITS = 3  # of them, the highest: they tell streams apart
 
 
 class PettingZooWorld(TeamEnv):
-    """B copies of a third-party environment, each begun with a seed of 31 bits made of its world's key.
+    """B copies of a third-party environment, each begun with a seed of 31 bits made of stream and world (`copy_seeds`).
 
     An episode is the same in any batch and process where the environment is the same after `reset(seed)`.
 
@@ -41,6 +43,10 @@ class PettingZooWorld(TeamEnv):
         self._scripts = {_script_name(name): function(key, name) for key, name in _references(settings).items()}
         self.spec = _spec(settings, self._facts)
 
+    def reset(self, seed: int, worlds: Tensor, episodes: Tensor, stream: str = "train") -> TeamStep:
+        self._stream = stream
+        return super().reset(seed, worlds, episodes, stream)
+
     def _begin(self, episodes: Tensor) -> TeamStep:
         if self.num_worlds > self.settings.copies:
             raise ValueError(
@@ -48,7 +54,7 @@ class PettingZooWorld(TeamEnv):
                 "turns, or set it higher"
             )
         players = self._started()
-        seeds: list[int] = (self.keys & (2**_SEED_BITS - 1)).tolist()
+        seeds: list[int] = copy_seeds(self.keys, self._stream).tolist()
         self._attempt(lambda: players.reset(seeds))
         self._returns = torch.zeros(self.num_worlds, device=self.device)
         return self._now(players)
@@ -115,6 +121,13 @@ class PettingZooWorld(TeamEnv):
         if self._players is not None:
             self._players.close()
         self._players, self.time = None, -1
+
+
+def copy_seeds(keys: Tensor, stream: str) -> Tensor:
+    """Seeds [B] for keys [B] of a stream: no two of `noise.STREAMS` have one in common, nor with any other stream."""
+    number = noise.STREAMS.index(stream) if stream in noise.STREAMS else len(noise.STREAMS)
+    bits = _SEED_BITS - _STREAM_BITS
+    return (keys & (2**bits - 1)) + (number << bits)
 
 
 def _spec(settings: PettingZooSettings, facts: Facts) -> TeamSpec:

@@ -1,7 +1,7 @@
 """Rounds of the Lewis game with a given min |M|, drawn until there are enough (SMS paper, algorithm 2), and stored.
 
 Round r of a split is the r-th one accepted of a sequence of rounds that is keyed by (seed, split): more rounds begin
-with the same ones, and rounds for training and for validation never share a draw.
+with the same ones, and rounds of two splits never share a draw.
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ def build_rounds(
 ) -> Rounds:
     """Make rounds; `watch` is told how many there are so far. Raises `ConfigError` where they are too rare."""
     refuse_rare(game)
-    for_training = _accepted(game, training, seed, "training", watch)
-    for_validation = _accepted(game, validation, seed, "validation", lambda found: watch(training + found))
+    for_training = accepted(game, training, seed, "training", watch)
+    for_validation = accepted(game, validation, seed, "validation", lambda found: watch(training + found))
     return Rounds(game, seed, for_training, for_validation)
 
 
@@ -85,7 +85,9 @@ def _range(first: int, count: int) -> torch.Tensor:
     return torch.arange(first, first + count, dtype=torch.int64, device="cpu")
 
 
-def _accepted(game: Game, wanted: int, seed: int, split: str, watch: Callable[[int], None]) -> Objects:
+def accepted(
+    game: Game, wanted: int, seed: int, split: str, watch: Callable[[int], None] = lambda found: None
+) -> Objects:
     """The first rounds of a split that have the game's minimum, [wanted, K, A]."""
     parts, found, drawn, count = list[Objects](), 0, 0, _at_once(game)
     while found < wanted:

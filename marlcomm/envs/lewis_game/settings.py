@@ -58,9 +58,9 @@ class LewisGameSettings(EnvSettings):
     )
     rounds_seed: int = Field(0, ge=0, lt=2**31, description="seed of the rounds (not of the run)")
     training_rounds: int = Field(8000, ge=1, le=10**6, description="how many are made to train on")
-    validation_rounds: int = Field(2000, ge=1, le=10**6, description="how many others are made to evaluate on")
+    validation_rounds: int = Field(2000, ge=1, le=10**6, description="how many others there are to evaluate on")
     split: Literal["by_stream", "training", "validation"] = Field(
-        "by_stream", description="rounds that are played; by_stream: in evaluations those for validation"
+        "by_stream", description="rounds that are played; by_stream: in evaluations such as nobody learns from"
     )
 
     @model_validator(mode="after")

@@ -18,11 +18,13 @@ from marlcomm import noise
 from marlcomm.envs.base import NO_LABEL, Candidates, Indexed, Script, TeamEnv, TeamSpec, TeamStep
 from marlcomm.envs.cards import card
 from marlcomm.envs.lewis_game.files import read_npz
-from marlcomm.envs.lewis_game.rounds import Rounds, build_rounds
+from marlcomm.envs.lewis_game.rounds import Rounds, accepted, build_rounds
 from marlcomm.envs.lewis_game.settings import Game, LewisGameSettings
 
 SENDER, RECEIVER = 0, 1
-HELD_OUT = ("validation", "tuning", "evaluation", "card")  # streams that play rounds for validation
+# Streams that play rounds which nobody learns from, and which ones. Results are of the rounds for validation, which
+# files hold too; whoever looks before, to choose settings or to see how training goes, is shown others.
+HELD_OUT = {"evaluation": "validation", "card": "validation", "tuning": "tuning", "validation": "short evaluations"}
 
 
 class LewisGame(TeamEnv):
@@ -42,10 +44,8 @@ class LewisGame(TeamEnv):
     def __init__(self, settings: LewisGameSettings, device: torch.device | str = "cpu") -> None:
         super().__init__(device)
         self.settings, self.game = settings, settings.game
-        rounds = _rounds(settings)
-        self._splits = {
-            split: torch.as_tensor(getattr(rounds, split), device=self.device) for split in ("training", "validation")
-        }
+        self._rounds = _rounds(settings)
+        self._splits = dict[str, Tensor]()
         size = self.game.values + 1
         self._indexed = Indexed(self.game.attributes * size, self.game.attributes, ())
         self._first_places = torch.arange(self.game.attributes, dtype=torch.float32, device=self.device) * size
@@ -72,9 +72,18 @@ class LewisGame(TeamEnv):
     def reset(self, seed: int, worlds: Tensor, episodes: Tensor, stream: str = "train") -> TeamStep:
         split = self.settings.split
         if split == "by_stream":
-            split = "validation" if stream in HELD_OUT else "training"
-        self._objects = self._splits[split]
+            split = HELD_OUT.get(stream, "training")
+        self._objects = self._played(split)
         return super().reset(seed, worlds, episodes, stream)
+
+    def _played(self, split: str) -> Tensor:
+        """The rounds of a split [R, K, A], made when they are first played if they are not stored."""
+        if split not in self._splits:
+            rounds = getattr(self._rounds, split, None)
+            if rounds is None:
+                rounds = _others(self.game, len(self._rounds.validation), self._rounds.seed, split)
+            self._splits[split] = torch.as_tensor(rounds, device=self.device)
+        return self._splits[split]
 
     def _begin(self, episodes: Tensor) -> TeamStep:
         number = noise.choice(noise.uniform(self.keys, 1), len(self._objects))
@@ -166,3 +175,6 @@ def _rounds(settings: LewisGameSettings) -> Rounds:
 @functools.lru_cache(maxsize=4)  # worlds of one process play the same rounds
 def _made(game: Game, training: int, validation: int, seed: int) -> Rounds:
     return build_rounds(game, training, validation, seed)
+
+
+_others = functools.lru_cache(maxsize=4)(accepted)
