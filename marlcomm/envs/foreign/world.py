@@ -127,7 +127,8 @@ def copy_seeds(keys: Tensor, stream: str) -> Tensor:
     """Seeds [B] for keys [B] of a stream: no two of `noise.STREAMS` have one in common, nor with any other stream."""
     number = noise.STREAMS.index(stream) if stream in noise.STREAMS else len(noise.STREAMS)
     bits = _SEED_BITS - _STREAM_BITS
-    return (keys & (2**bits - 1)) + (number << bits)
+    seeds: Tensor = (keys & (2**bits - 1)) + (number << bits)
+    return seeds
 
 
 def _spec(settings: PettingZooSettings, facts: Facts) -> TeamSpec:

@@ -70,7 +70,7 @@ class LewisGame(TeamEnv):
         )
 
     def reset(self, seed: int, worlds: Tensor, episodes: Tensor, stream: str = "train") -> TeamStep:
-        split = self.settings.split
+        split: str = self.settings.split
         if split == "by_stream":
             split = HELD_OUT.get(stream, "training")
         self._objects = self._played(split)
