@@ -235,7 +235,7 @@ def test_greedy_play_goes_to_the_mean():
 
 @pytest.mark.parametrize("policy_name", POLICIES)
 def test_whom_the_world_does_not_obey_is_certain(policy_name):
-    env, policy = team(policy_name, env_config={"led": True})
+    env, policy = team(policy_name, env_config={"led": True, "horizon": 2})
     played = play(env, policy)
     # the point of the box nearest to zero
     assert torch.allclose(env.actions[:, 0], torch.tensor([0.0, 0.5]))
