@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 from commands import wait_for
 
@@ -15,6 +16,7 @@ from marlcomm import checkpoint
 from marlcomm.analysis import trainings
 from marlcomm.analysis.evidence import way
 from marlcomm.analysis.findings import rows, scale
+from marlcomm.analysis.pictures import draw_study
 from marlcomm.analysis.results_page import section
 from marlcomm.analysis.study import Study, ahead, run, tune
 from marlcomm.analysis.study_settings import Hull
@@ -103,8 +105,8 @@ def test_a_study_is_tuned_run_and_reported(folder, trainings_here, monkeypatch):
     assert (folder / "docs/pictures/results_study.png").stat().st_size > 10_000
 
 
-def write(study, label, seed, settings=None, env_steps=100, **figures):
-    """A result file by hand: success, and 8 bits; what references reach."""
+def write(study, label, seed, settings=None, env_steps=100, curve=(), **figures):
+    """A result file by hand: success, and 8 bits if nothing else is said; what references reach."""
     study.results.mkdir(parents=True, exist_ok=True)
     data, _ = trainings.config_data(study.config, [*study.recipes()[label], f"seed={seed}"])
     trained = trainings.experiment(merge(data, settings or [])[0])
@@ -125,7 +127,7 @@ def write(study, label, seed, settings=None, env_steps=100, **figures):
     summary |= {"floor/return_standard_error": 0.3, "ceiling/return_standard_error": 0.4}
     summary |= {"machine": {"processor": "hands", "cores": 2}, "versions": {}}
     summary |= {"floor/success": 0.2, "ceiling/success": 1.0} | {f"evaluation/{k}": v for k, v in figures.items()}
-    (study.results / f"{label}-{seed}.json").write_text(json.dumps(summary))
+    (study.results / f"{label}-{seed}.json").write_text(json.dumps(summary | {"curve": curve}))
 
 
 def test_rows_by_hand(folder):
@@ -247,6 +249,35 @@ def begun(run_folder, arguments):
     checkpoint.write(run_folder / "checkpoints" / "000001", counters)
     data = trainings.experiment(trainings.config_data(run_folder.parents[3] / "small.yaml", words)[0])
     (run_folder / "config.yaml").write_text(data.as_yaml())
+
+
+def test_the_picture_has_a_dot_and_a_curve_for_every_seed(folder, monkeypatch):
+    study, drawn = Study.read(folder / "study.yaml", folder / "results"), []
+    dots = {  # also of a seed that spends far more than the other
+        "continuous": [(64.0, 0.97), (64.0, 0.99)],
+        "silent": [(0.0, 0.25), (0.0, 0.22)],
+        "vq": [(4.0, 0.93), (200.0, 0.95)],
+    }
+    curves = {}
+    for label, seeds in dots.items():
+        for seed, (bits, success) in enumerate(seeds):
+            curves[label, seed] = [] if label == "silent" else [[1_000_000, success / 2], [2_000_000, success]]
+            figures = {"success": success, "coded_bits_per_agent_step": bits}
+            write(study, label, seed, curve=curves[label, seed], **figures)
+    found = rows(study)
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, *_, **__: drawn.append(figure))
+    draw_study(study, found, scale(study, found[0].summaries), folder / "picture.png")
+    whole, learned = drawn[0].axes
+    of_seeds, of_means = whole.collections[::2], whole.collections[1::2]
+    assert [list(map(tuple, one.get_offsets())) for one in of_seeds] == list(dots.values())
+    means = [np.mean(seeds, axis=0) for seeds in dots.values()]
+    assert np.allclose([one.get_offsets()[0] for one in of_means], means)
+    colours = [one.get_facecolor()[0, :3].tolist() for one in of_seeds]
+    assert len({tuple(colour) for colour in colours}) == 3
+    (left, right), (low, high) = whole.get_xlim(), whole.get_ylim()
+    assert all(left <= bits <= right and low <= success <= high for seeds in dots.values() for bits, success in seeds)
+    lines = [line.get_xydata().tolist() for line in learned.lines if line.get_color().startswith("C")]
+    assert lines == [[[steps / 1e6, success] for steps, success in curve] for curve in curves.values() if curve]
 
 
 def test_an_interrupted_study_goes_on(folder, monkeypatch):

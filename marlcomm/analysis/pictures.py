@@ -189,9 +189,11 @@ def draw_study(study: Study, rows: Sequence[Row], scale: Scale, file: Path) -> N
 def _draw_bits(panel: Any, rows: Sequence[Row], most_bits: float | None, looks: dict[str, tuple[str, str]]) -> None:
     from matplotlib.ticker import ScalarFormatter
 
+    furthest = most_bits or 1.0
     for row in rows:
         color, marker = looks[row.label]
         bits = [summary["evaluation/coded_bits_per_agent_step"] for summary in row.summaries]
+        furthest = max(furthest, *bits)
         panel.scatter(bits, list(row.by_seed.values()), 25, c=color, marker=marker, alpha=0.6, linewidths=0)
         panel.scatter(
             row.bits.mean, row.figure.mean, 120, marker=marker, facecolors="none", edgecolors=color, label=row.label
@@ -200,7 +202,7 @@ def _draw_bits(panel: Any, rows: Sequence[Row], most_bits: float | None, looks: 
         panel.axvline(most_bits, color="0.8", linewidth=0.8, linestyle="--")
     panel.set_xscale("symlog", linthresh=1.0)
     panel.xaxis.set_major_formatter(ScalarFormatter())
-    panel.set_xlim(-0.1, 1.6 * max([most_bits or 1.0, *(row.bits.mean for row in rows)]))
+    panel.set_xlim(-0.1, 1.6 * furthest)
     dashed = "" if most_bits is None else "; dashed: the most that count"
     panel.set_xlabel(f"coded bits per agent step\n(dots: seeds; large: their mean{dashed})")
 
