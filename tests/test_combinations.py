@@ -216,6 +216,12 @@ def test_a_world_that_is_found_to_be_too_short_is_refused(policy, late):
     assert told is None if not late else told.startswith("env.horizon: got 1, wanted 2: talk of this policy")
 
 
+def test_a_team_that_learned_a_gate_may_be_evaluated_in_silence():
+    data = team(policy={"name": "ic3net"}, channel={"name": "silent"})
+    assert refusal(partial(experiment, data)) is None
+    assert refusal(partial(check, data)).startswith("policy.force_gate_open: got False")
+
+
 def test_channels_and_their_settings_agree_on_what_is_carried():
     for name in built_in(CHANNELS):
         row = CHANNELS.row(name)

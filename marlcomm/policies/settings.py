@@ -91,14 +91,17 @@ class PolicySettings(Settings):
     def check_channel(self, channel: ChannelSettings) -> None:
         """Raise `ConfigError` where agents of this policy cannot talk through a channel."""
         channel.fit(self.channel_width(channel.placement))
-        if self.gated and not channel.carries:
-            raise ConfigError(
-                "policy.force_gate_open: got False, wanted True: where a channel carries nothing, nothing obeys a gate"
-            )
         if channel.wants_credit and self.talks_per_step > 1:
             raise ConfigError(
                 f"policy.rounds: got {self.talks_per_step}, wanted 1: in channel.mode task a channel is credited with "
                 "what a message is worth in the only round of a step"
+            )
+
+    def check_training(self, channel: ChannelSettings) -> None:
+        """Raise `ConfigError` where agents of this policy have nothing to learn about talking through a channel."""
+        if self.gated and not channel.carries:
+            raise ConfigError(
+                "policy.force_gate_open: got False, wanted True: where a channel carries nothing, nothing obeys a gate"
             )
 
     def check_horizon(self, steps: int | None, channel: ChannelSettings, key: str = "env.horizon") -> None:

@@ -9,11 +9,13 @@ from typing import Any, ClassVar, Self, cast
 
 import torch
 
+from marlcomm.channels.settings import ChannelSettings
 from marlcomm.config import ResourceSettings, RunSettings, import_plugins
 from marlcomm.objectives.entropy import EntropyTarget
+from marlcomm.policies.settings import PolicySettings
 from marlcomm.policies.team import TeamNames
 from marlcomm.policies.values import ValueSettings
-from marlcomm.registry import ConfigError, nearest, validate
+from marlcomm.registry import CHANNELS, POLICIES, ConfigError, nearest, validate
 from marlcomm.rllib.compat import Algorithm, AlgorithmConfig, NotProvided, RLlibCallback, RLModuleSpec
 from marlcomm.rllib.learner import TeamLearner
 from marlcomm.rllib.module import TeamRLModule
@@ -175,6 +177,8 @@ class TeamConfig(AlgorithmConfig):
         settings = self.algorithm_settings()
         if not self.in_evaluation:  # RLlib changes its copy for evaluations
             self._refuse_what_is_not_honoured()
+            policy = cast(PolicySettings, POLICIES.check(self.policy, self.policy_config))
+            policy.check_training(cast(ChannelSettings, CHANNELS.check(self.channel, self.channel_config)))
             settings.check_rows(self.num_worlds, self.num_learners, "num_env_runners x num_envs_per_env_runner")
             validate(RunSettings, {"sampling": self.sampling}, "env_runners")
             settings.check_sampling(self.sampling, self.num_env_runners, type(self).__name__.removesuffix("Config"))
