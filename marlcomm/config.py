@@ -72,7 +72,9 @@ class ResourceSettings(Settings):
     num_gpus_per_learner: float = Field(0, ge=0, description="GPUs of each learner")
     num_cpus: int | None = Field(None, ge=1, description="CPUs that Ray may give to workers; null: all processor cores")
     threads: int | None = Field(
-        None, ge=1, description="threads of the training process; null: the cores that workers leave"
+        None,
+        ge=1,
+        description="threads of the training process; null: the cores that workers leave, at most OMP_NUM_THREADS",
     )
     sample_timeout: float = Field(
         600,

@@ -196,7 +196,7 @@ def _explain(problem: Any, model: type[BaseModel], path: str) -> str:
     location = [str(part) for part in problem["loc"]]
     key = ".".join([path, *location]) if path else ".".join(location)
     if problem["type"] == "extra_forbidden":
-        known = [*_fields_at(model, location[:-1]), *(["name"] if len(location) == 1 else [])]
+        known = [*_fields_at(model, location[:-1]), *(["name"] if len(location) == 1 and path in TABLES else [])]
         return f"{key}: unknown key (value {problem['input']!r}); {nearest(location[-1], known)}"
     if problem["type"] == "missing":
         return f"{key}: a value is required"

@@ -209,3 +209,13 @@ def test_a_ray_that_is_imported_too_early_is_told(started):
         run("cluster.loopback=false")
     run()
     assert os.environ[clusters.CLUSTERS] == "0"
+
+
+@pytest.mark.parametrize(
+    ("cores", "workers", "told", "threads"),
+    [(8, 0, "", 8), (8, 3, "", 5), (8, 3, "1", 1), (8, 3, "6", 5), (2, 4, "", 1)],
+)
+def test_threads_are_those_of_free_cores_and_of_omp_num_threads(monkeypatch, cores, workers, told, threads):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(cores)), raising=False)
+    monkeypatch.setenv("OMP_NUM_THREADS", told)
+    assert clusters._own_threads(workers) == threads

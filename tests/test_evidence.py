@@ -201,6 +201,8 @@ def test_a_team_is_compared_with_a_hull_of_means_over_common_seeds():
         ("length", 8.5, 8.2, 8, False),
         ("length", 8.3, 8.2, 8, True),
         ("length", 7.0, 8.2, 8, True),
+        ("success", 0.3, 0.3, 8, False),  # nobody has learned anything
+        ("length", 15.8, 15.9, 8, False),
     ],
 )
 def test_few_bits_count_where_nothing_is_lost(metric, value, continuous, bits, counts):

@@ -36,7 +36,8 @@ def stateful(kind, name):
 
 
 def drawn(algorithm, channel):
-    data = team(policy={"name": POLICY[algorithm]})
+    gate = {"force_gate_open": True} if (POLICY[algorithm], channel) == ("ic3net", "silent") else {}
+    data = team(policy={"name": POLICY[algorithm]} | gate)
     return data | {"algorithm": stateful("algorithm", algorithm), "channel": stateful("channel", channel)}
 
 

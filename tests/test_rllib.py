@@ -79,8 +79,8 @@ def largest_difference(first, second):
     ("kind", "policy", "channel"),
     [
         *[(MAPPOConfig, "transformer", channel) for channel in ("continuous", "silent", "ema", "dvq", "sign")],
-        *[(IC3NetConfig, "ic3net", channel) for channel in ("ddcl", "silent", "ema", "gumbel")],
-        (IC3NetConfig, "commnet", "ddcl"),
+        *[(IC3NetConfig, "ic3net", channel) for channel in ("ddcl", "ema", "gumbel")],
+        *[(IC3NetConfig, "commnet", channel) for channel in ("ddcl", "silent")],
         (MAPPOConfig, "ic3net", "vq"),
     ],
     ids=lambda value: value if isinstance(value, str) else value.__name__,

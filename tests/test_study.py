@@ -339,6 +339,14 @@ def test_what_is_asked_of_a_study_must_be_in_it(folder):
         tune(Study.read(folder / "none.yaml", folder), folder, 1)
 
 
+def test_what_is_wrong_with_a_team_is_told_before_any_is_trained(folder, monkeypatch):
+    monkeypatch.setattr(trainings, "run", None)
+    text = STUDY.partition("afterwards:")[0].replace("vq: [channel.name=vq]", "vq: [channel.name=vq, channel.sise=4]")
+    (folder / "study.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=r"channel\.sise: unknown key"):
+        run(Study.read(folder / "study.yaml", folder / "results"), folder / "runs", 1)
+
+
 def test_what_fails_is_told_after_the_others(folder, monkeypatch):
     done = []
 

@@ -168,6 +168,8 @@ def few_bits_count(value: float, continuous: float | None, bits: float, most_bit
     found = []
     if continuous is None:
         found.append("there is no continuous team to compare with")
+    elif scale.worse(scale.floor, continuous) <= scale.margin:
+        found.append("continuous is no better than the floor")
     elif scale.worse(value, continuous) > scale.margin:
         found.append(f"{scale.worse(value, continuous):.3g} worse than continuous, {scale.margin:.3g} is allowed")
     if bits > most_bits:

@@ -70,8 +70,10 @@ def progress(
 ) -> dict[tuple[str, int], Progress]:
     """How far each label's and seed's training has come below `root`.
 
-    Raises `ConfigError` where a team of that name was trained otherwise.
+    Raises `ConfigError` where a team's settings are wrong, or one of that name was trained otherwise.
     """
+    for label in teams:  # what is wrong with a team is told before another one is trained for hours
+        experiment(config_data(config, _overrides(teams[label], label, seeds[0]))[0])
     return {
         (label, seed): _progress(_begun(root, label, seed), config, _overrides(teams[label], label, seed))
         for seed in seeds

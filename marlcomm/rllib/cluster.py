@@ -66,7 +66,7 @@ def running_ray(settings: Experiment) -> Iterator[None]:
     import torch
 
     workers = 0 if cpus is None else resources.num_env_runners + resources.num_learners
-    torch.set_num_threads(resources.threads or max((os.cpu_count() or 1) - workers, 1))
+    torch.set_num_threads(resources.threads or _own_threads(workers))
     logging.getLogger("ray.rllib").setLevel(logging.ERROR)
     code = {"runtime_env": {"py_modules": shipped_code(settings.imports)}} if settings.cluster.ship_code else {}
     if joined is None:
@@ -79,6 +79,13 @@ def running_ray(settings: Experiment) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _own_threads(workers: int) -> int:
+    """Threads for this process beside its workers: of the cores that it may use, and no more than OMP_NUM_THREADS."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    told = os.environ.get("OMP_NUM_THREADS", "")
+    return max(min(cores - workers, int(told) if told.isdigit() else cores), 1)
 
 
 def _bind(loopback: bool) -> None:
