@@ -147,15 +147,16 @@ def test_evaluate_says_the_same_again(copied, here):
         k: v for k, v in before.items() if "seconds" not in k
     }
     here("evaluate", folder, "--episodes", 10, "--seed", 5, cwd=workplace)
-    again = json.loads((folder / "summary.json").read_text())
+    again = json.loads((folder / "summary-episodes-10-seed-5.json").read_text())
     assert (again["episodes"], again["evaluation_seed"]) == (10, 5)
+    assert json.loads((folder / "summary.json").read_text()) == after
 
 
 def test_a_trained_team_is_evaluated_with_another_channel(copied, here):
     workplace, folder = copied
     before = (folder / "summary.json").read_text()
     here("evaluate", folder, "channel.name=post_training", "channel.bits=2", "--episodes", 40, cwd=workplace)
-    summary = json.loads((folder / "summary-post_training-bits-2.json").read_text())
+    summary = json.loads((folder / "summary-post_training-bits-2-episodes-40.json").read_text())
     assert summary["channel_settings"]["bits"] == 2
     assert summary["evaluation/prefix_bits_per_message"] == 8.0
     assert (folder / "summary.json").read_text() == before

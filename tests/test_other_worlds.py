@@ -91,4 +91,4 @@ def test_it_is_the_world_that_it_was_trained_in(team, here):
     assert "did you mean 'add_rate'" in here("evaluate", run.folder, "env.addrate=1", code=2).stderr
     here("evaluate", run.folder, "env.add_rate=0.6", "channel.name=int8", "--episodes", 5)
     (file,) = run.folder.glob("summary-*")
-    assert file.name == "summary-env.add_rate-0.6-int8.json"
+    assert file.name == "summary-env.add_rate-0.6-int8-episodes-5.json"

@@ -39,7 +39,8 @@ def evaluate(
 
     With channel.name=post_training channel.bits=4 (say) the trained team talks through another channel, without
     training, and with env.add_rate=0.5 it plays in another density (or size, or map) of its world, where the policy's
-    widths allow. The file is named by what was changed, as in summary-vq-codebook_size-8.json.
+    widths allow. The file is named by what was changed, as in summary-vq-codebook_size-8.json or
+    summary-episodes-100.json.
     """
     from marlcomm.runs import Run
 
@@ -52,7 +53,10 @@ def evaluate(
             )
     if wire and changes:
         raise ConfigError("--wire stores the packets of a run as it was trained: leave out " + ", ".join(changes))
-    evaluate_and_tell(run, run.experiment(changes), episodes, seed, changes)
+    settings = run.experiment(changes)
+    own = {"episodes": (episodes, settings.evaluation.episodes), "seed": (seed, settings.seed)}
+    asked = [f"{name}={given}" for name, (given, usual) in own.items() if given not in (None, usual)]
+    evaluate_and_tell(run, settings, episodes, seed, [*changes, *asked])
     if wire:
         from marlcomm.analysis.trace import record_run
 
