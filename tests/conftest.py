@@ -88,11 +88,22 @@ def trains_here(here, cluster, monkeypatch):
 
 @pytest.fixture
 def trainings_here(trains_here, monkeypatch):
-    """`marlcomm` in this process, and with it the trainings of a study or comparison, one at a time (`--jobs 1`)."""
+    """`marlcomm` in this process, and with it the trainings of a study or comparison, one at a time."""
     from marlcomm.analysis import trainings
 
     monkeypatch.setattr(trainings, "run", lambda *arguments: trains_here(*arguments))
+    monkeypatch.setattr(trainings, "ThreadPoolExecutor", _NoThreads)
     return trains_here
+
+
+class _NoThreads:
+    """An executor for what belongs to the main thread, as handlers of signals do."""
+
+    def __init__(self, jobs):
+        self.map = map
+
+    def shutdown(self, cancel_futures):
+        pass
 
 
 @pytest.fixture

@@ -409,6 +409,23 @@ trainings.each(lambda case: trainings.run(), [("first", 0), ("second", 0)], jobs
 """
 
 
+@pytest.mark.parametrize("code", [130, 143])
+def test_what_was_stopped_has_not_failed(folder, monkeypatch, code):
+    """Whoever stops a training by a signal of its own stops the study, and no file says that the seed failed."""
+    (folder / "study.yaml").write_text(STUDY.partition("trials:")[0])
+    study = Study.read(folder / "study.yaml", folder / "results")
+    monkeypatch.setattr(trainings, "PROGRAM", (sys.executable, "-c", f"raise SystemExit({code})"))
+    with pytest.raises(KeyboardInterrupt):
+        run(study, folder / "runs", 2, ["silent"], [0, 1])
+    assert not list((folder / "results").glob("*.json"))
+
+
+def test_what_failed_tells_its_last_words_once(monkeypatch):
+    monkeypatch.setattr(trainings, "PROGRAM", (sys.executable, "-c", "raise SystemExit('error: one\\nerror: two')"))
+    with pytest.raises(ConfigError, match=r"failed:\none\ntwo$"):
+        trainings.run("train")
+
+
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_ctrl_c_lets_trainings_save(tmp_path, jobs):
     """The whole group is told, as by a terminal; each training is told once, and nothing else begins."""
@@ -421,6 +438,21 @@ def test_ctrl_c_lets_trainings_save(tmp_path, jobs):
     os.killpg(process.pid, signal.SIGINT)
     assert b"KeyboardInterrupt" in process.communicate(timeout=60)[1]
     assert (tmp_path / "saved").exists()
+
+
+def test_a_second_ctrl_c_stops_trainings_at_once(tmp_path):
+    slow = CHILD.replace("sleep(0.5)  # a second signal would end it here", "sleep(100)")
+    (tmp_path / "child.py").write_text(slow)
+    process = subprocess.Popen(
+        [sys.executable, "-c", PARENT.format(jobs=2)], cwd=tmp_path, stderr=subprocess.PIPE, start_new_session=True
+    )
+    wait_for((tmp_path / "begun").exists, process)
+    for _ in range(2):
+        time.sleep(1)
+        os.killpg(process.pid, signal.SIGINT)
+    process.communicate(timeout=30)
+    assert process.returncode != 0
+    assert not (tmp_path / "saved").exists()
 
 
 def test_a_dry_run_of_a_study_trains_nothing(folder, here, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import sys
@@ -23,6 +24,7 @@ Failed = Callable[[str, int, ConfigError], None]  # and with what a training die
 PROGRAM = (sys.executable, "-m", "marlcomm.cli")
 _running: set[subprocess.Popen[str]] = set()  # commands that have not ended
 _TRAINED = 0.99  # the share of a training that has ended, but is not evaluated yet
+_STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM, -signal.SIGINT, -signal.SIGTERM)  # exit codes
 _THREADS = ("resources.threads=1", "resources.num_cpus=1")
 
 
@@ -61,7 +63,7 @@ def train(
             raise
         done(label, seed, _summary(root, label, seed))
 
-    each(one, wanted, jobs)
+    each(one, wanted, jobs, watch)
     return {(label, seed): _summary(root, label, seed) for label in teams for seed in seeds}
 
 
@@ -108,7 +110,10 @@ def evaluated(trained: Run, changes: Sequence[str]) -> Path:
 
 
 def run(*arguments: str) -> None:
-    """A marlcomm command in a process of its own; raises `ConfigError` with its last words if it fails."""
+    """A marlcomm command in a process of its own; raises `ConfigError` with its last words if it fails.
+
+    Raises `KeyboardInterrupt` where it was stopped, here or there.
+    """
     command = [*PROGRAM, *arguments]
     # A group of its own: Ctrl-C reaches this process alone, which passes it on once (twice would stop without saving).
     with subprocess.Popen(
@@ -123,12 +128,23 @@ def run(*arguments: str) -> None:
             raise
         finally:
             _running.discard(process)
+    if process.returncode in _STOPPED:
+        raise KeyboardInterrupt
     if process.returncode:
-        raise ConfigError(f"{' '.join(arguments)} failed:\n{(complained or said).strip()[-2000:]}")
+        last_words = re.sub("^error: ", "", (complained or said).strip()[-2000:], flags=re.MULTILINE)
+        raise ConfigError(f"{' '.join(arguments)} failed:\n{last_words}")
 
 
-def each(one: Callable[[tuple[str, int]], None], cases: Sequence[tuple[str, int]], jobs: int) -> None:
-    """Do all cases, some at a time, and raise in the end if some failed. Ctrl-C lets what runs save; no more begin."""
+def each(
+    one: Callable[[tuple[str, int]], None],
+    cases: Sequence[tuple[str, int]],
+    jobs: int,
+    watch: Watch = lambda what: None,
+) -> None:
+    """Do all cases, some at a time, and raise in the end if some failed.
+
+    Ctrl-C lets what runs save, and no more begin; a second one stops at once.
+    """
     failures: list[ConfigError] = []
 
     def attempt(case: tuple[str, int]) -> None:
@@ -139,16 +155,27 @@ def each(one: Callable[[tuple[str, int]], None], cases: Sequence[tuple[str, int]
 
     pool = ThreadPoolExecutor(jobs)
     try:
-        for _ in map(attempt, cases) if jobs == 1 else pool.map(attempt, cases):
+        for _ in pool.map(attempt, cases):
             pass
     except KeyboardInterrupt:
-        for process in tuple(_running):
-            process.send_signal(signal.SIGINT)
+        watch("finishing the updates, then saving; once more stops at once")
+        _interrupt()
+        try:
+            pool.shutdown(cancel_futures=True)
+        except KeyboardInterrupt:
+            _interrupt()
+            raise
         raise
     finally:
         pool.shutdown(cancel_futures=True)
     if failures:
         raise ConfigError("\n".join(map(str, failures)))
+
+
+def _interrupt() -> None:
+    """Ctrl-C for every command that has not ended."""
+    for process in tuple(_running):
+        process.send_signal(signal.SIGINT)
 
 
 def _overrides(changes: Sequence[str], label: str, seed: int) -> list[str]:
