@@ -28,6 +28,7 @@ FORMAT = 2
 WEIGHTS, OPTIMIZER, _STATE = "weights", "optimizer", "state.json"
 _POLICY = "policy."
 _CHECKSUM = "checksum"
+_OF_RUNS = ("[0-9]*", "checkpoints/[0-9]*", "*/checkpoints/[0-9]*")  # where they lie below what a user may name instead
 # What data of another shape than ours makes of the code that reads it.
 _STRANGE = (OSError, SafetensorError, LookupError, TypeError, ValueError, AttributeError, RecursionError)
 
@@ -110,8 +111,12 @@ def found(folder: Path) -> list[Path]:
 
 
 def read(folder: Path) -> Checkpoint:
-    """Open a checkpoint; raises `ConfigError` where it is foreign, damaged, or of a newer format."""
+    """Open a checkpoint; raises `ConfigError` where it is missing, foreign, damaged, or of a newer format."""
     file = folder / _STATE
+    if not file.is_file():
+        below = sorted(file.parent for pattern in _OF_RUNS for file in folder.glob(f"{pattern}/{_STATE}"))
+        hint = f"nearest: {below[-1]}" if below else "as in runs/demo/STAMP/checkpoints/000100"
+        raise ConfigError(f"checkpoint: none in {str(folder)!r}, wanted a folder that holds {_STATE} ({hint})")
     try:
         state = _verified(json.loads(file.read_bytes()))
         trees = state["trees"]

@@ -202,9 +202,10 @@ class _Head(Settings):
 def experiment(data: Mapping[str, Any]) -> Experiment:
     """Check plain data. Raises `ConfigError` with one line for each thing that is wrong."""
     errors: list[str] = []
-    head_keys = set(_Head.model_fields)
+    head_keys = list(_Head.model_fields)
     known = [*head_keys, *GROUPS, *_SECTIONS]
-    errors += [f"{key}: unknown key; {nearest(str(key), known)}" for key in data if key not in known]
+    strange = [str(key) for key in data if key not in known]
+    errors += [f"{key}: unknown key; {_meant(key, data) or nearest(key, known)}" for key in strange]
 
     def attempt(check: Any, *arguments: Any) -> Any:
         try:
@@ -223,6 +224,17 @@ def experiment(data: Mapping[str, Any]) -> Experiment:
     if errors:
         raise ConfigError("\n".join(errors))
     return Experiment(**dict(head), **choices, **sections)
+
+
+def _meant(key: str, data: Mapping[str, Any]) -> str | None:
+    """A hint for a key that lacks its group, as env_steps for run.env_steps."""
+    fields = {section: model.model_fields for section, model in _SECTIONS.items()}
+    for group, default in _DEFAULT_NAMES.items():
+        chosen = data.get(group)
+        row = TABLES[group].rows.get(str(chosen.get("name", default) if isinstance(chosen, Mapping) else default))
+        fields |= {} if row is None else {group: row.settings_model().model_fields}
+    found = [f"{group}.{key}" for group, names in fields.items() if key in names]
+    return f"did you mean {' or '.join(found)}?" if found else None
 
 
 def import_plugins(modules: Sequence[str]) -> None:
@@ -285,10 +297,9 @@ def read(path: Path | str, overrides: Sequence[str] = ()) -> tuple[dict[str, Any
     if "=" in path.name and not path.exists():
         raise ConfigError(f"config: got {str(path)!r}, wanted a config file first, as in configs/demo.yaml {path}")
     if not path.is_file():
-        known = sorted(file.name for file in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
-        raise ConfigError(
-            f"config: no file {str(path)!r}; {nearest(path.name, known) if known else 'no YAML files there'}"
-        )
+        folder, what, word = (path, "a folder is", "") if path.is_dir() else (path.parent, "no file", str(path))
+        known = sorted(str(file) for file in folder.glob("*.yaml"))
+        raise ConfigError(f"config: {what} {str(path)!r}; {nearest(word, known) if known else 'no YAML files there'}")
     data = load(path)
     data.setdefault("name", path.stem)
     return merge(data, overrides)

@@ -30,6 +30,7 @@ class ConfigError(ValueError):
     """A setting that cannot be used; the message names its key, its value and what was wanted."""
 
 
+_PLAIN = {"a valid tuple": "a list, as in [a,b]", "a valid dictionary": "keys and values, as in {key: value}"}
 _SCALARS = {int: "an integer", float: "a number", bool: "true or false"}
 
 
@@ -201,6 +202,7 @@ def _explain(problem: Any, model: type[BaseModel], path: str) -> str:
     if problem["type"] == "missing":
         return f"{key}: a value is required"
     wanted = problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    wanted = _PLAIN.get(wanted, wanted)
     if not location:
         name = wanted.partition(":")[0]  # a validator of the whole model names the field that it found wrong
         return f"{key}.{wanted}" if key and name in model.model_fields else f"{key}: {wanted}"

@@ -398,6 +398,9 @@ def test_bench_card(workplace, pytestconfig, here):
     assert (pytestconfig.rootpath / "marlcomm/envs/cards_data/traffic_junction.json").read_bytes() == stored
     card = json.loads((workplace / "card.json").read_text())
     assert card["easy-vision0-rate0.3"]["references"]["scheduler"]["success"] > 0.9
+    chosen = here("bench", "card", "traffic_junction", "vision=1", "--episodes", 20, cwd=workplace).stdout
+    assert "easy-vision1-rate0.3" in chosen
+    assert "easy-vision0" not in chosen
 
 
 def silent_run(workplace, name, **changes):
@@ -462,7 +465,17 @@ def test_help_everywhere(here, verb):
     ("arguments", "words"),
     [
         (["train"], "wanted a config file"),
-        (["train", "configs/dem.yaml"], "did you mean 'demo.yaml'"),
+        (["train", "configs/dem.yaml"], "no file 'configs/dem.yaml'; did you mean 'configs/demo.yaml'"),
+        (["train", "configs"], "a folder is 'configs'; known: configs/"),
+        (["train", "env_steps=4000"], "env_steps: unknown key; did you mean run.env_steps?"),
+        (["train", "policy.name=tarmac", "keys=4", "worlds=3"], "worlds: unknown key; did you mean run.worlds?"),
+        (["train", "policy.groups=3"], "policy.groups: got 3, wanted a list, as in [a,b]"),
+        (["train", "init_from=configs"], "checkpoint: none in 'configs', wanted a folder that holds state.json"),
+        (["sweep", "name=a,b"], "a sweep has one name"),
+        (
+            ["check", "env", "pettingzoo", "maker=foreign_worlds:Leavers", "copies=2"],
+            "plays 2 worlds at once, wanted at least 16",
+        ),
         (["train", "configs/demo.yaml", "channel.delt=1"], "channel.delt: unknown key (value 1); did you mean 'delta'"),
         (["train", "configs/demo.yaml", "channel.name=vq", "channel.segments=3"], "channel.segments: got 3"),
         (["train", "channel.name=vq", "channel.segments=3"], "channel.segments: got 3"),  # no file: all defaults

@@ -86,6 +86,12 @@ def test_names_of_trials_are_folders_and_differ():
         ({"channel.name": "vq,dvq"}, {"changes": ("channel.segment=2",)}, "did you mean 'segments'"),
         ({"seed": "3..0"}, {}, "wanted a range that rises, as in 0..3"),
         ({"seed": "0,,1"}, {}, "wanted values between commas"),
+        ({"seed": "0..100000000"}, {}, "wanted at most 10,000 values"),
+        (
+            {"seed": "0..999", "channel.delta": "1,2,3,4,5,6,7,8,9,10,11"},
+            {},
+            "got 11,000 combinations of seed, channel",
+        ),
         ({"seed": "0,1"}, {"scheduler": "asha", "metric": "train/succes"}, "did you mean 'train/success'"),
         ({"run.evaluate_every": "null,2"}, {"scheduler": "asha"}, "run.evaluate_every is null"),
     ],

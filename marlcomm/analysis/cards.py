@@ -31,10 +31,10 @@ def measure_cards(
 ) -> dict[str, Any]:
     """Cards of chosen settings, or of all that the environment names: setting -> references -> success, return, ...
 
-    Cards of other settings, and what was learned in silence, are kept from the stored ones.
+    What was learned in silence is kept from the stored ones, and so are, beside all, cards of settings not named.
     """
     row = ENVS.row(env)
-    measured = dict(cards(env))
+    measured = dict(cards(env)) if chosen is None else {}
     named = cast(type[EnvSettings], row.settings_model()).card_settings
     for settings in named if chosen is None else chosen:
         world = row.load()(ENVS.check(env, settings))

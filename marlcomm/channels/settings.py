@@ -25,10 +25,12 @@ class ChannelSettings(Settings):
     Attributes:
         why_sent: why a channel of this kind can be at the sender only; None where it can also be at the read-out.
         carries: whether anything is transmitted at all, as the channel itself says (`Channel.carries`).
+        remark: what who trains with it should know, a sentence.
     """
 
     why_sent: ClassVar[str | None] = None
     carries: ClassVar[bool] = True
+    remark: ClassVar[str | None] = None
 
     placement: Literal["sender", "readout"] = Field(
         "sender",
@@ -74,6 +76,10 @@ class PostTrainingSettings(ChannelSettings):
     """A trained continuous team, quantised afterwards."""
 
     why_sent = "it stands for a link that was cut down after training (nearest: channel.name=uniform)"
+    remark = (
+        "post_training takes its range from what a trained team says, in marlcomm evaluate RUN "
+        "channel.name=post_training; while it trains, its range stays -1 to 1 (uniform is meant to be trained with)"
+    )
 
     bits: int = Field(4, ge=1, le=16, description="bits of each element")
     clipped_share: float = Field(

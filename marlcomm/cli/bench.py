@@ -46,13 +46,13 @@ def bench_card(
 
     config.import_plugins(imports or [])
     known = registry.ENVS.row(name).settings_model().card_settings  # type: ignore[attr-defined]
-    chosen = [checked_settings("env", name, overrides, None)] if overrides else list(known)
-    if not chosen:
+    chosen = [checked_settings("env", name, overrides, None)] if overrides else None
+    if not (chosen or known):
         raise ConfigError(
             f"bench card: {name} is whatever env.maker makes, and has no card of its own: say which, as in marlcomm "
             f"bench card {name} env.maker=package.module:function"
         )
-    if write and chosen != list(known):
+    if write and chosen is not None and chosen != list(known):
         raise ConfigError("--write: the package holds the cards of the settings that a world names; use --out FILE")
     runs = [Run.open(path) for path in silent or []]
     with out.status("measuring") as status:

@@ -50,6 +50,7 @@ def check_env(
 
 def _print_findings(what: str, findings: list[Finding]) -> None:
     """What was found, promise by promise; exit code 1 if one is broken."""
+    before = None
     for finding in findings:
         mark = "[green]ok[/green]  " if finding.problem is None else "[red]fail[/red]"
         if finding.unchecked is not None:
@@ -57,7 +58,8 @@ def _print_findings(what: str, findings: list[Finding]) -> None:
         say(f"{mark} {escape(finding.promise)}")
         sentence = finding.problem or finding.unchecked
         if sentence is not None:
-            say(f"     {escape(sentence)}")
+            say(f"     {'as above' if sentence == before else escape(sentence)}")
+        before = sentence
     broken = sum(finding.problem is not None for finding in findings)
     if broken:
         out.print(f"{broken} of {len(findings)} promises are broken")

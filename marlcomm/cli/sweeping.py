@@ -99,6 +99,7 @@ def _settings(
     fixed = [override for override in overrides if override.partition("=")[0] not in swept]
     data: dict[str, Any] = {"name": "run"} if file is None else config.read(file)[0]
     _tell_what_is_dropped(data, fixed, swept)
+    data["name"] = config.merge(data, fixed)[0]["name"]
     if imports:
         data["imports"] = [*(data.get("imports") or []), *imports]
     asked = {"command": sys.argv[1:], "config": data, "changes": fixed, "swept": swept, "jobs": jobs or 1, **options}

@@ -156,7 +156,7 @@ def _train(run: Run, settings: Experiment) -> None:
     begins = not run.checkpoints()
     try:
         exit_code = _trained(run, settings, resuming=not begins)
-    except ConfigError:
+    except (ConfigError, KeyboardInterrupt):  # after Ctrl-C: it came before anything could be saved
         if begins and not run.checkpoints():
             run.discard()
         raise

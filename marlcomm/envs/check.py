@@ -16,7 +16,7 @@ from torch import Tensor
 from marlcomm import noise
 from marlcomm.contract import Finding, UncheckedError, examine
 from marlcomm.envs.base import NO_LABEL, TeamEnv, TeamSpec, TeamStep
-from marlcomm.registry import ENVS
+from marlcomm.registry import ENVS, ConfigError
 
 _SEED, _STREAM = 5, "check"
 _WORLDS = 16
@@ -26,10 +26,16 @@ _TOLERANCE = 1e-4  # sums may be rounded otherwise in a batch of another size
 
 
 def check_env(build: Callable[[], TeamEnv]) -> list[Finding]:
-    """Check every promise on worlds that `build` makes anew, on one device; nothing is raised.
+    """Check every promise on worlds that `build` makes anew, on one device.
 
-    A world that cannot be built or stepped is not checked further.
+    A world that cannot be built or stepped is not checked further. Raises `ConfigError` where it plays fewer worlds at
+    once than are needed, and nothing else.
     """
+    at_once = None
+    with contextlib.suppress(Exception):  # what is raised here is found again below
+        at_once = build().worlds_at_once
+    if at_once is not None and at_once < _WORLDS:
+        raise ConfigError(f"check: the env plays {at_once} worlds at once, wanted at least {_WORLDS}")
     watched = functools.cache(lambda: _Case(build, watched).play())
 
     def case() -> _Case:

@@ -304,7 +304,8 @@ class TeamAlgorithm(Algorithm):
     @property
     def remarks(self) -> list[str]:
         """What a user should know before training begins, in sentences."""
-        return []
+        remark = self.config.channel_settings().remark
+        return [] if remark is None else [remark]
 
     @property
     def bytes_to_come(self) -> int:
@@ -333,7 +334,7 @@ def _refuse_too_few_resources(config: TeamConfig, main: float = 0) -> None:
     gpus = max(config.num_learners, 1) * config.num_gpus_per_learner
     if gpus > there.get("GPU", 0):
         raise ConfigError(
-            f"num_gpus_per_learner: {max(config.num_learners, 1)} learners need {gpus:g} GPUs, "
+            f"resources.num_gpus_per_learner: {max(config.num_learners, 1)} learners need {gpus:g} GPUs, "
             f"Ray has {there.get('GPU', 0):g}"
         )
 

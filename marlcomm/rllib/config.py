@@ -178,11 +178,15 @@ class TeamConfig(AlgorithmConfig):
         if not self.in_evaluation:  # RLlib changes its copy for evaluations
             self._refuse_what_is_not_honoured()
             policy = cast(PolicySettings, POLICIES.check(self.policy, self.policy_config))
-            policy.check_training(cast(ChannelSettings, CHANNELS.check(self.channel, self.channel_config)))
+            policy.check_training(self.channel_settings())
             settings.check_rows(self.num_worlds, self.num_learners, "num_env_runners x num_envs_per_env_runner")
             validate(RunSettings, {"sampling": self.sampling}, "env_runners")
             settings.check_sampling(self.sampling, self.num_env_runners, type(self).__name__.removesuffix("Config"))
         super().validate()
+
+    def channel_settings(self) -> ChannelSettings:
+        """The settings of the channel, checked."""
+        return cast(ChannelSettings, CHANNELS.check(self.channel, self.channel_config))
 
     def _refuse_what_is_not_honoured(self) -> None:
         pristine = AlgorithmConfig()

@@ -107,6 +107,7 @@ class OffPolicyAlgorithm(TeamAlgorithm):
         replay, draw = self.replay, self._draw
         episodes, size, every = replay.rounds * replay.episodes, replay.bytes / 2**20, self.config.env_steps_per_update
         return [
+            *super().remarks,
             f"the replay holds the last {replay.rounds:,} rounds, {episodes:,} episodes, in {size:,.1f} MiB",
             f"an update takes {draw.rows:,} windows of {draw.length} env steps; one is due every {every} env steps",
         ]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import math
 import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from marlcomm.registry import ConfigError, Settings
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from marlcomm.rllib.tuning import Range
 
 _LONGEST_LABEL = 100
+_MOST_POINTS = 10_000
 _WHOLE = r"[+-]?\d+"
 _NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 _WHOLE_RANGE = re.compile(rf"({_WHOLE})\.\.({_WHOLE})")
@@ -37,6 +39,13 @@ class SweepSettings(Settings):
     factor: int = Field(3, ge=2, description="of so many trials the best one goes on, for so many times the env steps")
     search: Literal["grid", "optuna"] = Field("grid", description="what chooses the settings of trials")
     trials: int = Field(20, ge=1, description="how many a search tries")
+
+    @field_validator("swept")
+    @classmethod
+    def _folders_have_one_name(cls, swept: dict[str, str]) -> dict[str, str]:
+        if "name" in swept:
+            raise ValueError("other keys: a sweep has one name, and its trials are named after their settings")
+        return swept
 
     @model_validator(mode="after")
     def _one_seed_in_a_search(self) -> SweepSettings:
@@ -67,6 +76,8 @@ def values(text: str) -> list[str]:
         first, last = int(ends[1]), int(ends[2])
         if last < first:
             raise ConfigError(f"got {part!r}, wanted a range that rises, as in {last}..{first}")
+        if last - first >= _MOST_POINTS:
+            raise ConfigError(f"got {part!r}, wanted at most {_MOST_POINTS:,} values, as in {first}..{first + 9}")
         found += [str(number) for number in range(first, last + 1)]
     return list(dict.fromkeys(found))
 
@@ -105,6 +116,12 @@ def points(swept: Mapping[str, str]) -> list[dict[str, str]]:
                 "--search optuna"
             )
         columns.append(found)
+    trials = math.prod(map(len, columns))
+    if trials > _MOST_POINTS:
+        raise ConfigError(
+            f"sweep: got {trials:,} combinations of {', '.join(swept)}, wanted at most {_MOST_POINTS:,} (--search "
+            "optuna tries as many as --trials says)"
+        )
     return [dict(zip(swept, row, strict=True)) for row in itertools.product(*columns)]
 
 
