@@ -289,7 +289,7 @@ def test_a_trained_team_goes_on_with_another_channel(copied, trains_here):
         "train", "--init-from", parent, "channel.name=vq", "name=swapped", f"run.env_steps={ROUND}", "--no-evaluate",
         cwd=workplace,
     )  # fmt: skip
-    assert "new are channel.codebook" in done.stderr
+    assert "new are channel.codebook" in done.stdout
     (folder,) = (workplace / "runs" / "swapped").iterdir()
     assert f"init_from: {parent}/checkpoints/" in (folder / "config.yaml").read_text()
     first, before, after = (

@@ -571,11 +571,13 @@ def test_a_dry_run_tells_and_leaves_nothing(trains_here, tmp_path, workers):
 def test_a_dry_run_of_a_replay_learns_at_once_and_counts_all_of_it(cluster, monkeypatch):
     monkeypatch.setattr("marlcomm.dry_run._peak_of_process", lambda worker=None: 1000)
     maddpg = {"name": "maddpg", "env_steps_per_update": 100, "batch_size": 64, "replay_env_steps": 50 * 32 * 20}
-    tried = dry_run(config.experiment({"policy": SMALL, "run": {"worlds": 32}, "algorithm": maddpg}))
+    team = {"policy": SMALL, "channel": {"name": "post_training"}, "algorithm": maddpg}
+    tried = dry_run(config.experiment({**team, "run": {"worlds": 32}}))
     assert tried.figures["update/updates"] == 2 * 32 * 20 // 100
     assert tried.shapes["rewards"] == (32, 20, 5)
     assert {"critics", "channel"} < tried.parameters.keys()
     assert "target_policy" not in tried.parameters
-    assert "the replay holds the last 50 rounds" in tried.remarks[0]
+    assert "while it trains, its range stays -1 to 1" in tried.remarks[0]
+    assert "the replay holds the last 50 rounds" in tried.remarks[1]
     an_episode = episode_bytes(episode_shapes(names().make_env().spec, gated=False))
     assert tried.peak_bytes == {"training process": 1000 + 48 * 32 * an_episode}  # two rounds are there already

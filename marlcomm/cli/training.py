@@ -35,7 +35,6 @@ from marlcomm.registry import ConfigError
 
 if TYPE_CHECKING:
     from marlcomm.config import Experiment
-    from marlcomm.rllib.algorithm import TeamAlgorithm
     from marlcomm.runs import Run
 
 _ROUNDS_PER_LINE = 10  # in a log file, where there is no bar
@@ -181,8 +180,6 @@ def _trained(run: Run, settings: Experiment, resuming: bool) -> int | None:
         interruption.install()
         with out.status("building the team"):
             algorithm = stack.enter_context(built(run, settings, resuming))
-        if settings.init_from is not None and not resuming:
-            _tell_what_is_new(algorithm, Path(settings.init_from))
         print_remarks(algorithm.remarks)
         with progress_bar() as progress, failures_told(run):
             bar = progress.add_task("training", total=1.0, figures="")
@@ -193,16 +190,6 @@ def _trained(run: Run, settings: Experiment, resuming: bool) -> int | None:
                 if not out.is_terminal and algorithm.round % _ROUNDS_PER_LINE == 0:
                     say(f"{algorithm.env_steps:,} env steps  {_headline(figures)}")
     return interruption.exit_code if interruption.requested else None
-
-
-def _tell_what_is_new(algorithm: TeamAlgorithm, folder: Path) -> None:
-    """Say which weights do not come from the checkpoint."""
-    from marlcomm import checkpoint
-    from marlcomm.policies.team import what_fits
-
-    policy = algorithm.env_runner.module.policy
-    fresh = sorted(policy.state_dict().keys() - what_fits(policy, checkpoint.read(folder).policy()))
-    print_notes([f"weights of {folder}; new are {', '.join(fresh) or 'none'}"])
 
 
 def _headline(figures: dict[str, float]) -> str:

@@ -13,6 +13,7 @@ import torch
 
 from marlcomm import checkpoint, log
 from marlcomm.policies.metering import TalkCounts
+from marlcomm.policies.team import what_fits
 from marlcomm.registry import ConfigError
 from marlcomm.rllib.ahead import AHEAD, ASYNCHRONOUS, RoundAhead
 from marlcomm.rllib.compat import (
@@ -37,6 +38,7 @@ from marlcomm.rllib.stopwatch import Stopwatch
 
 if TYPE_CHECKING:
     from marlcomm.rllib.config import TeamConfig
+    from marlcomm.rllib.module import TeamRLModule
 
 
 class TeamAlgorithm(Algorithm):
@@ -304,8 +306,13 @@ class TeamAlgorithm(Algorithm):
     @property
     def remarks(self) -> list[str]:
         """What a user should know before training begins, in sentences."""
-        remark = self.config.channel_settings().remark
-        return [] if remark is None else [remark]
+        remark, parent = self.config.channel_settings().remark, self.config.init_from
+        found = [] if remark is None else [remark]
+        if parent is not None:
+            policy = cast("TeamRLModule", self.env_runner.module).policy
+            fresh = sorted(policy.state_dict().keys() - what_fits(policy, checkpoint.read(Path(parent)).policy()))
+            found.append(f"weights of {parent}; new are {', '.join(fresh) or 'none'}")
+        return found
 
     @property
     def bytes_to_come(self) -> int:
