@@ -125,6 +125,7 @@ def write(study, label, seed, settings=None, env_steps=100, curve=(), **figures)
         "evaluation/return": -3.0,
     }
     summary |= {"floor/return_standard_error": 0.3, "ceiling/return_standard_error": 0.4}
+    summary |= {"floor/success_standard_error": 0.003, "ceiling/success_standard_error": 0.004}
     summary |= {"machine": {"processor": "hands", "cores": 2}, "versions": {}}
     summary |= {"floor/success": 0.2, "ceiling/success": 1.0} | {f"evaluation/{k}": v for k, v in figures.items()}
     (study.results / f"{label}-{seed}.json").write_text(json.dumps(summary | {"curve": curve}))
@@ -138,7 +139,8 @@ def test_rows_by_hand(folder):
     continuous, vq = rows(study)
     assert continuous.figure.mean == pytest.approx(0.975)
     assert (continuous.reasons, continuous.counts) == (None, "")
-    assert continuous.way == 0.75
+    assert continuous.way("return") == 0.75
+    assert continuous.way("success") == pytest.approx(0.775 / 0.8)
     assert way(continuous.summaries[0] | {"ceiling/return": -8.01}, "return") is None  # two errors of .5 are 1
     assert way(continuous.summaries[0] | {"ceiling/return": -7.99}, "return") == pytest.approx(6 / 1.01)
     assert continuous.cost == (100, 1)

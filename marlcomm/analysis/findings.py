@@ -61,10 +61,9 @@ class Row:
         """Whether its few bits count, or why not; nothing where they are not judged."""
         return "" if self.reasons is None else "; ".join(self.reasons) or "yes"
 
-    @property
-    def way(self) -> float | None:
-        """How far from floor to ceiling returns have come, mean over seeds; None where there is no way."""
-        ways = [come for summary in self.summaries if (come := way(summary, "return")) is not None]
+    def way(self, name: str) -> float | None:
+        """How far from floor to ceiling success or return have come, mean over seeds; None where there is no way."""
+        ways = [come for summary in self.summaries if (come := way(summary, name)) is not None]
         return float(np.mean(ways)) if ways else None
 
     @property

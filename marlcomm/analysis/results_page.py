@@ -18,11 +18,12 @@ on 2,000 episodes of the stream `evaluation`, whose worlds no training has seen.
 otherwise than the study says now, is *no evidence*: it says so, counts for nothing and claims nothing. The same holds
 of a team of which a seed failed. The first figure is of sampled actions, unless a column says *sampled*; *greedy*
 takes the likeliest. *Shuffled* lets everybody hear what is said in another episode: a team that talks loses by it.
-*Way* is how far its return has come from floor to ceiling, where the two differ. Intervals are of the mean over
-seeds, 95 %, by bootstrap, from three seeds on (of so few they are too narrow). Bits are coded ones for each living
-agent's step ([bits](bits.md)); *times fewer* compares with float32 numbers. Few bits *count* where a team is as good
-as `continuous` under the same recipe (within 2 points, or 2 % of the way from floor to ceiling) and its bits are few
-enough not to spell out where everybody is. Differences are claimed from five paired seeds on, if the interval
+*Way* is how far its return, and where success is the figure its success, have come from floor to ceiling, where the
+two differ (the floor is a script that hears nobody; it may be good by one and bad by the other). Intervals are of the
+mean over seeds, 95 %, by bootstrap, from three seeds on (of so few they are too narrow). Bits are coded ones for each
+living agent's step ([bits](bits.md)); *times fewer* compares with float32 numbers. Few bits *count* where a team is as
+good as `continuous` under the same recipe (within 2 points, or 2 % of the way from floor to ceiling) and its bits are
+few enough not to spell out where everybody is. Differences are claimed from five paired seeds on, if the interval
 excludes 0. Where a study lists no trials, its settings were chosen by hand, on results of seed 0: of that seed they
 may be a little too good.
 """
@@ -76,7 +77,9 @@ def table(study: Study, found: Sequence[Row]) -> str:
     name = settings.metric if settings.share == 1 else f"{settings.metric} / {settings.share}"
     other = {"greedy": "evaluation", "evaluation": "greedy"}[settings.group]
     beside = "sampled" if other == "evaluation" else "greedy"
-    columns = [f"{name}, mean", "by seed", beside, "shuffled", "way", "bits / agent step", "times fewer", "counts"]
+    ways = ("return", "success") if settings.metric == "success" else ("return",)
+    columns = [f"{name}, mean", "by seed", beside, "shuffled", f"way by {', '.join(ways)}"]
+    columns += ["bits / agent step", "times fewer", "counts"]
     lines = [f"| team | {' | '.join(columns)} | env steps | core min |", "|---" * (len(columns) + 3) + "|"]
     ends, summary = scale(study, found[0].summaries), found[0].summaries[0]
     for label, value in ((summary["floor"], ends.floor), (summary["ceiling"], ends.ceiling)):
@@ -85,7 +88,7 @@ def table(study: Study, found: Sequence[Row]) -> str:
         others = (row.mean(f"{group}/{settings.metric}") for group in (other, "shuffled"))
         cells = [_interval(row.figure), " ".join(_number(value) for value in row.by_seed.values())]
         cells += ["-" if value is None else _number(settings.shared(value)) for value in others]
-        cells.append("-" if row.way is None else f"{row.way:.0%}")
+        cells.append(", ".join("-" if come is None else f"{round(100 * come)}%" for come in map(row.way, ways)))
         ratio = row.mean("evaluation/compression_ratio")
         cells += [f"{row.bits.mean:.2f}", "-" if ratio is None else f"{ratio:.1f}", row.counts]
         env_steps, core_minutes = row.cost
