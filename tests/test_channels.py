@@ -63,6 +63,7 @@ VARIANTS = {
         {"pool": [[1, 7]], "continuous": True, "penalty": "legacy_paper", "train_unselected": 0, "balance_steps": 0},
         {"selector": "random", "continuous": True},
         {"selector": "constant", "constant_member": 3},
+        {"update": "ema", "replace_after": 1, "structure": "hierarchical", "continuous": True},
     ],
     "ddcl": [
         {},

@@ -157,15 +157,15 @@ def test_idle_codewords_become_messages(update):
     channel = VQChannel(2, VQSettings(codebook_size=4, update=update, replace_after=2, normalization="none", decay=0.5))
     far = torch.tensor([[[0.0, 0.0], [10.0, 0.0], [0.0, 10.0], [1e3, 1e3]]])
     with torch.no_grad():
-        channel._start_from(far, torch.ones(()))
+        channel.upkeep.begin(channel.codebook, far)
     messages, _ = blobs()
     channel.absorb(messages, 100, Peers())
-    assert channel.idle.tolist() == [[0, 0, 0, 1]]
+    assert channel.upkeep.idle.tolist() == [[0, 0, 0, 1]]
     if update == "loss":
         assert torch.equal(channel.codebook, far)
     before = copy.deepcopy(channel)
     channel.absorb(messages, 200, Peers())
-    assert channel.idle.tolist() == [[0, 0, 0, 0]]
+    assert channel.upkeep.idle.tolist() == [[0, 0, 0, 0]]
     assert (channel.codebook[0, 3] == messages).all(-1).any()
     resumed = VQChannel(2, channel.settings)
     resumed.load_state_dict(before.state_dict())
@@ -229,6 +229,7 @@ def absorb_together(channels, parts, env_steps):
         ("vq", {"normalization": "running", "init": "kmeans", "init_after": 150, "replace_after": 1}),
         ("vq", {"shared_codebook": True, "segments": 4, "update": "ema", "init": "kmeans"}),
         ("dvq", {"normalization": "running"}),
+        ("dvq", {"update": "ema", "replace_after": 1, "structure": "hierarchical", "pool": [[1, 40], [2, 5]]}),
     ],
     ids=str,
 )
@@ -527,6 +528,45 @@ def test_calibration_lets_every_member_tell_messages_apart():
     assert torch.allclose(channel.share, torch.softmax(logits, -1).mean(0), atol=1e-5)
 
 
+@pytest.mark.parametrize("update", ["loss", "ema"])
+def test_codewords_of_every_member_move_as_those_of_a_vq_would(update):
+    """Flat, each member hears the messages; in a hierarchy, the codewords of the one before it."""
+    pool, kept = [(2, 5), (1, 7)], {"update": update, "replace_after": None if update == "ema" else 3, "decay": 0.5}
+    for structure in ("flat", "hierarchical"):
+        dvq = DVQChannel(8, DVQSettings(pool=pool, structure=structure, **kept))
+        heard = ["layer", "layer" if structure == "flat" else "none"]
+        alone = [
+            VQChannel(8, VQSettings(segments=g, codebook_size=size, normalization=kind, **kept))
+            for (g, size), kind in zip(pool, heard, strict=True)
+        ]
+        dvq.calibrate(torch.randn(100, 8))
+        for vq, book in zip(alone, dvq.books, strict=True):
+            vq.upkeep.begin(vq.codebook, book.detach())
+        for env_steps in (100, 200):
+            messages = torch.randn(300, 8)
+            second = messages if structure == "flat" else alone[0].decode(alone[0].encode(messages))
+            alone[0].absorb(messages, env_steps, Peers())
+            alone[1].absorb(second, env_steps, Peers())
+            dvq.absorb(messages, env_steps, Peers())
+            for vq, book in zip(alone, dvq.books, strict=True):
+                assert torch.allclose(vq.codebook, book, atol=1e-6)
+
+
+def test_running_means_and_replaced_codewords_of_a_pool():
+    channel = DVQChannel(8, DVQSettings(pool=[(1, 4), (2, 3)], update="ema", replace_after=1))
+    assert not [name for name, _ in channel.named_parameters() if name.startswith("books")]
+    noise_of = torch.rand(50, 2)
+    losses = channel.losses(torch.randn(50, 8), channel.encode(torch.randn(50, 8), noise_of), noise_of)
+    assert losses.keys() == channel.loss_weights().keys()
+    assert "codebook" not in losses
+    messages = torch.randn(50, 8)
+    with torch.no_grad():
+        channel.books[1][1, 2] = 1e3  # nobody's
+    channel.absorb(messages, 0, Peers())
+    heard = channel.normalize(messages)[:, 4:]
+    assert (channel.books[1][1, 2] == heard).all(-1).any()
+
+
 # --- settings --------------------------------------------------------------------------------------------------------
 
 
@@ -547,6 +587,7 @@ def test_calibration_lets_every_member_tell_messages_apart():
         ("dvq", {"pool": [[1, 1]]}, r"channel.pool.0.1: got 1, wanted greater than or equal to 2"),
         ("dvq", {"pool": [["1", 16]]}, r"channel.pool.0.0: got '1', wanted a valid integer"),
         ("dvq", {"pool": []}, r"channel.pool: got \[\], wanted "),
+        ("dvq", {"update": "ema", "train_unselected": 0.5}, "train_unselected: got 0.5, wanted 1 with update: ema"),
         ("dvq", {"constant_member": 6}, "constant_member 6 is not in the pool: wanted 0 to 5"),
     ],
     ids=str,

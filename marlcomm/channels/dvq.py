@@ -8,15 +8,16 @@ first and the third, ``evaluate: sampled`` the second.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from marlcomm import noise as random
 from marlcomm.channels.base import Channel, Peers, Transmission
-from marlcomm.channels.codebooks import Normalizer, look_up, nearest, words_among
+from marlcomm.channels.codebooks import Normalizer, Upkeep, key_of, look_up, nearest, tally, words_among
 from marlcomm.channels.settings import DVQSettings
 from marlcomm.wire.alphabet import Alphabet
 
@@ -83,6 +84,24 @@ class _Pieces(nn.Module):
         return nn.functional.embedding(rows, table).flatten(-2)
 
 
+class _Buffers(nn.Module):
+    """Tensors that no optimiser moves, by their places, as a ParameterList has those that one does."""
+
+    def __init__(self, tensors: Iterable[Tensor]) -> None:
+        super().__init__()
+        for place, tensor in enumerate(tensors):
+            self.register_buffer(str(place), tensor)
+
+    def __len__(self) -> int:
+        return len(self._buffers)
+
+    def __getitem__(self, place: int) -> Tensor:
+        return self.get_buffer(str(place))
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return self.buffers()
+
+
 class DVQChannel(Channel):
     """A selector, and the symbols of the member of the pool that it names.
 
@@ -90,12 +109,14 @@ class DVQChannel(Channel):
     logits k f(h) / sqrt(l) [..., N]. Symbols [..., 1 + S]: the member, then its indices (or the bits of h, of the
     continuous member), then zeros. Received [..., D]: its codewords, side by side.
     The gradient passes straight through to h, and to the selector through the relaxed choice
-    softmax((logits + Gumbel noise) / temperature). Losses: ``codebook`` and ``commitment`` as in vq, ``capacity`` what
+    softmax((logits + Gumbel noise) / temperature). Losses: ``codebook`` and ``commitment`` as in vq (of the choice; by
+    ``update: ema`` the codewords of all members follow all messages, as in vq, without a loss), ``capacity`` what
     the choice costs, ``balance`` sum over members of probability times log(N share), where the shares are the
     mean probabilities of the last update: the gradient of minus the entropy of the mean choice, one value per message.
 
     Attributes:
-        books: of each quantiser, [G, L, D / G].
+        books: of each quantiser, [G, L, D / G]; parameters, or buffers with ``update: ema``.
+        upkeep: of each quantiser, what moves its codewords besides a loss.
         temperature: of the relaxed choice, now.
         balancing: 1 while choices are balanced, then 0.
         share: [N] mean probability of each member in the last update.
@@ -113,7 +134,9 @@ class DVQChannel(Channel):
         settings.fit(message_size)
         super().__init__(message_size, settings)
         self.normalize = Normalizer(message_size, settings.normalization)
-        self.books = nn.ParameterList(torch.randn(g, size, message_size // g) for g, size in settings.pool)
+        books = [torch.randn(g, size, message_size // g) for g, size in settings.pool]
+        self.books = nn.ParameterList(books) if settings.update == "loss" else _Buffers(books)
+        self.upkeep = nn.ModuleList(Upkeep(book, settings) for book in books)
         self.register_buffer("costs", torch.tensor(self._costs()), persistent=False)
         pool, rising = settings.pool, settings.penalty == "legacy_code"
         self._order = sorted(range(len(pool)), key=lambda place: pool[place], reverse=not rising)
@@ -159,13 +182,16 @@ class DVQChannel(Channel):
         heard = self.normalize(messages)
         for place in self._order:
             book = self.books[place]
-            segments = heard.unflatten(-1, (len(book), -1)).transpose(0, 1)
-            book.copy_(torch.stack([words_among(own, book.shape[1]) for own in segments]))
+            words = [words_among(own, book.shape[1]) for own in _by_segment(heard, book)]
+            self._upkeep(place).begin(book, torch.stack(words))
             heard = self._handed_on(place, heard, self._nearest(place, heard))
         if self._balances:
             self._take_shares(messages, Peers())
 
     # --- the pool ---
+
+    def _upkeep(self, place: int) -> Upkeep:
+        return cast(Upkeep, self.upkeep[place])
 
     def _nearest(self, place: int, heard: Tensor) -> Tensor:
         """The indices [..., G] that one quantiser gives to its input [..., D]."""
@@ -271,7 +297,9 @@ class DVQChannel(Channel):
 
     def losses(self, messages: Tensor, symbols: Tensor, noise: Tensor | None = None) -> dict[str, Tensor]:
         reading, chosen = self._read(messages), symbols[..., 0].long()
-        losses = _distances(reading, chosen, self.settings.train_unselected)
+        losses = {"commitment": _commitment_loss(reading, chosen)}
+        if self.settings.update == "loss":
+            losses["codebook"] = _codebook_loss(reading, chosen, self.settings.train_unselected)
         if reading.logits is None:
             return losses
         probabilities = weights = torch.softmax(reading.logits, -1)
@@ -285,7 +313,9 @@ class DVQChannel(Channel):
 
     def loss_weights(self) -> dict[str, float]:
         settings = self.settings
-        weights = {"codebook": settings.codebook_weight, "commitment": settings.commitment_weight}
+        weights = {"commitment": settings.commitment_weight}
+        if settings.update == "loss":
+            weights["codebook"] = settings.codebook_weight
         if settings.selector == "learned":
             weights["capacity"] = settings.capacity_weight
             if self._balances:
@@ -294,13 +324,27 @@ class DVQChannel(Channel):
 
     @property
     def absorbs(self) -> bool:
-        return self._balances or self.settings.normalization == "running"
+        return self._balances or self._upkeep(0).needed or self.settings.normalization == "running"
 
     @torch.no_grad()
     def absorb(self, messages: Tensor, env_steps: int, peers: Peers) -> None:
         self.normalize.absorb(messages, self.settings.decay, peers)
         if self._balances:
             self._take_shares(messages, peers)
+        if self._upkeep(0).needed:
+            self._move_codewords(messages, key_of("dvq/idle codewords", env_steps), peers)
+
+    def _move_codewords(self, messages: Tensor, key: Tensor, peers: Peers) -> None:
+        """Move those of every quantiser by what it is given, which the others' moves do not change."""
+        heard, given = self.normalize(messages), dict[int, Tensor]()
+        for place in self._order:
+            given[place] = _by_segment(heard, self.books[place])
+            heard = self._handed_on(place, heard, self._nearest(place, heard))
+        for place, segments in given.items():
+            book = self.books[place]
+            told = tally(segments, book, peers)
+            if told[0].any():  # else nobody spoke
+                self._upkeep(place).move(book, segments, told, random.absorb(key, place), peers)
 
     @torch.no_grad()
     def _take_shares(self, messages: Tensor, peers: Peers) -> None:
@@ -318,14 +362,24 @@ class DVQChannel(Channel):
             self.balancing.fill_(float(env_steps < settings.balance_steps))
 
 
-def _distances(reading: _Reading, chosen: Tensor, train_unselected: float) -> dict[str, Tensor]:
-    """Squared distances per element [...], of codewords to what they quantise and the other way round."""
-    h, error = reading.h, reading.heard - reading.answers
-    own = chosen.unsqueeze(-1) == torch.arange(error.shape[-2], device=h.device)
-    codebook = (torch.where(own, 1.0, train_unselected) * error.square().mean(-1)).sum(-1)
+def _by_segment(heard: Tensor, book: Tensor) -> Tensor:
+    """The segments [G, M, D / G] of vectors [M, D] under the codebooks [G, L, D / G] that they belong to."""
+    segments: Tensor = heard.unflatten(-1, (len(book), -1)).transpose(0, 1)
+    return segments
+
+
+def _codebook_loss(reading: _Reading, chosen: Tensor, train_unselected: float) -> Tensor:
+    """Squared distances per element [...] of the codewords of all members to what they quantise."""
+    error = reading.heard - reading.answers
+    own = chosen.unsqueeze(-1) == torch.arange(error.shape[-2], device=error.device)
+    return (torch.where(own, 1.0, train_unselected) * error.square().mean(-1)).sum(-1)
+
+
+def _commitment_loss(reading: _Reading, chosen: Tensor) -> Tensor:
+    """Squared distances per element [...] of messages to the codewords of the chosen members."""
+    h, error = reading.h, (reading.heard - reading.answers).detach()
     # What came before in a hierarchy is passed straight through, so that h moves as if it was quantised itself.
-    commitment = (h + (_picked(error.detach(), chosen) - h).detach()).square().mean(-1)
-    return {"codebook": codebook, "commitment": commitment}
+    return (h + (_picked(error, chosen) - h).detach()).square().mean(-1)
 
 
 def _picked(answers: Tensor, chosen: Tensor) -> Tensor:

@@ -105,7 +105,16 @@ class CodebookSettings(ChannelSettings):
         "are fewer than three); running: each element by its running mean and variance; none: as they are",
     )
     decay: float = Field(
-        0.8, ge=0, lt=1, description="of running statistics, per update: `normalization: running`, vq's `update: ema`"
+        0.8, ge=0, lt=1, description="of running statistics, per update: `normalization: running`, `update: ema`"
+    )
+    update: Literal["loss", "ema"] = Field(
+        "loss",
+        description="how codewords learn. loss: by the optimiser; ema: without a loss, as the running mean of the "
+        "messages that chose them, moved once an update",
+    )
+    smoothing: float = Field(1e-5, gt=0, description="Laplace smoothing of `ema`'s counts")
+    replace_after: int | None = Field(
+        None, ge=1, description="updates without use after which a message replaces a codeword; null: never"
     )
     codebook_weight: float = Field(1.0, ge=0, description="weight of the loss that pulls codewords to messages")
     commitment_weight: float = Field(0.25, ge=0, description="weight of the loss that pulls messages to codewords")
@@ -117,21 +126,12 @@ class VQSettings(CodebookSettings):
     codebook_size: int = Field(16, ge=2, le=2**16, description="L, the codewords of a segment")
     segments: int = Field(1, ge=1, description="G, into how many equal segments a message is cut")
     shared_codebook: bool = Field(False, description="one codebook for all segments instead of one for each")
-    update: Literal["loss", "ema"] = Field(
-        "loss",
-        description="how codewords learn. loss: by the optimiser; ema: without a loss, as the running mean of the "
-        "messages that chose them, moved once an update",
-    )
-    smoothing: float = Field(1e-5, gt=0, description="Laplace smoothing of `ema`'s counts")
     init: Literal["calibrate", "kmeans"] = Field(
         "calibrate",
         description="what codewords start from. calibrate: messages of the untrained team; kmeans: the same, and after "
         "`init_after` env steps the centres of ten rounds of k-means over the messages of an update",
     )
     init_after: int = Field(0, ge=0, description="env steps before k-means; the calibrated codewords serve until then")
-    replace_after: int | None = Field(
-        None, ge=1, description="updates without use after which a message replaces a codeword; null: never"
-    )
 
     @model_validator(mode="after")
     def _only_kmeans_waits(self) -> VQSettings:
@@ -200,6 +200,15 @@ class DVQSettings(CodebookSettings):
     def options(self) -> int:
         """N, how many members can be chosen."""
         return len(self.pool) + self.continuous
+
+    @model_validator(mode="after")
+    def _running_means_are_of_all(self) -> DVQSettings:
+        if self.update == "ema" and self.train_unselected < 1:
+            raise ValueError(
+                f"train_unselected: got {self.train_unselected}, wanted 1 with update: ema, where codewords of every "
+                "member follow all messages"
+            )
+        return self
 
     @model_validator(mode="after")
     def _the_constant_is_a_member(self) -> DVQSettings:

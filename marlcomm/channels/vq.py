@@ -10,9 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from marlcomm import noise as random
 from marlcomm.channels.base import Channel, Peers
-from marlcomm.channels.codebooks import Normalizer, drawn, k_means, look_up, nearest, tally, words_among
+from marlcomm.channels.codebooks import Normalizer, Upkeep, k_means, key_of, look_up, nearest, tally, words_among
 from marlcomm.channels.settings import VQSettings
 from marlcomm.wire.alphabet import Alphabet
 
@@ -27,16 +26,12 @@ class VQChannel(Channel):
 
     Attributes:
         codebook: [B, L, D / G], B = G or 1 where it is shared; a parameter, or a buffer with ``update: ema``.
-        usage, totals: [B, L] and [B, L, D / G], ema's running counts and sums of the segments that chose each codeword.
-        idle: [B, L], updates since anybody chose each codeword (with ``replace_after``).
+        upkeep: what moves codewords besides a loss.
         clustered: 1 where k-means was run, else 0 (with ``init: kmeans``).
     """
 
     settings: VQSettings
     codebook: Tensor
-    usage: Tensor
-    totals: Tensor
-    idle: Tensor
     clustered: Tensor
 
     def __init__(self, message_size: int, settings: VQSettings | None = None) -> None:
@@ -50,10 +45,7 @@ class VQChannel(Channel):
             self.codebook = nn.Parameter(codebook)
         else:
             self.register_buffer("codebook", codebook)
-            self.register_buffer("usage", torch.ones(codebook.shape[:-1]))
-            self.register_buffer("totals", codebook.clone())
-        if settings.replace_after:
-            self.register_buffer("idle", torch.zeros(codebook.shape[:-1], dtype=torch.int64))
+        self.upkeep = Upkeep(codebook, settings)
         if settings.init == "kmeans":
             self.register_buffer("clustered", torch.tensor(0))
 
@@ -64,7 +56,7 @@ class VQChannel(Channel):
             return
         self.normalize.absorb(messages, 0, Peers())
         words = [words_among(heard, self.settings.codebook_size) for heard in self._by_book(messages)]
-        self._start_from(torch.stack(words), torch.ones(()))
+        self.upkeep.begin(self.codebook, torch.stack(words))
 
     def alphabet(self) -> Alphabet:
         return Alphabet.fixed([self.settings.codebook_size] * self.settings.segments)
@@ -106,8 +98,7 @@ class VQChannel(Channel):
 
     @property
     def _moves_codewords(self) -> bool:
-        settings = self.settings
-        return settings.update == "ema" or settings.init == "kmeans" or settings.replace_after is not None
+        return self.upkeep.needed or self.settings.init == "kmeans"
 
     @property
     def absorbs(self) -> bool:
@@ -120,46 +111,12 @@ class VQChannel(Channel):
         if not self._moves_codewords:
             return
         segments = self._by_book(messages)
-        counts, sums = tally(segments, self.codebook, peers)
-        if not counts.any():  # nobody spoke
+        told = tally(segments, self.codebook, peers)
+        if not told[0].any():  # nobody spoke
             return
         if self.settings.init == "kmeans" and not self.clustered and env_steps >= self.settings.init_after:
-            self._start_from(*k_means(segments, self.codebook, _key("k-means", env_steps), peers))
+            centres = k_means(segments, self.codebook, key_of("vq/k-means", env_steps), peers)
+            self.upkeep.begin(self.codebook, *centres)
             self.clustered.fill_(1)
             return
-        if self.settings.update == "ema":
-            self._follow(counts, sums)
-        if self.settings.replace_after is not None:
-            self.idle.add_(1).masked_fill_(counts > 0, 0)
-            self._replace(self.idle >= self.settings.replace_after, segments, env_steps, peers)
-
-    def _start_from(self, codebook: Tensor, counts: Tensor) -> None:
-        """Put codewords [B, L, D / G] in place; ema starts as if each was the mean of so many messages."""
-        self.codebook.copy_(codebook)
-        if self.settings.update == "ema":
-            self.usage.copy_(counts.clamp(min=1).expand_as(self.usage))
-            self.totals.copy_(codebook * self.usage.unsqueeze(-1))
-
-    def _follow(self, counts: Tensor, sums: Tensor) -> None:
-        """One step of the running means: codewords = totals / smoothed counts."""
-        self.usage.lerp_(counts.float(), 1 - self.settings.decay)
-        self.totals.lerp_(sums.float(), 1 - self.settings.decay)
-        everything, smoothing = self.usage.sum(-1, keepdim=True), self.settings.smoothing
-        share = (self.usage + smoothing) / (everything + self.settings.codebook_size * smoothing)
-        self.codebook.copy_(self.totals / (share * everything).unsqueeze(-1))
-
-    def _replace(self, dead: Tensor, segments: Tensor, env_steps: int, peers: Peers) -> None:
-        """Put messages of this update in place of dead [B, L] codewords; all learners agree on which these are."""
-        for book in dead.any(-1).nonzero().flatten().tolist():
-            heard = peers.gather(segments[book])
-            words = drawn(heard, int(dead[book].sum()), random.absorb(_key("idle codewords", env_steps), book))
-            self.codebook[book, dead[book]] = words
-            self.idle[book, dead[book]] = 0
-            if self.settings.update == "ema":
-                self.usage[book, dead[book]] = 1.0
-                self.totals[book, dead[book]] = words
-
-
-def _key(purpose: str, env_steps: int) -> Tensor:
-    """The key of a draw at a point of the training: a run that was resumed there draws the same."""
-    return random.absorb(torch.tensor(random.stream_number(f"vq/{purpose}")), env_steps)
+        self.upkeep.move(self.codebook, segments, told, key_of("vq/idle codewords", env_steps), peers)
