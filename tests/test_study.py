@@ -416,9 +416,12 @@ def test_what_was_stopped_has_not_failed(folder, monkeypatch, code):
     """Whoever stops a training by a signal of its own stops the study, and no file says that the seed failed."""
     (folder / "study.yaml").write_text(STUDY.partition("trials:")[0])
     study = Study.read(folder / "study.yaml", folder / "results")
-    monkeypatch.setattr(trainings, "PROGRAM", (sys.executable, "-c", f"raise SystemExit({code})"))
+    began = folder / "began"
+    child = f"open({str(began)!r}, 'a').write('one '); raise SystemExit({code})"
+    monkeypatch.setattr(trainings, "PROGRAM", (sys.executable, "-c", child))
     with pytest.raises(KeyboardInterrupt):
-        run(study, folder / "runs", 2, ["silent"], [0, 1])
+        run(study, folder / "runs", 1, ["silent", "vq"], [0, 1])
+    assert began.read_text() == "one "
     assert not list((folder / "results").glob("*.json"))
 
 

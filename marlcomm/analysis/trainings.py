@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -146,18 +147,25 @@ def each(
     Ctrl-C lets what runs save, and no more begin; a second one stops at once.
     """
     failures: list[ConfigError] = []
+    stopped = threading.Event()
 
     def attempt(case: tuple[str, int]) -> None:
+        if stopped.is_set():
+            return
         try:
             one(case)
         except ConfigError as error:
             failures.append(error)
+        except KeyboardInterrupt:
+            stopped.set()  # before this thread takes another case
+            raise
 
     pool = ThreadPoolExecutor(jobs)
     try:
         for _ in pool.map(attempt, cases):
             pass
     except KeyboardInterrupt:
+        stopped.set()
         watch("finishing the updates, then saving; once more stops at once")
         _interrupt()
         try:
