@@ -166,6 +166,11 @@ DIAGNOSTICS = {
         "plug-in entropies of the slots, summed as often as each is on the wire; withheld where one of them is not "
         "estimable by the rule of the joint entropy",
     ),
+    "selector_entropy_bits_per_message": Figure(
+        "bits / message",
+        "dvq, and rvq with `prefix: random`: plug-in entropy of the first symbol, which says whose symbols follow; "
+        "withheld where it is not estimable",
+    ),
     "conditional_entropy_bits_per_message": Figure(
         "bits / message",
         "plug-in entropy of a message given its sender's last one in the episode; withheld where that of the pairs is "

@@ -285,6 +285,17 @@ def test_slots_of_too_many_values_have_no_figures(monkeypatch):
     assert tally.figures() == {}
 
 
+def test_a_selector_has_an_entropy_of_its_own():
+    either = Alphabet.choice([Alphabet.fixed([2]), Alphabet.fixed([2, 2])])
+    assert either.has_selector
+    assert not any(one.has_selector for one in (Alphabet(()), Alphabet.fixed([2, 2]), Alphabet.until_end(3, 2)))
+    tally = Tally(either)
+    chosen = np.arange(400, dtype=np.int32) % 4 == 0
+    tally.add(np.stack([chosen, np.zeros(400), np.zeros(400)], 1).astype(np.int32))
+    wanted = 0.25 * 2 + 0.75 * np.log2(4 / 3)
+    assert tally.figures()["selector_entropy_bits_per_message"] == pytest.approx(wanted)
+
+
 # --- a learned prior -------------------------------------------------------------------------------------------------
 
 

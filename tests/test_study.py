@@ -98,6 +98,8 @@ def test_a_study_is_tuned_run_and_reported(folder, trainings_here, monkeypatch):
     asked = "continuous: mean at least 2: **no evidence** so far, by 1 of 2 seeds"
     for words in ("## Small", "Cars that hardly learn.", asked, "| vq - silent |", summary["command"]):
         assert words in page
+    besides = summary["parameters"] - summary["channel_parameters"]
+    assert f"- Parameters (of them the channel's): continuous {besides:,} (0), " in page
     assert "marlcomm evaluate runs/continuous-1 channel.name=post_training channel.bits=2" in page
     assert "no evidence: vq, seed 1: 20 episodes" in page
     assert "none: vq and silent are no evidence" in page

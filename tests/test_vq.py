@@ -567,6 +567,13 @@ def test_running_means_and_replaced_codewords_of_a_pool():
     assert (channel.books[1][1, 2] == heard).all(-1).any()
 
 
+def test_codewords_count_as_parameters_however_they_learn():
+    for update in ("loss", "ema"):
+        assert VQChannel(8, VQSettings(codebook_size=5, segments=2, update=update)).parameter_count == 5 * 8
+        pool = DVQSettings(pool=[(2, 5), (1, 3)], update=update, key_size=4, normalization="running", replace_after=2)
+        assert DVQChannel(8, pool).parameter_count == (5 + 3) * 8 + 2 * 4 + (8 * 4 + 4)
+
+
 # --- settings --------------------------------------------------------------------------------------------------------
 
 

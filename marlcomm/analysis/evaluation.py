@@ -75,6 +75,14 @@ def _dense_size(spec: TeamSpec) -> int:
     return spec.observation_size if spec.indexed is None else spec.indexed.width
 
 
+def _sizes(policy: TeamPolicy) -> dict[str, int]:
+    """How many numbers training sets: in all of the policy, and of them in the channel."""
+    channel = policy.quantiser
+    besides = channel.parameter_count - sum(parameter.numel() for parameter in channel.parameters())
+    whole = sum(parameter.numel() for parameter in policy.parameters()) + besides
+    return {"parameters": whole, "channel_parameters": channel.parameter_count}
+
+
 def evaluate_run(
     run: Run,
     settings: Experiment,
@@ -104,6 +112,7 @@ def evaluate_run(
         "policy": settings.policy.name,
         "channel": settings.channel.name,
         "channel_settings": settings.channel.settings.model_dump(mode="json"),
+        **_sizes(policy),
         "algorithm": settings.algorithm.name,
         "checkpoint": folder.name,
         "env_steps": counters["env_steps"],

@@ -63,6 +63,7 @@ def section(study: Study, found: Sequence[Row]) -> str:
             table(study, found),
             *_asked(study, found),
             *_claims(found),
+            *_listed(_sizes(found)),
         ]
     parts += [*_listed(doubts(study, found)), *([_provenance(found)] if found else []), *_missing(study)]
     trials = study.trials()
@@ -118,6 +119,23 @@ def _asked(study: Study, found: Sequence[Row]) -> list[str]:
             but = f"; its bits do not count: {'; '.join(row.reasons)}" if row.reasons else ""
             sentences.append(f"{row.label}: {' and '.join(wanted)}: **{verdict}**{yet}{but}")
     return _listed(sentences)
+
+
+def _sizes(found: Sequence[Row]) -> list[str]:
+    """How large teams are, and how much selectors say."""
+    sizes = [
+        f"{row.label} {summary['parameters']:,} ({summary['channel_parameters']:,})"
+        for row in found
+        for summary in row.summaries[:1]
+        if "parameters" in summary
+    ]
+    said = [
+        f"{row.label} {bits:.2f} bits"
+        for row in found
+        if (bits := row.mean("evaluation/selector_entropy_bits_per_message")) is not None
+    ]
+    sentences = [f"Parameters (of them the channel's): {', '.join(sizes)}."] if sizes else []
+    return sentences + ([f"Entropy of the selector in a message: {', '.join(said)}."] if said else [])
 
 
 def _listed(sentences: Sequence[str]) -> list[str]:

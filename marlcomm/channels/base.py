@@ -103,6 +103,11 @@ class Channel(nn.Module, ABC):
         self.message_size = message_size
         self.settings = settings
 
+    @property
+    def parameter_count(self) -> int:
+        """How many numbers training sets; codewords that no optimiser moves are among them, statistics are not."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
     @abstractmethod
     def alphabet(self) -> Alphabet:
         """The symbols of a message."""

@@ -154,6 +154,11 @@ class DVQChannel(Channel):
             self._take_shares(torch.randn(256, message_size), Peers())
 
     @property
+    def parameter_count(self) -> int:
+        buffers = self.books if self.settings.update == "ema" else ()
+        return super().parameter_count + sum(book.numel() for book in buffers)
+
+    @property
     def _balances(self) -> bool:
         settings = self.settings
         return settings.selector == "learned" and settings.balance_weight > 0 and settings.balance_steps > 0

@@ -49,6 +49,10 @@ class VQChannel(Channel):
         if settings.init == "kmeans":
             self.register_buffer("clustered", torch.tensor(0))
 
+    @property
+    def parameter_count(self) -> int:
+        return super().parameter_count + (self.codebook.numel() if self.settings.update == "ema" else 0)
+
     @torch.no_grad()
     def calibrate(self, messages: Tensor) -> None:
         """Start from what is said: each codeword is a message's segment, with a little noise."""

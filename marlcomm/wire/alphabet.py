@@ -95,6 +95,12 @@ class Alphabet:
         """At most `most` tokens 0 .. size - 1; 0 is the end mark, sent where a message is shorter than that."""
         return Alphabet(tuple(Slot(k, "fixed", size, when=((k - 1, 0, False),) if k else ()) for k in range(most)))
 
+    @property
+    def has_selector(self) -> bool:
+        """Whether the first column names the option whose symbols follow, as `choice` makes it."""
+        others = self.slots[1:]
+        return bool(others) and all(slot.when and (slot.when[0][0], slot.when[0][2]) == (0, True) for slot in others)
+
     def state(self) -> State:
         """Plain JSON data that rebuilds the alphabet."""
         return {

@@ -210,6 +210,8 @@ class Tally:
             figures["adaptive_bits_per_message"] = bits / max(self.messages, 1)
             if self.messages and all(estimable(counts) for counts in slots if counts):
                 figures["factored_entropy_bits_per_message"] = _factored((c.values() for c in slots), self.messages)
+        if self.alphabet.has_selector and self._slots[0] and estimable(self._slots[0]):
+            figures["selector_entropy_bits_per_message"] = plug_in_entropy(self._slots[0].values())
         if self._first is not None and self._pairs is not None and estimable(self._pairs):
             conditional = plug_in_entropy(self._pairs.values()) - plug_in_entropy(self._first.values())
             figures["conditional_entropy_bits_per_message"] = conditional
