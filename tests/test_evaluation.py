@@ -5,6 +5,9 @@ import pytest
 import tiny_world  # noqa: F401 (registers worlds)
 import torch
 
+from marlcomm import checkpoint
+from marlcomm.analysis.evaluation import load_team, team_names
+from marlcomm.config import experiment
 from marlcomm.objectives.ppo import PPO
 from marlcomm.objectives.reinforce import Reinforce
 from marlcomm.objectives.schedule import Schedule
@@ -12,6 +15,7 @@ from marlcomm.policies import evaluation
 from marlcomm.policies.evaluation import evaluate, evaluate_script
 from marlcomm.policies.rollout import Player
 from marlcomm.policies.team import TeamNames
+from marlcomm.registry import ConfigError
 from marlcomm.wire import WireError
 from marlcomm.wire.codes import Code
 
@@ -122,3 +126,18 @@ def test_evaluations_play_the_end_of_a_curriculum():
     assert cars[0] < 1
     assert cars[1] == evaluate_script(plain, plain.scripts()["always_gas"], 0, 200)["cars"] > 5
     assert evaluate(final, policy, 0, 50) == evaluate(plain, policy, 0, 50)
+
+
+def test_a_channel_of_its_own_that_lacks_weights_is_not_calibrated_anew(tmp_path):
+    def settings(**channel):
+        return experiment({"policy": SMALL, "channel": {"name": "vq", **channel}})
+
+    trained = team_names(settings())
+    policy = trained.make_policy(trained.make_env(), 0)
+    weights = {f"policy.{name}": value.numpy() for name, value in policy.state_dict().items()}
+    del weights["policy.channel.codebook"]
+    checkpoint.write(tmp_path / "000001", {}, settings().as_data(), weights=weights)
+    with pytest.raises(ConfigError, match=r"another version of it: it lacks channel\.codebook"):
+        load_team(settings(), tmp_path / "000001")
+    _, other = load_team(settings(codebook_size=3), tmp_path / "000001")
+    assert other.channel.codebook.shape == (1, 3, 4)

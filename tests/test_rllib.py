@@ -187,7 +187,7 @@ def test_two_learners_absorb_as_one(build):
         for team in teams:
             team.train()
     one, two = (weights(team) for team in teams)
-    absorbed = "policy.channel.upkeep.totals"
+    absorbed = "policy.channel.totals"
     assert np.abs(one[absorbed] - before[absorbed]).max() > 1e-3
     assert largest_difference(one, two) < 1e-3 * np.abs(one[absorbed]).max()
 

@@ -160,12 +160,12 @@ def test_idle_codewords_become_messages(update):
         channel.upkeep.begin(channel.codebook, far)
     messages, _ = blobs()
     channel.absorb(messages, 100, Peers())
-    assert channel.upkeep.idle.tolist() == [[0, 0, 0, 1]]
+    assert channel.idle.tolist() == [[0, 0, 0, 1]]
     if update == "loss":
         assert torch.equal(channel.codebook, far)
     before = copy.deepcopy(channel)
     channel.absorb(messages, 200, Peers())
-    assert channel.upkeep.idle.tolist() == [[0, 0, 0, 0]]
+    assert channel.idle.tolist() == [[0, 0, 0, 0]]
     assert (channel.codebook[0, 3] == messages).all(-1).any()
     resumed = VQChannel(2, channel.settings)
     resumed.load_state_dict(before.state_dict())

@@ -9,13 +9,13 @@ from typing import Any
 
 from marlcomm import checkpoint
 from marlcomm.analysis.evidence import shortcomings
-from marlcomm.config import Experiment
+from marlcomm.config import Choice, Experiment
 from marlcomm.envs.base import TeamEnv, TeamSpec
 from marlcomm.policies.base import TeamPolicy
 from marlcomm.policies.coding import frozen_code
 from marlcomm.policies.evaluation import evaluate, evaluate_script, evaluate_shuffled
 from marlcomm.policies.team import TeamNames, what_fits
-from marlcomm.registry import ConfigError
+from marlcomm.registry import CHANNELS, ConfigError
 from marlcomm.runs import Run
 
 
@@ -42,12 +42,25 @@ def load_team(settings: Experiment, folder: Path, trained: Experiment | None = N
     env = names.make_env(final=True)
     if trained is not None and trained.env != settings.env:
         _check_widths(env.spec, team_names(trained).make_env(final=True).spec, settings)
-    weights = checkpoint.read(folder).policy()
+    stored = checkpoint.read(folder)
+    weights = stored.policy()
     policy = names.make_policy(env, settings.seed, weights)
     missing = policy.state_dict().keys() - what_fits(policy, weights)
-    if any(not name.startswith("channel.") for name in missing):
-        raise ConfigError(f"checkpoint: {folder} is of another policy: it lacks {', '.join(sorted(missing))}")
+    if not _is_of(stored, settings.channel):
+        missing = {name for name in missing if not name.startswith("channel.")}
+    if missing:
+        first, *others = sorted(missing)
+        more = f" and {len(others)} more" if others else ""
+        raise ConfigError(
+            f"checkpoint: {folder} is of another policy, or of another version of it: it lacks {first}{more}"
+        )
     return env, policy.eval()
+
+
+def _is_of(stored: checkpoint.Checkpoint, channel: Choice) -> bool:
+    """Whether a team was trained with this channel, by these settings."""
+    given = dict((stored.settings or {}).get("channel", {}))
+    return given.pop("name", None) == channel.name and CHANNELS.check(channel.name, given) == channel.settings
 
 
 def _check_widths(now: TeamSpec, trained: TeamSpec, settings: Experiment) -> None:

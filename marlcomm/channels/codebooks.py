@@ -54,41 +54,41 @@ class Normalizer(nn.Module):
             self.variance.lerp_((squares / number - mean.square()).clamp(min=0).float(), 1 - decay)
 
 
-class Upkeep(nn.Module):
+class Upkeep:
     """Moves the codewords of a codebook [B, L, w] once an update: what a loss does not do, or not alone.
 
     With ``update: ema`` they follow the mean of the messages that chose them; with ``replace_after``, messages take the
     place of those that nobody chose for so many updates. Otherwise nothing moves.
 
-    Attributes:
-        usage, totals: [B, L] and [B, L, w], ema's running counts and sums of the segments that chose each codeword.
-        idle: [B, L], updates since anybody chose each codeword (with ``replace_after``).
+    What it counts are buffers of a module, with which they travel: ``usage`` [B, L] and ``totals`` [B, L, w], ema's
+    running counts and sums of the segments that chose each codeword, and, with ``replace_after``, ``idle`` [B, L],
+    updates since anybody chose each.
     """
 
-    usage: Tensor
-    totals: Tensor
-    idle: Tensor
-
-    def __init__(self, codebook: Tensor, settings: CodebookSettings) -> None:
-        super().__init__()
-        self.settings = settings
+    def __init__(self, module: nn.Module, codebook: Tensor, settings: CodebookSettings) -> None:
+        self.module, self.settings = module, settings
         if settings.update == "ema":
-            self.register_buffer("usage", torch.ones(codebook.shape[:-1]))
-            self.register_buffer("totals", codebook.detach().clone())
+            module.register_buffer("usage", torch.ones(codebook.shape[:-1]))
+            module.register_buffer("totals", codebook.detach().clone())
         if settings.replace_after is not None:
-            self.register_buffer("idle", torch.zeros(codebook.shape[:-1], dtype=torch.int64))
+            module.register_buffer("idle", torch.zeros(codebook.shape[:-1], dtype=torch.int64))
 
     @property
     def needed(self) -> bool:
         return self.settings.update == "ema" or self.settings.replace_after is not None
+
+    @property
+    def _running(self) -> tuple[Tensor, Tensor]:
+        return self.module.get_buffer("usage"), self.module.get_buffer("totals")
 
     @torch.no_grad()
     def begin(self, codebook: Tensor, words: Tensor, counts: Tensor | float = 1.0) -> None:
         """Put words [B, L, w] in place; ema starts as if each was the mean of so many messages, [B, L] or all alike."""
         codebook.copy_(words)
         if self.settings.update == "ema":
-            self.usage.copy_(torch.as_tensor(counts).clamp(min=1).expand_as(self.usage))
-            self.totals.copy_(codebook * self.usage.unsqueeze(-1))
+            usage, totals = self._running
+            usage.copy_(torch.as_tensor(counts).clamp(min=1).expand_as(usage))
+            totals.copy_(codebook * usage.unsqueeze(-1))
 
     @torch.no_grad()
     def move(self, codebook: Tensor, segments: Tensor, told: tuple[Tensor, Tensor], key: Tensor, peers: Peers) -> None:
@@ -97,16 +97,19 @@ class Upkeep(nn.Module):
         if self.settings.update == "ema":
             self._follow(codebook, counts, sums)
         if self.settings.replace_after is not None:
-            self.idle.add_(1).masked_fill_(counts > 0, 0)
-            self._replace(codebook, self.idle >= self.settings.replace_after, segments, key, peers)
+            idle = self.module.get_buffer("idle")
+            dead = idle.add_(1).masked_fill_(counts > 0, 0) >= self.settings.replace_after
+            self._replace(codebook, dead, segments, key, peers)
+            idle.masked_fill_(dead, 0)
 
     def _follow(self, codebook: Tensor, counts: Tensor, sums: Tensor) -> None:
         """One step of the running means: codewords = totals / smoothed counts."""
-        self.usage.lerp_(counts.float(), 1 - self.settings.decay)
-        self.totals.lerp_(sums.float(), 1 - self.settings.decay)
-        everything, smoothing = self.usage.sum(-1, keepdim=True), self.settings.smoothing
-        share = (self.usage + smoothing) / (everything + codebook.shape[1] * smoothing)
-        codebook.copy_(self.totals / (share * everything).unsqueeze(-1))
+        usage, totals = self._running
+        usage.lerp_(counts.float(), 1 - self.settings.decay)
+        totals.lerp_(sums.float(), 1 - self.settings.decay)
+        everything, smoothing = usage.sum(-1, keepdim=True), self.settings.smoothing
+        share = (usage + smoothing) / (everything + codebook.shape[1] * smoothing)
+        codebook.copy_(totals / (share * everything).unsqueeze(-1))
 
     def _replace(self, codebook: Tensor, dead: Tensor, segments: Tensor, key: Tensor, peers: Peers) -> None:
         """Put messages of this update in place of dead [B, L] codewords; all learners agree on which these are."""
@@ -114,10 +117,10 @@ class Upkeep(nn.Module):
             heard = peers.gather(segments[book])
             words = drawn(heard, int(dead[book].sum()), noise.absorb(key, book))
             codebook[book, dead[book]] = words
-            self.idle[book, dead[book]] = 0
             if self.settings.update == "ema":
-                self.usage[book, dead[book]] = 1.0
-                self.totals[book, dead[book]] = words
+                usage, totals = self._running
+                usage[book, dead[book]] = 1.0
+                totals[book, dead[book]] = words
 
 
 def key_of(purpose: str, env_steps: int) -> Tensor:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -136,7 +135,8 @@ class DVQChannel(Channel):
         self.normalize = Normalizer(message_size, settings.normalization)
         books = [torch.randn(g, size, message_size // g) for g, size in settings.pool]
         self.books = nn.ParameterList(books) if settings.update == "loss" else _Buffers(books)
-        self.upkeep = nn.ModuleList(Upkeep(book, settings) for book in books)
+        self.counts = nn.ModuleList(nn.Module() for _ in books)  # what upkeep counts
+        self.upkeep = [Upkeep(own, book, settings) for own, book in zip(self.counts, books, strict=True)]
         self.register_buffer("costs", torch.tensor(self._costs()), persistent=False)
         pool, rising = settings.pool, settings.penalty == "legacy_code"
         self._order = sorted(range(len(pool)), key=lambda place: pool[place], reverse=not rising)
@@ -188,15 +188,12 @@ class DVQChannel(Channel):
         for place in self._order:
             book = self.books[place]
             words = [words_among(own, book.shape[1]) for own in _by_segment(heard, book)]
-            self._upkeep(place).begin(book, torch.stack(words))
+            self.upkeep[place].begin(book, torch.stack(words))
             heard = self._handed_on(place, heard, self._nearest(place, heard))
         if self._balances:
             self._take_shares(messages, Peers())
 
     # --- the pool ---
-
-    def _upkeep(self, place: int) -> Upkeep:
-        return cast(Upkeep, self.upkeep[place])
 
     def _nearest(self, place: int, heard: Tensor) -> Tensor:
         """The indices [..., G] that one quantiser gives to its input [..., D]."""
@@ -329,14 +326,14 @@ class DVQChannel(Channel):
 
     @property
     def absorbs(self) -> bool:
-        return self._balances or self._upkeep(0).needed or self.settings.normalization == "running"
+        return self._balances or self.upkeep[0].needed or self.settings.normalization == "running"
 
     @torch.no_grad()
     def absorb(self, messages: Tensor, env_steps: int, peers: Peers) -> None:
         self.normalize.absorb(messages, self.settings.decay, peers)
         if self._balances:
             self._take_shares(messages, peers)
-        if self._upkeep(0).needed:
+        if self.upkeep[0].needed:
             self._move_codewords(messages, key_of("dvq/idle codewords", env_steps), peers)
 
     def _move_codewords(self, messages: Tensor, key: Tensor, peers: Peers) -> None:
@@ -349,7 +346,7 @@ class DVQChannel(Channel):
             book = self.books[place]
             told = tally(segments, book, peers)
             if told[0].any():  # else nobody spoke
-                self._upkeep(place).move(book, segments, told, random.absorb(key, place), peers)
+                self.upkeep[place].move(book, segments, told, random.absorb(key, place), peers)
 
     @torch.no_grad()
     def _take_shares(self, messages: Tensor, peers: Peers) -> None:

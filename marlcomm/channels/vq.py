@@ -45,7 +45,7 @@ class VQChannel(Channel):
             self.codebook = nn.Parameter(codebook)
         else:
             self.register_buffer("codebook", codebook)
-        self.upkeep = Upkeep(codebook, settings)
+        self.upkeep = Upkeep(self, codebook, settings)
         if settings.init == "kmeans":
             self.register_buffer("clustered", torch.tensor(0))
 
