@@ -529,6 +529,27 @@ def test_calibration_lets_every_member_tell_messages_apart():
 
 
 @pytest.mark.parametrize("update", ["loss", "ema"])
+def test_a_pool_that_always_chooses_the_same_is_a_vq(update):
+    dvq = DVQChannel(8, DVQSettings(pool=[(1, 5), (2, 6)], selector="constant", constant_member=1, update=update))
+    vq = VQChannel(8, VQSettings(segments=2, codebook_size=6, update=update))
+    vq.upkeep.begin(vq.codebook, dvq.books[1].detach())
+    messages, gradients = torch.randn(20, 8), []
+    for channel in (vq, dvq):
+        own = messages.clone().requires_grad_()
+        sent, weights = channel.transmit(own), channel.loss_weights()
+        assert torch.equal(sent.received, vq.decode(vq.encode(messages)))
+        assert weights == vq.loss_weights()
+        total = (sent.received * messages.flip(0)).sum() + sum(
+            weights[name] * sent.losses[name].sum() for name in weights
+        )
+        total.backward()
+        gradients.append(own.grad)
+    assert torch.allclose(*gradients, atol=1e-6)
+    if update == "loss":
+        assert torch.allclose(vq.codebook.grad, dvq.books[1].grad, atol=1e-6)
+
+
+@pytest.mark.parametrize("update", ["loss", "ema"])
 def test_codewords_of_every_member_move_as_those_of_a_vq_would(update):
     """Flat, each member hears the messages; in a hierarchy, the codewords of the one before it."""
     pool, kept = [(2, 5), (1, 7)], {"update": update, "replace_after": None if update == "ema" else 3, "decay": 0.5}
