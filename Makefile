@@ -11,7 +11,7 @@ demo: $(VENV)/.ready
 	$(BIN)/marlcomm train configs/demo.yaml
 
 test: $(VENV)/.ready
-	$(BIN)/pytest -n 3 --dist loadgroup
+	$(BIN)/pytest -n 2 --dist loadgroup
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .

@@ -130,7 +130,7 @@ def test_a_checkpoint_outside_of_a_run_is_a_beginning_too(make, tmp_path):
     checkpoint.write(folder, {"env_steps": 700})  # of the first format
     spent = {"env_steps": 700, "core_seconds": 0}
     assert make(init_from=str(folder)).origin()["init_from"] == {"run": str(folder), "checkpoint": "team"} | spent
-    with pytest.raises(ConfigError, match="cannot read"):
+    with pytest.raises(ConfigError, match="checkpoint: none in"):
         make(init_from=str(tmp_path / "nothing"))
 
 
