@@ -217,6 +217,15 @@ def test_ctrl_c_before_the_first_round_loses_nothing(workplace, trains_here):
     assert len(figures(only_run(workplace))) == 1
 
 
+def test_ctrl_c_before_anything_could_be_saved_leaves_no_folder(workplace, here, monkeypatch):
+    def interrupted(*arguments, **more):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("marlcomm.cli.training._trained", interrupted)
+    here("train", "configs/demo.yaml", cwd=workplace, code=130)
+    assert not list((workplace / "runs").glob("*/*"))
+
+
 def test_a_run_that_cannot_go_on_says_why_and_what_is_saved(workplace, trains_here):
     done = trains_here(
         "train",

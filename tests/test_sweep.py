@@ -9,6 +9,7 @@ import pytest
 import yaml
 from safetensors.numpy import load_file
 
+from marlcomm.cli import sweeping
 from marlcomm.registry import ConfigError
 from marlcomm.sweeps.folder import Sweep, check
 from marlcomm.sweeps.settings import SweepSettings, label, points, space, values
@@ -100,6 +101,12 @@ def test_wrong_sweeps_are_refused_before_anything_starts(swept, more, words):
     with pytest.raises(ConfigError) as refused:
         check(settings(swept, **more))
     assert words in str(refused.value)
+
+
+def test_a_sweep_is_named_on_the_command_line_too(tmp_path):
+    (tmp_path / "tiny.yaml").write_text(TEXT)
+    asked, _ = sweeping._settings(tmp_path / "tiny.yaml", ["seed=0,1", "name=mine"], [], 1, {})
+    assert asked.config["name"] == "mine"
 
 
 def test_what_is_no_sweep_is_told(here, tmp_path):

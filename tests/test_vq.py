@@ -552,7 +552,7 @@ def test_a_pool_that_always_chooses_the_same_is_a_vq(update):
 @pytest.mark.parametrize("update", ["loss", "ema"])
 def test_codewords_of_every_member_move_as_those_of_a_vq_would(update):
     """Flat, each member hears the messages; in a hierarchy, the codewords of the one before it."""
-    pool, kept = [(2, 5), (1, 7)], {"update": update, "replace_after": None if update == "ema" else 3, "decay": 0.5}
+    pool, kept = [(2, 40), (1, 50)], {"update": update, "replace_after": 3, "decay": 0.5}  # not after two updates
     for structure in ("flat", "hierarchical"):
         dvq = DVQChannel(8, DVQSettings(pool=pool, structure=structure, **kept))
         heard = ["layer", "layer" if structure == "flat" else "none"]
@@ -564,13 +564,15 @@ def test_codewords_of_every_member_move_as_those_of_a_vq_would(update):
         for vq, book in zip(alone, dvq.books, strict=True):
             vq.upkeep.begin(vq.codebook, book.detach())
         for env_steps in (100, 200):
-            messages = torch.randn(300, 8)
+            messages = torch.randn(30, 8)
             second = messages if structure == "flat" else alone[0].decode(alone[0].encode(messages))
             alone[0].absorb(messages, env_steps, Peers())
             alone[1].absorb(second, env_steps, Peers())
             dvq.absorb(messages, env_steps, Peers())
-            for vq, book in zip(alone, dvq.books, strict=True):
+            for vq, book, counts in zip(alone, dvq.books, dvq.counts, strict=True):
                 assert torch.allclose(vq.codebook, book, atol=1e-6)
+                assert torch.equal(vq.idle, counts.idle)
+                assert vq.idle.any()
 
 
 def test_running_means_and_replaced_codewords_of_a_pool():

@@ -108,8 +108,8 @@ class DVQChannel(Channel):
     logits k f(h) / sqrt(l) [..., N]. Symbols [..., 1 + S]: the member, then its indices (or the bits of h, of the
     continuous member), then zeros. Received [..., D]: its codewords, side by side.
     The gradient passes straight through to h, and to the selector through the relaxed choice
-    softmax((logits + Gumbel noise) / temperature). Losses: ``codebook`` and ``commitment`` as in vq (of the choice; by
-    ``update: ema`` the codewords of all members follow all messages, as in vq, without a loss), ``capacity`` what
+    softmax((logits + Gumbel noise) / temperature). Losses: ``codebook`` and ``commitment`` as in vq (with
+    ``update: ema`` the codewords of all members follow all messages, and there is no ``codebook``), ``capacity`` what
     the choice costs, ``balance`` sum over members of probability times log(N share), where the shares are the
     mean probabilities of the last update: the gradient of minus the entropy of the mean choice, one value per message.
 
@@ -299,9 +299,10 @@ class DVQChannel(Channel):
 
     def losses(self, messages: Tensor, symbols: Tensor, noise: Tensor | None = None) -> dict[str, Tensor]:
         reading, chosen = self._read(messages), symbols[..., 0].long()
-        losses = {"commitment": _commitment_loss(reading, chosen)}
+        error = reading.heard - reading.answers
+        losses = {"commitment": _commitment_loss(reading.h, error.detach(), chosen)}
         if self.settings.update == "loss":
-            losses["codebook"] = _codebook_loss(reading, chosen, self.settings.train_unselected)
+            losses["codebook"] = _codebook_loss(error, chosen, self.settings.train_unselected)
         if reading.logits is None:
             return losses
         probabilities = weights = torch.softmax(reading.logits, -1)
@@ -370,16 +371,14 @@ def _by_segment(heard: Tensor, book: Tensor) -> Tensor:
     return segments
 
 
-def _codebook_loss(reading: _Reading, chosen: Tensor, train_unselected: float) -> Tensor:
-    """Squared distances per element [...] of the codewords of all members to what they quantise."""
-    error = reading.heard - reading.answers
+def _codebook_loss(error: Tensor, chosen: Tensor, train_unselected: float) -> Tensor:
+    """Squared distances per element [...] of the codewords of all members to what they quantise, [..., N, D] off."""
     own = chosen.unsqueeze(-1) == torch.arange(error.shape[-2], device=error.device)
     return (torch.where(own, 1.0, train_unselected) * error.square().mean(-1)).sum(-1)
 
 
-def _commitment_loss(reading: _Reading, chosen: Tensor) -> Tensor:
-    """Squared distances per element [...] of messages to the codewords of the chosen members."""
-    h, error = reading.h, (reading.heard - reading.answers).detach()
+def _commitment_loss(h: Tensor, error: Tensor, chosen: Tensor) -> Tensor:
+    """Squared distances per element [...] of messages [..., D] to the codewords of the chosen members."""
     # What came before in a hierarchy is passed straight through, so that h moves as if it was quantised itself.
     return (h + (_picked(error, chosen) - h).detach()).square().mean(-1)
 
