@@ -44,6 +44,7 @@ teams:
 afterwards:
   continuous, 2 bits: {of: continuous, changes: [channel.name=post_training, channel.bits=2]}
 reach: {continuous: 2.0}
+known: {by a proof: 0.875}
 tuning_seeds: [1000]
 trials:
   vq: [[channel.codebook_size=4], [channel.codebook_size=8]]
@@ -96,7 +97,14 @@ def test_a_study_is_tuned_run_and_reported(folder, trainings_here, monkeypatch):
     trainings_here("study", "report", "study.yaml", "--out", "docs/results.md", cwd=folder)
     page = (folder / "docs/results.md").read_text()
     asked = "continuous: mean at least 2: **no evidence** so far, by 1 of 2 seeds"
-    for words in ("## Small", "Cars that hardly learn.", asked, "| vq - silent |", summary["command"]):
+    for words in (
+        "## Small",
+        "Cars that hardly learn.",
+        "| *by a proof* | 0.875 |",
+        asked,
+        "| vq - silent |",
+        summary["command"],
+    ):
         assert words in page
     besides = summary["parameters"] - summary["channel_parameters"]
     assert f"- Parameters (of them the channel's): continuous {besides:,} (0), " in page
@@ -280,6 +288,10 @@ def test_the_picture_has_a_dot_and_a_curve_for_every_seed(folder, monkeypatch):
     assert len({tuple(colour) for colour in colours}) == 3
     (left, right), (low, high) = whole.get_xlim(), whole.get_ylim()
     assert all(left <= bits <= right and low <= success <= high for seeds in dots.values() for bits, success in seeds)
+    dotted = [
+        [line.get_ydata()[0] for line in panel.lines if line.get_linestyle() == ":"] for panel in (whole, learned)
+    ]
+    assert dotted == [[0.875], [0.875]]  # what is known
     lines = [line.get_xydata().tolist() for line in learned.lines if line.get_color().startswith("C")]
     assert lines == [[[steps / 1e6, success] for steps, success in curve] for curve in curves.values() if curve]
 

@@ -171,6 +171,11 @@ def draw_study(study: Study, rows: Sequence[Row], scale: Scale, file: Path) -> N
         for name, level, end, side in (("floor", scale.floor, 1, "right"), ("ceiling", scale.ceiling, 0, "left")):
             panel.axhline(level, color="0.6", linewidth=0.8)
             panel.annotate(name, (end, level), xycoords=("axes fraction", "data"), ha=side, va="bottom", color="0.4")
+        for name, level in study.settings.known.items():
+            panel.axhline(level, color="0.6", linewidth=0.8, linestyle=":")
+            panel.annotate(
+                name, (0.5, level), xycoords=("axes fraction", "data"), ha="center", va="top", color="0.4", fontsize=8
+            )
         panel.grid(alpha=0.3)
     looks = {row.label: (_COLORS[n % len(_COLORS)], _MARKERS[n % len(_MARKERS)]) for n, row in enumerate(rows)}
     _draw_bits(panels[0], rows, study.settings.most_bits, looks)

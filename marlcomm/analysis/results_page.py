@@ -73,7 +73,7 @@ def section(study: Study, found: Sequence[Row]) -> str:
 
 
 def table(study: Study, found: Sequence[Row]) -> str:
-    """A row for floor and ceiling, and for each team."""
+    """A row for floor and ceiling, for what is known from elsewhere, and for each team."""
     settings = study.settings
     name = settings.metric if settings.share == 1 else f"{settings.metric} / {settings.share}"
     other = {"greedy": "evaluation", "evaluation": "greedy"}[settings.group]
@@ -83,7 +83,8 @@ def table(study: Study, found: Sequence[Row]) -> str:
     columns += ["bits / agent step", "times fewer", "counts"]
     lines = [f"| team | {' | '.join(columns)} | env steps | core min |", "|---" * (len(columns) + 3) + "|"]
     ends, summary = scale(study, found[0].summaries), found[0].summaries[0]
-    for label, value in ((summary["floor"], ends.floor), (summary["ceiling"], ends.ceiling)):
+    references = ((summary["floor"], ends.floor), (summary["ceiling"], ends.ceiling), *settings.known.items())
+    for label, value in references:
         lines.append(f"| *{label.replace('_', ' ')}* | {_number(value)} |" + " |" * len(columns) + " |")
     for row in found:
         others = (row.mean(f"{group}/{settings.metric}") for group in (other, "shuffled"))

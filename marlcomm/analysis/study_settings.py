@@ -53,6 +53,10 @@ class StudySettings(Settings):
     afterwards: dict[str, Afterwards] = Field({}, description="label -> teams that are evaluated under changes")
     reach: dict[str, float] = Field({}, description="label -> what the mean over seeds is to reach")
     worst: dict[str, float] = Field({}, description="label -> what every seed is to reach")
+    known: dict[str, float] = Field(
+        {},
+        description="label -> a value of the headline that a proof or a paper gives: a row of its own, a dotted line",
+    )
     within: dict[str, float] = Field({}, description="label -> how much worse than with numbers the mean may be")
     numbers: dict[str, str] = Field(
         {}, description="label -> the team of the same recipe that sends numbers, by default `continuous`"
