@@ -18,6 +18,7 @@ from marlcomm.envs.predator_prey import walks
 from marlcomm.envs.predator_prey.scripts import SCRIPTS
 from marlcomm.envs.predator_prey.settings import PRESETS, PredatorPreySettings
 from marlcomm.envs.predator_prey.world import PredatorPrey
+from marlcomm.policies import indexed as indexed_layers
 from marlcomm.policies.evaluation import evaluate_script
 from marlcomm.policies.indexed import IndexedLinear
 from marlcomm.policies.records import Moment
@@ -316,8 +317,11 @@ def test_silent_scripts_hear_nothing(script):
 # --- indices and the dense vector ------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("few", [0, 1000], ids=["torch's gradient", "ours"])
 @pytest.mark.parametrize("identity", [0, 10])
-def test_the_sum_of_embeddings_is_the_linear_layer_on_the_dense_vector(identity):
+def test_the_sum_of_embeddings_is_the_linear_layer_on_the_dense_vector(identity, few, monkeypatch):
+    monkeypatch.setattr(indexed_layers, "_FEW", few)
+    monkeypatch.setattr(indexed_layers, "_AT_ONCE", 10_000)  # about three vectors
     env = world(difficulty="hard")
     start(env, 6)
     for _ in range(3):
@@ -340,13 +344,17 @@ def test_the_sum_of_embeddings_is_the_linear_layer_on_the_dense_vector(identity)
     assert layer.weight.grad.any()
 
 
-def test_positions_named_twice_count_twice():
+@pytest.mark.parametrize("few", [0, 1000], ids=["torch's gradient", "ours"])
+def test_positions_named_twice_count_twice(few, monkeypatch):
+    monkeypatch.setattr(indexed_layers, "_FEW", few)
     indexed = Indexed(width=5, ones=3, columns=(4,))
     observation = torch.tensor([[1.0, 1.0, 2.0, 0.5]])
     assert indexed.dense(observation).tolist() == [[0, 2, 1, 0, 0.5]]
     layer = IndexedLinear(indexed, 0, 7)
     expected = torch.nn.functional.linear(indexed.dense(observation), layer.weight, layer.bias)
     assert torch.allclose(layer(observation), expected, atol=1e-6)
+    layer(observation).sum().backward()
+    assert layer.weight.grad[0].tolist() == [0, 2, 1, 0, 0.5]
 
 
 def test_what_is_observed_must_add_up():

@@ -155,6 +155,7 @@ def test_rows_by_hand(folder):
     assert way(continuous.summaries[0] | {"ceiling/return": -7.99}, "return") == pytest.approx(6 / 1.01)
     assert continuous.cost == (100, 1)
     assert vq.reasons == []  # .018 worse than continuous
+    assert (vq.bits_by_seed, vq.bits.mean) == ({0: 8.0, 1: 8.0}, 8.0)
     assert vq.against["continuous"].difference.mean == pytest.approx(-0.018)
     assert vq.against["continuous"].claim is None  # two pairs
     hull = {"of": ["continuous"], "above": ["vq"]}
@@ -167,6 +168,9 @@ def test_rows_by_hand(folder):
         assert rows(Study(study.name, asked, study.config, study.results))[1].reached is reached
     ends = scale(study, vq.summaries)
     assert (ends.floor, ends.ceiling) == (pytest.approx(0.2), pytest.approx(1.0))
+    # Of a channel at the read-out, what is read there; its links carry float32 numbers.
+    write(study, "vq", 0, success=0.962, coded_bits_per_agent_step=64.0, bottleneck_bits_per_agent_step=4.0)
+    assert rows(study)[1].bits_by_seed == {0: 4.0, 1: 8.0}
 
 
 @pytest.mark.parametrize(

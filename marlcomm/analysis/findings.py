@@ -24,6 +24,7 @@ from marlcomm.analysis.study import Study
 from marlcomm.analysis.study_settings import CONTINUOUS, SILENT, StudySettings
 
 _BITS = "evaluation/coded_bits_per_agent_step"
+_READ = "evaluation/bottleneck_bits_per_agent_step"
 _SAME_BUDGET = 0.05  # by which env steps of teams that are compared may differ
 
 
@@ -33,7 +34,8 @@ class Row:
 
     Attributes:
         by_seed: the headline figure, seed -> value.
-        figure, bits: over seeds; bits are coded ones per living agent's step.
+        bits_by_seed: coded bits per living agent's step; of channels at the read-out, bits read there.
+        figure, bits: over seeds.
         summaries: of the seeds.
         doubts: why some of it is no evidence, failed seeds included, in sentences. Such a row claims nothing.
         against: comparisons with other teams, by their labels, and with a hull of others.
@@ -43,6 +45,7 @@ class Row:
 
     label: str
     by_seed: dict[int, float]
+    bits_by_seed: dict[int, float]
     figure: Interval
     bits: Interval
     summaries: list[dict[str, Any]]
@@ -86,8 +89,9 @@ def rows(study: Study) -> list[Row]:
         label: Row(
             label,
             by_seed=(own := values[label]),
+            bits_by_seed=(spent := {summary["seed"]: summary.get(_READ, summary[_BITS]) for summary in summaries}),
             figure=interval(list(own.values())),
-            bits=interval([summary[_BITS] for summary in summaries]),
+            bits=interval(list(spent.values())),
             summaries=summaries,
             doubts=no_evidence[label],
             against={},
@@ -168,8 +172,7 @@ def _beside_the_hull(settings: StudySettings, found: Mapping[str, Row]) -> None:
 
 def _points(row: Row) -> Points:
     """Bits and headline by seed."""
-    bits = [summary[_BITS] for summary in row.summaries]
-    return {seed: (spent, figure) for (seed, figure), spent in zip(row.by_seed.items(), bits, strict=True)}
+    return {seed: (row.bits_by_seed[seed], figure) for seed, figure in row.by_seed.items()}
 
 
 def doubts(study: Study, found: Sequence[Row]) -> list[str]:

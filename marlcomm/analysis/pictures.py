@@ -197,7 +197,7 @@ def _draw_bits(panel: Any, rows: Sequence[Row], most_bits: float | None, looks: 
     furthest = most_bits or 1.0
     for row in rows:
         color, marker = looks[row.label]
-        bits = [summary["evaluation/coded_bits_per_agent_step"] for summary in row.summaries]
+        bits = list(row.bits_by_seed.values())
         furthest = max(furthest, *bits)
         panel.scatter(bits, list(row.by_seed.values()), 25, c=color, marker=marker, alpha=0.6, linewidths=0)
         panel.scatter(

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from marlcomm.envs.base import Indexed
+
+_FEW = (
+    32  # of so many numbers no more than one is a one: then torch's own gradient is faster (benchmarks/embeddings.py)
+)
+_AT_ONCE = 2**20  # numbers of long vectors, in the caches of a core
 
 
 class IndexedLinear(nn.Linear):
@@ -20,13 +27,47 @@ class IndexedLinear(nn.Linear):
     def __init__(self, indexed: Indexed, identity: int, size: int) -> None:
         super().__init__(indexed.width + identity, size)
         self.ones = indexed.ones
+        self.sums = _sums if indexed.width > _FEW * indexed.ones else _sums_of_many
         columns = [*indexed.columns, *range(indexed.width, indexed.width + identity)]
         self.register_buffer("_columns", torch.tensor(columns, dtype=torch.int64), persistent=False)
 
     def forward(self, inputs: Tensor) -> Tensor:
         indices, numbers = inputs[..., : self.ones].long(), inputs[..., self.ones :]
         # One copy, so that an embedding lies in one piece: much faster than gathering columns.
-        embeddings = self.weight.t().contiguous()
-        summed = nn.functional.embedding_bag(indices.flatten(0, -2), embeddings, mode="sum")
+        summed = self.sums(indices.flatten(0, -2), self.weight.t().contiguous())
         of_numbers = nn.functional.linear(numbers, self.weight[:, self._columns], self.bias)
         return summed.view(*inputs.shape[:-1], -1) + of_numbers
+
+
+def _sums(indices: Tensor, embeddings: Tensor) -> Tensor:
+    """[M, H], the sums of the embeddings [W, H] that indices [M, K] name."""
+    return nn.functional.embedding_bag(indices, embeddings, mode="sum")
+
+
+def _sums_of_many(indices: Tensor, embeddings: Tensor) -> Tensor:
+    """`_sums`, where vectors of W numbers hold many ones."""
+    summed: Tensor = _SumsOfMany.apply(indices, embeddings)  # type: ignore[no-untyped-call]
+    return summed
+
+
+class _SumsOfMany(torch.autograd.Function):
+    """Its gradient is a product with the long vectors, some of them at a time.
+
+    Torch's own sorts all indices, and adds the gradient of each by itself.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, indices: Tensor, embeddings: Tensor) -> Tensor:
+        ctx.save_for_backward(indices)
+        ctx.width = len(embeddings)
+        return _sums(indices, embeddings)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor]:
+        (indices,), (gradient,) = ctx.saved_tensors, gradients
+        found = gradient.new_zeros(ctx.width, gradient.shape[1])
+        rows, one = max(_AT_ONCE // ctx.width, 1), gradient.new_ones(())
+        for some, theirs in zip(indices.split(rows), gradient.split(rows), strict=True):
+            vectors = gradient.new_zeros(len(some), ctx.width).scatter_add_(1, some, one.expand_as(some))
+            found.addmm_(vectors.t(), theirs)
+        return None, found
