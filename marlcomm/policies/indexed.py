@@ -27,7 +27,7 @@ class IndexedLinear(nn.Linear):
     def __init__(self, indexed: Indexed, identity: int, size: int) -> None:
         super().__init__(indexed.width + identity, size)
         self.ones = indexed.ones
-        self.sums = _sums if indexed.width > _FEW * indexed.ones else _sums_of_many
+        self.sums = torch_sums if indexed.width > _FEW * indexed.ones else sums_of_many
         columns = [*indexed.columns, *range(indexed.width, indexed.width + identity)]
         self.register_buffer("_columns", torch.tensor(columns, dtype=torch.int64), persistent=False)
 
@@ -39,13 +39,13 @@ class IndexedLinear(nn.Linear):
         return summed.view(*inputs.shape[:-1], -1) + of_numbers
 
 
-def _sums(indices: Tensor, embeddings: Tensor) -> Tensor:
+def torch_sums(indices: Tensor, embeddings: Tensor) -> Tensor:
     """[M, H], the sums of the embeddings [W, H] that indices [M, K] name."""
     return nn.functional.embedding_bag(indices, embeddings, mode="sum")
 
 
-def _sums_of_many(indices: Tensor, embeddings: Tensor) -> Tensor:
-    """`_sums`, where vectors of W numbers hold many ones."""
+def sums_of_many(indices: Tensor, embeddings: Tensor) -> Tensor:
+    """`torch_sums`, where vectors of W numbers hold many ones."""
     summed: Tensor = _SumsOfMany.apply(indices, embeddings)  # type: ignore[no-untyped-call]
     return summed
 
@@ -60,7 +60,7 @@ class _SumsOfMany(torch.autograd.Function):
     def forward(ctx: Any, indices: Tensor, embeddings: Tensor) -> Tensor:
         ctx.save_for_backward(indices)
         ctx.width = len(embeddings)
-        return _sums(indices, embeddings)
+        return torch_sums(indices, embeddings)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor]:
