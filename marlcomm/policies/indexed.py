@@ -9,9 +9,8 @@ from torch import Tensor, nn
 
 from marlcomm.envs.base import Indexed
 
-_FEW = (
-    32  # of so many numbers no more than one is a one: then torch's own gradient is faster (benchmarks/embeddings.py)
-)
+# Where fewer than one number in so many is a one, torch's own gradient is faster (benchmarks/embeddings.py).
+_FEW = 16
 _AT_ONCE = 2**20  # numbers of long vectors, in the caches of a core
 
 
