@@ -300,6 +300,34 @@ def test_the_picture_has_a_dot_and_a_curve_for_every_seed(folder, monkeypatch):
     assert lines == [[[steps / 1e6, success] for steps, success in curve] for curve in curves.values() if curve]
 
 
+def test_a_team_that_another_study_trains_is_not_trained_again(folder, trainings_here):
+    other = "title: Other\nconfig: small.yaml\nseeds: [0, 1]\nchanges: [run.env_steps=160]\n"
+    other += "teams: {numbers: [channel.name=continuous], vq: [channel.name=vq]}\nsame_as: {numbers: SAME}\n"
+
+    def read(same):
+        (folder / "other.yaml").write_text(other.replace("SAME", same))
+        return Study.read(folder / "other.yaml", folder / "results")
+
+    study = Study.read(folder / "study.yaml", folder / "results")
+    for seed in (0, 1):
+        write(study, "continuous", seed, success=0.9)
+    (row,) = rows(read("study/continuous"))
+    assert (row.label, row.by_seed, row.doubts) == ("numbers", {0: 0.9, 1: 0.9}, [])
+    write(study, "continuous", 1, ["policy.width=16"], success=0.9)
+    (row,) = rows(read("study/continuous"))
+    assert row.doubts == ["seed 1: trained with policy.width = 16, otherwise than the study says now"]
+    assert {(one.label, one.seed) for one in ahead(read("study/continuous"), folder / "runs")} == {("vq", 0), ("vq", 1)}
+    done = trainings_here("study", "run", "other.yaml", "--team", "numbers", cwd=folder, code=2)
+    assert "other: 'numbers' is trained by study 'study' as 'continuous'" in " ".join(done.stderr.split())
+    for same, words in (
+        ("study/continous", "study trains no team 'continous'; did you mean 'continuous'"),
+        ("other/vq", "wanted STUDY/LABEL of another study"),
+        ("stud/vq", "got 'stud/vq', wanted STUDY/LABEL of another study"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            read(same)
+
+
 def test_an_interrupted_study_goes_on(folder, monkeypatch):
     """A training that has a checkpoint and no summary is resumed, one with a summary left alone."""
     commands = []

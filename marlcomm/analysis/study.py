@@ -53,16 +53,12 @@ class Study:
     @staticmethod
     def read(file: Path, results: Path) -> Study:
         """A study from its file, whose results lie in a folder of its name below `results`."""
-        try:
-            data = OmegaConf.to_container(OmegaConf.load(file), resolve=True)
-        except (OmegaConfBaseException, ValueError, OSError) as error:
-            raise ConfigError(f"study: cannot read {str(file)!r}: {error}") from None
-        if not isinstance(data, dict):
-            raise ConfigError(f"study: {str(file)!r} must hold keys and values")
-        settings = cast(StudySettings, validate(StudySettings, cast(dict[str, Any], data), file.stem))
+        settings = _settings(file)
         config = Path(os.path.normpath(file.parent / settings.config))  # results name it
         if not config.is_file():
             raise ConfigError(f"{file.stem}.config: no file {str(config)!r}")
+        for label, elsewhere in settings.same_as.items():
+            _check_elsewhere(f"{file.stem}.same_as.{label}", elsewhere, file)
         return Study(file.stem, settings, config, results / file.stem)
 
     def chosen(self) -> dict[str, tuple[str, ...]]:
@@ -153,7 +149,31 @@ class Study:
         }
 
     def _file(self, label: str, seed: int) -> Path:
-        return self.results / f"{team_name(label, seed)}.json"
+        """Of a result; for a team that another study trains, that one's."""
+        name, _, theirs = self.settings.same_as.get(label, f"{self.name}/{label}").partition("/")
+        return self.results.with_name(name) / f"{team_name(theirs, seed)}.json"
+
+
+def _settings(file: Path) -> StudySettings:
+    """What a study's file says; raises `ConfigError` where it cannot be read."""
+    try:
+        data = OmegaConf.to_container(OmegaConf.load(file), resolve=True)
+    except (OmegaConfBaseException, ValueError, OSError) as error:
+        raise ConfigError(f"study: cannot read {str(file)!r}: {error}") from None
+    if not isinstance(data, dict):
+        raise ConfigError(f"study: {str(file)!r} must hold keys and values")
+    return cast(StudySettings, validate(StudySettings, cast(dict[str, Any], data), file.stem))
+
+
+def _check_elsewhere(key: str, told: str, file: Path) -> None:
+    """Raise `ConfigError` where the study that is to train a team of this file's, beside it, does not."""
+    name, _, label = told.partition("/")
+    other = file.with_name(f"{name}.yaml")
+    if other == file or not other.is_file():
+        raise ConfigError(f"{key}: got {told!r}, wanted STUDY/LABEL of another study, {other.parent}/STUDY.yaml")
+    trained = _settings(other).trained_here
+    if label not in trained:
+        raise ConfigError(f"{key}: {name} trains no team {label!r}; {nearest(label, trained)}")
 
 
 class Ahead(NamedTuple):
@@ -211,12 +231,18 @@ def run(
 def _asked(
     study: Study, labels: Iterable[str] | None, seeds: Sequence[int] | None
 ) -> tuple[dict[str, tuple[str, ...]], Sequence[int]]:
-    """The teams and the seeds that are asked for, by default all; raises `ConfigError` where the study has them not."""
-    teams = study.chosen()
-    labels = list(teams) if labels is None else list(labels)
+    """The teams and the seeds that are asked for, by default all that are trained here.
+
+    Raises `ConfigError` where the study has them not, or another one trains them.
+    """
+    teams, elsewhere = study.chosen(), study.settings.same_as
+    labels = study.settings.trained_here if labels is None else list(labels)
     for label in labels:
         if label not in teams:
             raise ConfigError(f"{study.name}: no team {label!r}; {nearest(label, teams)}")
+        if label in elsewhere:
+            name, _, theirs = elsewhere[label].partition("/")
+            raise ConfigError(f"{study.name}: {label!r} is trained by study {name!r} as {theirs!r}")
     seeds = study.settings.seeds if seeds is None else seeds
     strange = sorted(set(seeds) - set(study.settings.seeds))
     if strange:

@@ -50,6 +50,10 @@ class StudySettings(Settings):
     teams: dict[str, tuple[str, ...]] = Field(
         min_length=1, description="label -> KEY=VALUE; others stand beside those called continuous and silent"
     )
+    same_as: dict[str, str] = Field(
+        {},
+        description="label -> STUDY/LABEL, the same training in another study, which trains it and whose results count",
+    )
     afterwards: dict[str, Afterwards] = Field({}, description="label -> teams that are evaluated under changes")
     reach: dict[str, float] = Field({}, description="label -> what the mean over seeds is to reach")
     worst: dict[str, float] = Field({}, description="label -> what every seed is to reach")
@@ -93,8 +97,9 @@ class StudySettings(Settings):
             ("numbers", [*self.numbers, *self.numbers.values()], labels),
             ("against", [*self.against, *(other for others in self.against.values() for other in others)], labels),
             ("trials", self.trials, self.teams),
+            ("same_as", self.same_as, self.teams),
             ("hull", [] if self.hull is None else [*self.hull.of, *self.hull.above], labels),
-            ("afterwards", [one.of for one in self.afterwards.values()], self.teams),
+            ("afterwards", [one.of for one in self.afterwards.values()], self.trained_here),
         ):
             for label in named:
                 if label not in known:
@@ -110,6 +115,11 @@ class StudySettings(Settings):
         if both:
             raise ValueError(f"tuning_seeds: {sorted(both)} are seeds of results too; choose others")
         return self
+
+    @property
+    def trained_here(self) -> list[str]:
+        """Labels of the teams that no other study trains."""
+        return [label for label in self.teams if label not in self.same_as]
 
     def numbers_of(self, label: str) -> str:
         """The team of the same recipe that sends numbers."""
