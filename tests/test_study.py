@@ -115,7 +115,7 @@ def test_a_study_is_tuned_run_and_reported(folder, trainings_here, monkeypatch):
     assert (folder / "docs/pictures/results_study.png").stat().st_size > 10_000
 
 
-def write(study, label, seed, settings=None, env_steps=100, curve=(), **figures):
+def write(study, label, seed, settings=None, env_steps=100, curve=(), setting="easy", **figures):
     """A result file by hand: success, and 8 bits if nothing else is said; what references reach."""
     study.results.mkdir(parents=True, exist_ok=True)
     data, _ = trainings.config_data(study.config, [*study.recipes()[label], f"seed={seed}"])
@@ -124,6 +124,8 @@ def write(study, label, seed, settings=None, env_steps=100, curve=(), **figures)
     summary |= {
         "settings": trained.as_data(),
         "channel": trained.channel.name,
+        "env": "traffic_junction",
+        "setting": setting,
         "no_evidence": [],
         "command": "marlcomm",
     }
@@ -158,6 +160,9 @@ def test_rows_by_hand(folder):
     assert (vq.bits_by_seed, vq.bits.mean) == ({0: 8.0, 1: 8.0}, 8.0)
     assert vq.against["continuous"].difference.mean == pytest.approx(-0.018)
     assert vq.against["continuous"].claim is None  # two pairs
+    write(study, "vq", 0, success=0.962, setting="medium")
+    assert not rows(study)[1].against  # what is evaluated on other worlds stands beside nobody
+    write(study, "vq", 0, success=0.962)
     hull = {"of": ["continuous"], "above": ["vq"]}
     beside = Study(study.name, study.settings.model_copy(update={"hull": Hull(**hull)}), study.config, study.results)
     assert rows(beside)[1].against["upper hull of 1"].difference.mean == pytest.approx(-0.018)

@@ -125,13 +125,18 @@ def _beside(study: Study, row: Row, teams: Mapping[str, Row]) -> Row:
     against = {
         other: replace(comparison, withheld=_incomparable([row, teams[other]]))
         for other in (numbers, SILENT, *study.settings.against.get(row.label, ()))
-        if other in teams and other != row.label
+        if other in teams and other != row.label and _plays(teams[other]) == _plays(row)
         if (comparison := compare(row.by_seed, teams[other].by_seed)) is not None
     }
     bounded = all(summary["channel"] not in (CONTINUOUS, SILENT) for summary in row.summaries)
     most_bits = study.settings.most_bits if bounded else None
     reasons = None if most_bits is None else _why_not(study, row, teams.get(numbers), most_bits)
     return replace(row, against=against, reasons=reasons)
+
+
+def _plays(row: Row) -> set[tuple[str, str]]:
+    """The worlds, and their settings, that a row's figures are of."""
+    return {(summary["env"], summary["setting"]) for summary in row.summaries}
 
 
 def _incomparable(compared: Sequence[Row]) -> str:
