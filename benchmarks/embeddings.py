@@ -1,6 +1,6 @@
 """The first layer over observed indices: torch's gradient and a product with long vectors, side by side on one thread.
 
-A batch is what 16 worlds give in a whole episode, up to 2,000 observations.
+Of 2,000 observations, as 16 worlds of ghost_run make them in an episode.
 """
 
 import time
@@ -33,7 +33,7 @@ def seconds(sums: Any, indices: Tensor, table: Tensor) -> float:
 def measure(name: str, settings: dict[str, Any]) -> dict[str, Any]:
     """Width of the long vector for each one in it, and how many times as fast the product is."""
     env = ENVS.row(name).load()(ENVS.check(name, settings))
-    known = env.spec.indexed if env.spec.candidates is None else env.spec.candidates.indexed
+    known = env.spec.indexed
     first = torch.arange(known.ones) * (known.width // known.ones)
     indices = first + torch.randint(known.width // known.ones, (OBSERVATIONS, known.ones))
     table = torch.randn(known.width, HIDDEN, requires_grad=True)

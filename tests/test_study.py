@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from commands import wait_for
 from marlcomm import checkpoint
 from marlcomm.analysis import trainings
 from marlcomm.analysis.evidence import way
-from marlcomm.analysis.findings import rows, scale
+from marlcomm.analysis.findings import bits_told, rows, scale
 from marlcomm.analysis.pictures import draw_study
 from marlcomm.analysis.results_page import section
 from marlcomm.analysis.study import Study, ahead, run, tune
@@ -160,9 +161,6 @@ def test_rows_by_hand(folder):
     assert (vq.bits_by_seed, vq.bits.mean) == ({0: 8.0, 1: 8.0}, 8.0)
     assert vq.against["continuous"].difference.mean == pytest.approx(-0.018)
     assert vq.against["continuous"].claim is None  # two pairs
-    write(study, "vq", 0, success=0.962, setting="medium")
-    assert not rows(study)[1].against  # what is evaluated on other worlds stands beside nobody
-    write(study, "vq", 0, success=0.962)
     hull = {"of": ["continuous"], "above": ["vq"]}
     beside = Study(study.name, study.settings.model_copy(update={"hull": Hull(**hull)}), study.config, study.results)
     assert rows(beside)[1].against["upper hull of 1"].difference.mean == pytest.approx(-0.018)
@@ -173,9 +171,33 @@ def test_rows_by_hand(folder):
         assert rows(Study(study.name, asked, study.config, study.results))[1].reached is reached
     ends = scale(study, vq.summaries)
     assert (ends.floor, ends.ceiling) == (pytest.approx(0.2), pytest.approx(1.0))
-    # Of a channel at the read-out, what is read there; its links carry float32 numbers.
-    write(study, "vq", 0, success=0.962, coded_bits_per_agent_step=64.0, bottleneck_bits_per_agent_step=4.0)
-    assert rows(study)[1].bits_by_seed == {0: 4.0, 1: 8.0}
+
+
+def test_bits_of_a_read_out_are_told_and_do_not_count(folder):
+    study = Study.read(folder / "study.yaml", folder / "results")
+    for seed in (0, 1):
+        write(study, "continuous", seed, success=0.97)
+        write(study, "vq", seed, success=0.97, coded_bits_per_agent_step=64.0, bottleneck_bits_per_agent_step=4.0)
+    continuous, vq = rows(study)
+    assert (vq.bits_by_seed, vq.bits.mean) == ({0: 4.0, 1: 4.0}, 4.0)
+    assert vq.reasons == ["64.0 bits, 16 are allowed"]  # links carry float32 numbers all the same
+    assert bits_told([continuous]) == "coded bits per agent step"
+    assert bits_told([continuous, vq]) == "coded bits per agent step (at the read-out: bits read)"
+
+
+def test_who_plays_other_worlds_stands_beside_nobody_unless_it_is_asked_for(folder):
+    read = Study.read(folder / "study.yaml", folder / "results")
+    asked = {"within": {"vq": 1.0}, "hull": Hull(of=("continuous",), above=("vq",))}
+    for setting, partners in (("easy", ["continuous", "silent", "upper hull of 1"]), ("medium", [])):
+        for seed in (0, 1):
+            write(read, "continuous", seed, success=0.97)
+            write(read, "silent", seed, success=0.2)
+            write(read, "vq", seed, success=0.97, setting=setting)
+        for against in ({}, {"vq": ("silent",)}):
+            study = replace(read, settings=read.settings.model_copy(update=asked | {"against": against}))
+            vq = rows(study)[2]
+            assert list(vq.against) == (partners or [*against.get("vq", ())])
+            assert (vq.reached, vq.counts == "yes") == (bool(partners), bool(partners))
 
 
 @pytest.mark.parametrize(
@@ -313,6 +335,11 @@ def test_a_team_that_another_study_trains_is_not_trained_again(folder, trainings
         (folder / "other.yaml").write_text(other.replace("SAME", same))
         return Study.read(folder / "other.yaml", folder / "results")
 
+    untuned = STUDY.partition("tuning_seeds")[0]
+    (folder / "study.yaml").write_text(untuned)
+    (folder / "tuned.yaml").write_text(STUDY)
+    (folder / "fewer.yaml").write_text(untuned.replace("seeds: [0, 1]", "seeds: [0]"))
+    (folder / "returns.yaml").write_text(f"{untuned}metric: return\n")
     study = Study.read(folder / "study.yaml", folder / "results")
     for seed in (0, 1):
         write(study, "continuous", seed, success=0.9)
@@ -327,10 +354,23 @@ def test_a_team_that_another_study_trains_is_not_trained_again(folder, trainings
     for same, words in (
         ("study/continous", "study trains no team 'continous'; did you mean 'continuous'"),
         ("other/vq", "wanted STUDY/LABEL of another study"),
+        ("tuned/vq", "other.same_as.numbers: tuned has trials"),
+        ("fewer/vq", r"fewer has no seed 1, wanted seeds among \[0\]"),
+        ("returns/vq", "returns has curves of return, wanted metric 'success'"),
         ("stud/vq", "got 'stud/vq', wanted STUDY/LABEL of another study"),
     ):
         with pytest.raises(ConfigError, match=words):
             read(same)
+    for more, words in (
+        (
+            "afterwards: {x: {of: numbers, changes: []}}\n",
+            "'numbers' is trained by study/continuous: evaluate it there",
+        ),
+        ("trials: {vq: [[]], numbers: [[]]}\n", "a study with trials trains all its teams"),
+    ):
+        (folder / "other.yaml").write_text(other.replace("SAME", "study/continuous") + more)
+        with pytest.raises(ConfigError, match=words):
+            Study.read(folder / "other.yaml", folder / "results")
 
 
 def test_an_interrupted_study_goes_on(folder, monkeypatch):

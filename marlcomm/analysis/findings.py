@@ -96,13 +96,19 @@ def rows(study: Study) -> list[Row]:
             doubts=no_evidence[label],
             against={},
             reasons=None,
-            reached=_reached(study.settings, label, own, values.get(study.settings.numbers_of(label), {})),
+            reached=None,
         )
         for label, summaries in evaluations.items()
     }
     found = {label: _beside(study, row, teams) for label, row in teams.items()}
     _beside_the_hull(study.settings, found)
     return list(found.values())
+
+
+def bits_told(found: Sequence[Row]) -> str:
+    """What the bits of some rows are, in words."""
+    read = any(_READ in summary for row in found for summary in row.summaries)
+    return "coded bits per agent step" + (" (at the read-out: bits read)" if read else "")
 
 
 def _doubts(study: Study, label: str, summaries: Sequence[Mapping[str, Any]], failures: Mapping[int, str]) -> list[str]:
@@ -120,18 +126,25 @@ def _doubts(study: Study, label: str, summaries: Sequence[Mapping[str, Any]], fa
 
 
 def _beside(study: Study, row: Row, teams: Mapping[str, Row]) -> Row:
-    """A row compared with those it is to stand beside, its bits judged where they are to be."""
-    numbers = study.settings.numbers_of(row.label)
+    """A row judged, and compared with those it is to stand beside."""
+    settings = study.settings
+    here = {label: team for label, team in teams.items() if _plays(team) == _plays(row)}
+    numbers = settings.numbers_of(row.label)
+    beside = dict.fromkeys((numbers, SILENT), here) | dict.fromkeys(settings.against.get(row.label, ()), teams)
     against = {
-        other: replace(comparison, withheld=_incomparable([row, teams[other]]))
-        for other in (numbers, SILENT, *study.settings.against.get(row.label, ()))
-        if other in teams and other != row.label and _plays(teams[other]) == _plays(row)
-        if (comparison := compare(row.by_seed, teams[other].by_seed)) is not None
+        other: replace(comparison, withheld=_incomparable([row, among[other]]))
+        for other, among in beside.items()
+        if other in among and other != row.label
+        if (comparison := compare(row.by_seed, among[other].by_seed)) is not None
     }
     bounded = all(summary["channel"] not in (CONTINUOUS, SILENT) for summary in row.summaries)
-    most_bits = study.settings.most_bits if bounded else None
-    reasons = None if most_bits is None else _why_not(study, row, teams.get(numbers), most_bits)
-    return replace(row, against=against, reasons=reasons)
+    most_bits = settings.most_bits if bounded else None
+    return replace(
+        row,
+        against=against,
+        reasons=None if most_bits is None else _why_not(study, row, here.get(numbers), most_bits),
+        reached=_reached(settings, row.label, row.by_seed, here[numbers].by_seed if numbers in here else {}),
+    )
 
 
 def _plays(row: Row) -> set[tuple[str, str]]:
@@ -155,7 +168,7 @@ def _why_not(study: Study, row: Row, numbers: Row | None, most_bits: float) -> l
     found = few_bits_count(
         row.figure.mean,
         float(np.mean(among)) if among else None,
-        row.bits.mean,
+        cast(float, row.mean(_BITS)),  # what links carry, wherever the channel is
         most_bits,
         scale(study, row.summaries),
     )
@@ -164,15 +177,14 @@ def _why_not(study: Study, row: Row, numbers: Row | None, most_bits: float) -> l
 
 
 def _beside_the_hull(settings: StudySettings, found: Mapping[str, Row]) -> None:
-    """Add to rows how far they stand above the upper hull of others."""
+    """Add to rows how far they stand above the upper hull of others on the same worlds."""
     if settings.hull is None or not found.keys() >= set(settings.hull.of):
         return
-    others = [_points(found[label]) for label in settings.hull.of]
-    for label in settings.hull.above:
-        comparison = above_hull(_points(found[label]), others) if label in found else None
-        if comparison is not None:
-            withheld = _incomparable([found[label], *(found[other] for other in settings.hull.of)])
-            found[label].against[f"upper hull of {len(others)}"] = replace(comparison, withheld=withheld)
+    others = [found[label] for label in settings.hull.of]
+    for row in (found[label] for label in settings.hull.above if label in found):
+        comparison = above_hull(_points(row), [_points(other) for other in others])
+        if comparison is not None and all(_plays(other) == _plays(row) for other in others):
+            row.against[f"upper hull of {len(others)}"] = replace(comparison, withheld=_incomparable([row, *others]))
 
 
 def _points(row: Row) -> Points:

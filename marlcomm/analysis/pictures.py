@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from marlcomm.analysis.findings import bits_told
 from marlcomm.analysis.shannon import SOURCES
 from marlcomm.analysis.study import CURVE
 
@@ -209,7 +210,7 @@ def _draw_bits(panel: Any, rows: Sequence[Row], most_bits: float | None, looks: 
     panel.xaxis.set_major_formatter(ScalarFormatter())
     panel.set_xlim(-0.1, 1.6 * furthest)
     dashed = "" if most_bits is None else "; dashed: the most that count"
-    panel.set_xlabel(f"coded bits per agent step\n(dots: seeds; large: their mean{dashed})")
+    panel.set_xlabel(f"{bits_told(rows)}\n(dots: seeds; large: their mean{dashed})")
 
 
 def _draw_curves(panel: Any, study: Study, rows: Sequence[Row], looks: dict[str, tuple[str, str]]) -> None:

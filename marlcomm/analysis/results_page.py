@@ -23,10 +23,10 @@ two differ (the floor is a script that hears nobody; it may be good by one and b
 mean over seeds, 95 %, by bootstrap, from three seeds on (of so few they are too narrow). Bits are coded ones for each
 living agent's step ([bits](bits.md)), and of a channel at the read-out those that are read there, while its links carry
 float32 numbers; *times fewer* compares what links carry with float32 numbers. Few bits *count* where a team is as good
-as `continuous` under the same recipe (within 2 points, or 2 % of the way from floor to ceiling) and its bits are few
-enough not to spell out where everybody is. Differences are claimed from five paired seeds on, if the interval excludes
-0. Where a study lists no trials, its settings were chosen by hand, on results of seed 0: of that seed they may be a
-little too good.
+as `continuous` under the same recipe (within 2 points, or 2 % of the way from floor to ceiling) and its coded bits are
+few enough not to spell out where everybody is. Differences are claimed from five paired seeds on, if the interval
+excludes 0. Where a study lists no trials, its settings were chosen by hand, on results of seed 0: of that seed they
+may be a little too good.
 """
 
 

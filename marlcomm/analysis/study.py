@@ -57,8 +57,8 @@ class Study:
         config = Path(os.path.normpath(file.parent / settings.config))  # results name it
         if not config.is_file():
             raise ConfigError(f"{file.stem}.config: no file {str(config)!r}")
-        for label, elsewhere in settings.same_as.items():
-            _check_elsewhere(f"{file.stem}.same_as.{label}", elsewhere, file)
+        for label in settings.same_as:
+            _check_elsewhere(label, file, settings)
         return Study(file.stem, settings, config, results / file.stem)
 
     def chosen(self) -> dict[str, tuple[str, ...]]:
@@ -107,8 +107,8 @@ class Study:
 
     def strangers(self) -> list[str]:
         """Names of result files that are of no team and seed of the study."""
-        own = {self._file(label, seed).name for label in self._labels() for seed in self.settings.seeds}
-        return sorted(file.name for file in self.results.glob("*.json") if file.name not in own | {_TRIALS})
+        own = {self._file(label, seed) for label in self._labels() for seed in self.settings.seeds}
+        return sorted(file.name for file in self.results.glob("*.json") if file not in own | {self.results / _TRIALS})
 
     def keep(self, label: str, seed: int, summary: Path) -> None:
         """Store a summary as a result file, with the settings and the curve of its training."""
@@ -165,15 +165,23 @@ def _settings(file: Path) -> StudySettings:
     return cast(StudySettings, validate(StudySettings, cast(dict[str, Any], data), file.stem))
 
 
-def _check_elsewhere(key: str, told: str, file: Path) -> None:
-    """Raise `ConfigError` where the study that is to train a team of this file's, beside it, does not."""
-    name, _, label = told.partition("/")
+def _check_elsewhere(label: str, file: Path, settings: StudySettings) -> None:
+    """Raise `ConfigError` where the study that is to train a team of this file's, beside it, has no such results."""
+    key, told = f"{file.stem}.same_as.{label}", settings.same_as[label]
+    name, _, theirs = told.partition("/")
     other = file.with_name(f"{name}.yaml")
     if other == file or not other.is_file():
         raise ConfigError(f"{key}: got {told!r}, wanted STUDY/LABEL of another study, {other.parent}/STUDY.yaml")
-    trained = _settings(other).trained_here
-    if label not in trained:
-        raise ConfigError(f"{key}: {name} trains no team {label!r}; {nearest(label, trained)}")
+    trainer = _settings(other)
+    if theirs not in trainer.trained_here:
+        raise ConfigError(f"{key}: {name} trains no team {theirs!r}; {nearest(theirs, trainer.trained_here)}")
+    seeds = sorted(set(settings.seeds) - set(trainer.seeds))
+    if seeds:
+        raise ConfigError(f"{key}: {name} has no seed {seeds[0]}, wanted seeds among {list(trainer.seeds)}")
+    if trainer.metric != settings.metric:
+        raise ConfigError(f"{key}: {name} has curves of {trainer.metric}, wanted metric {settings.metric!r}")
+    if trainer.trials:
+        raise ConfigError(f"{key}: {name} has trials, whose choice is its own")
 
 
 class Ahead(NamedTuple):

@@ -21,7 +21,7 @@ class Afterwards(Settings):
 
 
 class Hull(Settings):
-    """Teams that are to stand on or above the upper hull of others, over coded bits."""
+    """Teams that are to stand on or above the upper hull of others, over bits."""
 
     of: tuple[str, ...] = Field(min_length=1, description="labels whose hull it is")
     above: tuple[str, ...] = Field(min_length=1, description="labels of who is compared with it")
@@ -99,11 +99,18 @@ class StudySettings(Settings):
             ("trials", self.trials, self.teams),
             ("same_as", self.same_as, self.teams),
             ("hull", [] if self.hull is None else [*self.hull.of, *self.hull.above], labels),
-            ("afterwards", [one.of for one in self.afterwards.values()], self.trained_here),
+            ("afterwards", [one.of for one in self.afterwards.values()], self.teams),
         ):
             for label in named:
                 if label not in known:
                     raise ValueError(f"{key}: no team {label!r}; {nearest(label, known)}")
+        for label, one in self.afterwards.items():
+            if one.of in self.same_as:
+                raise ValueError(
+                    f"afterwards.{label}: {one.of!r} is trained by {self.same_as[one.of]}: evaluate it there"
+                )
+        if self.trials and self.same_as:
+            raise ValueError("same_as: a study with trials trains all its teams, by settings of its own choice")
         if self.hull is not None and self.metric == "length":
             raise ValueError("hull: wanted metric success or return, of which more is better")
         untried = self.teams.keys() - self.trials.keys() - {SILENT}

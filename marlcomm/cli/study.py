@@ -153,8 +153,10 @@ def _tell(study: Study, found: Sequence[Row]) -> None:
 
 
 def _table(study: Study, found: Sequence[Row]) -> Table:
+    from marlcomm.analysis.findings import bits_told
+
     settings = study.settings
-    table = Table(title=settings.title, caption=f"{settings.metric}; coded bits per agent step", caption_justify="left")
+    table = Table(title=settings.title, caption=f"{settings.metric}; {bits_told(found)}", caption_justify="left")
     table.add_column("team")
     for column in ("seeds", "mean", "95 %", "worst", "bits", "counts"):
         table.add_column(column, justify="right")
