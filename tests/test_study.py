@@ -116,10 +116,10 @@ def test_a_study_is_tuned_run_and_reported(folder, trainings_here, monkeypatch):
     assert (folder / "docs/pictures/results_study.png").stat().st_size > 10_000
 
 
-def write(study, label, seed, settings=None, env_steps=100, curve=(), setting="easy", **figures):
+def write(study, label, seed, settings=None, env_steps=100, curve=(), setting="easy", recipe=None, **figures):
     """A result file by hand: success, and 8 bits if nothing else is said; what references reach."""
     study.results.mkdir(parents=True, exist_ok=True)
-    data, _ = trainings.config_data(study.config, [*study.recipes()[label], f"seed={seed}"])
+    data, _ = trainings.config_data(study.config, [*study.recipes()[recipe or label], f"seed={seed}"])
     trained = trainings.experiment(merge(data, settings or [])[0])
     summary = {"seed": seed, "evaluation/coded_bits_per_agent_step": 8.0, "env_steps": env_steps, "core_seconds": 60.0}
     summary |= {
@@ -141,7 +141,7 @@ def write(study, label, seed, settings=None, env_steps=100, curve=(), setting="e
     summary |= {"floor/success_standard_error": 0.003, "ceiling/success_standard_error": 0.004}
     summary |= {"machine": {"processor": "hands", "cores": 2}, "versions": {}}
     summary |= {"floor/success": 0.2, "ceiling/success": 1.0} | {f"evaluation/{k}": v for k, v in figures.items()}
-    (study.results / f"{label}-{seed}.json").write_text(json.dumps(summary | {"curve": curve}))
+    (study.results / f"{trainings.team_name(label, seed)}.json").write_text(json.dumps(summary | {"curve": curve}))
 
 
 def test_rows_by_hand(folder):
@@ -198,6 +198,8 @@ def test_who_plays_other_worlds_stands_beside_nobody_unless_it_is_asked_for(fold
             vq = rows(study)[2]
             assert list(vq.against) == (partners or [*against.get("vq", ())])
             assert (vq.reached, vq.counts == "yes") == (bool(partners), bool(partners))
+            told = "- Floor and ceiling of other worlds: vq from 0.200 to 1.000."
+            assert (told in section(study, rows(study))) == (setting == "medium")
 
 
 @pytest.mark.parametrize(
@@ -307,7 +309,10 @@ def test_the_picture_has_a_dot_and_a_curve_for_every_seed(folder, monkeypatch):
             curves[label, seed] = [] if label == "silent" else [[1_000_000, success / 2], [2_000_000, success]]
             figures = {"success": success, "coded_bits_per_agent_step": bits}
             write(study, label, seed, curve=curves[label, seed], **figures)
+    for seed in (0, 1):  # of other worlds, with another floor and ceiling
+        write(study, "continuous, 2 bits", seed, recipe="continuous", setting="medium", success=0.3)
     found = rows(study)
+    assert [row.label for row in found] == [*dots, "continuous, 2 bits"]
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, *_, **__: drawn.append(figure))
     draw_study(study, found, scale(study, found[0].summaries), folder / "picture.png")
     whole, learned = drawn[0].axes

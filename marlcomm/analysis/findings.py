@@ -128,7 +128,7 @@ def _doubts(study: Study, label: str, summaries: Sequence[Mapping[str, Any]], fa
 def _beside(study: Study, row: Row, teams: Mapping[str, Row]) -> Row:
     """A row judged, and compared with those it is to stand beside."""
     settings = study.settings
-    here = {label: team for label, team in teams.items() if _plays(team) == _plays(row)}
+    here = {label: team for label, team in teams.items() if plays(team) == plays(row)}
     numbers = settings.numbers_of(row.label)
     beside = dict.fromkeys((numbers, SILENT), here) | dict.fromkeys(settings.against.get(row.label, ()), teams)
     against = {
@@ -147,7 +147,7 @@ def _beside(study: Study, row: Row, teams: Mapping[str, Row]) -> Row:
     )
 
 
-def _plays(row: Row) -> set[tuple[str, str]]:
+def plays(row: Row) -> set[tuple[str, str]]:
     """The worlds, and their settings, that a row's figures are of."""
     return {(summary["env"], summary["setting"]) for summary in row.summaries}
 
@@ -183,7 +183,7 @@ def _beside_the_hull(settings: StudySettings, found: Mapping[str, Row]) -> None:
     others = [found[label] for label in settings.hull.of]
     for row in (found[label] for label in settings.hull.above if label in found):
         comparison = above_hull(_points(row), [_points(other) for other in others])
-        if comparison is not None and all(_plays(other) == _plays(row) for other in others):
+        if comparison is not None and all(plays(other) == plays(row) for other in others):
             row.against[f"upper hull of {len(others)}"] = replace(comparison, withheld=_incomparable([row, *others]))
 
 

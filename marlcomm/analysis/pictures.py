@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from marlcomm.analysis.findings import bits_told
+from marlcomm.analysis.findings import bits_told, plays
 from marlcomm.analysis.shannon import SOURCES
 from marlcomm.analysis.study import CURVE
 
@@ -161,9 +161,13 @@ def _signed(value: float | None) -> str:
 
 
 def draw_study(study: Study, rows: Sequence[Row], scale: Scale, file: Path) -> None:
-    """The headline figure of every seed over its coded bits, between floor and ceiling, and beside it its curves."""
+    """The headline figure of every seed over its bits, between floor and ceiling, and beside it its curves.
+
+    Teams that play other worlds than the first ones have another floor and ceiling: they are left to the table.
+    """
     from matplotlib.figure import Figure
 
+    rows = [row for row in rows if plays(row) == plays(rows[0])]
     learned = any(summary.get(CURVE) for row in rows for summary in row.summaries)
     figure = Figure(figsize=(13 if learned else 9, 4.8), layout="constrained")
     panels = figure.subplots(1, 1 + learned, squeeze=False, sharey=True)[0]

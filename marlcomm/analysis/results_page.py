@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from marlcomm.analysis.evidence import Interval
-from marlcomm.analysis.findings import Row, doubts, scale
+from marlcomm.analysis.findings import Row, doubts, plays, scale
 from marlcomm.analysis.study import Study
 
 _HEAD = """# Results
@@ -64,7 +64,7 @@ def section(study: Study, found: Sequence[Row]) -> str:
             table(study, found),
             *_asked(study, found),
             *_claims(found),
-            *_listed(_sizes(found)),
+            *_listed([*_elsewhere(study, found), *_sizes(found)]),
         ]
     parts += [*_listed(doubts(study, found)), *([_provenance(found)] if found else []), *_missing(study)]
     trials = study.trials()
@@ -121,6 +121,13 @@ def _asked(study: Study, found: Sequence[Row]) -> list[str]:
             but = f"; its bits do not count: {'; '.join(row.reasons)}" if row.reasons else ""
             sentences.append(f"{row.label}: {' and '.join(wanted)}: **{verdict}**{yet}{but}")
     return _listed(sentences)
+
+
+def _elsewhere(study: Study, found: Sequence[Row]) -> list[str]:
+    """What teams on other worlds than the first ones stand between."""
+    ends = {row.label: scale(study, row.summaries) for row in found if plays(row) != plays(found[0])}
+    told = [f"{label} from {_number(own.floor)} to {_number(own.ceiling)}" for label, own in ends.items()]
+    return [f"Floor and ceiling of other worlds: {', '.join(told)}."] if told else []
 
 
 def _sizes(found: Sequence[Row]) -> list[str]:
