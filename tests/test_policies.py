@@ -484,25 +484,6 @@ def test_a_policy_starts_from_the_weights_that_fit():
         names.make_policy(env, 0, {"other": np.zeros(3)})
 
 
-@pytest.mark.parametrize(
-    ("channel", "settings", "schedule"),
-    [
-        ("ddcl", {"rate_delay": 10, "rate_warmup": 10}, "rate_scale"),
-        ("gumbel", {"temperature_schedule": "linear", "temperature_steps": 10}, "temperature"),
-        ("dvq", {"temperature_steps": 10, "balance_steps": 10}, "temperature"),
-    ],
-)
-def test_schedules_of_a_team_that_goes_on_begin_anew(channel, settings, schedule):
-    names = TeamNames("traffic_junction", {}, "transformer", POLICIES["transformer"], channel, settings)
-    env = names.make_env()
-    parent = names.make_policy(env, 0)
-    first = getattr(parent.channel, schedule).clone()
-    parent.channel.after_update(1000)
-    assert getattr(parent.channel, schedule) != first
-    child = names.make_policy(env, 1, {name: value.numpy() for name, value in parent.state_dict().items()})
-    assert getattr(child.channel, schedule) == first
-
-
 def test_greedy_play_takes_the_likeliest_action():
     env, policy = team()
     played = Player(env, policy, 0).play(torch.arange(8), torch.zeros(8, dtype=torch.int64), greedy=True)

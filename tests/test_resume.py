@@ -196,5 +196,25 @@ def test_what_began_with_a_trained_team_goes_on_without_it(start, tmp_path):
     assert_resumes(start, tmp_path, data)
 
 
+@pytest.mark.parametrize(
+    ("channel", "schedule"),
+    [
+        ({"name": "ddcl", "rate_warmup": 10}, "rate_scale"),
+        ({"name": "gumbel", "temperature_schedule": "linear", "temperature_steps": 10}, "temperature"),
+        ({"name": "dvq", "pool": [[1, 4], [2, 4]], "temperature_steps": 10}, "temperature"),
+    ],
+)
+def test_schedules_of_what_began_with_a_trained_team_begin_anew(start, tmp_path, channel, schedule):
+    data = team(channel=channel)
+    parent = start(experiment(data))
+    (name,) = (name for name in weights(parent) if name.endswith(f"channel.{schedule}"))
+    first = weights(parent)[name]
+    parent.training_step()
+    assert weights(parent)[name] != first
+    save(parent, tmp_path / "parent")
+    child = start(experiment(data | {"init_from": str(tmp_path / "parent")}))
+    assert weights(child)[name] == first
+
+
 def test_a_channel_of_ones_own_goes_on(start, tmp_path):
     assert_resumes(start, tmp_path, team() | {"channel": {"name": "sign"}, "imports": ["tiny_world", "third_party"]})

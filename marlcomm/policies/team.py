@@ -76,8 +76,6 @@ class TeamNames:
             if type(policy.quantiser).calibrate is not Channel.calibrate and not trained:
                 home = env if env.device.type == "cpu" else self.make_env()  # where an untrained policy is
                 policy.quantiser.calibrate(_first_words(home, policy, seed))
-            if start:
-                policy.quantiser.after_update(0)  # its schedules begin anew
             return policy
 
     def build(self, spec: TeamSpec) -> TeamPolicy:

@@ -38,6 +38,8 @@ class TeamRLModule(TorchRLModule):
         self.spec: TeamSpec = env.spec
         start = config["init_from"]
         self.policy = names.make_policy(env, self.seed, {} if start is None else checkpoint.read(Path(start)).policy())
+        if start is not None:
+            self.policy.quantiser.after_update(0)  # the channel's schedules begin anew
         values = ValueSettings(**config.get("values", {}))
         self.team_values = None if values.plain else TeamValues(self.policy, values, self.seed)
 
