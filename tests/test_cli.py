@@ -462,6 +462,7 @@ def test_what_was_learned_in_silence_is_added_to_cards(workplace, here):
         "data",
         "data lewis_game",
         "bench",
+        "bench capacity",
         "bench card",
         "bench effective-symbols",
     ],

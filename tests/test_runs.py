@@ -230,6 +230,7 @@ def test_code_of_a_run_that_others_made_needs_a_word(make, here, another_user, n
         ["train", "--resume", run.folder],
         ["train", "--init-from", run.folder],
         ["bench", "effective-symbols", run.folder],
+        ["bench", "capacity", run.folder],
     ):
         assert "if you trust it, say --trust" in " ".join(here(*command, code=2).stderr.split())
 

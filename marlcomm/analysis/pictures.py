@@ -11,6 +11,7 @@ from marlcomm.analysis.shannon import SOURCES
 from marlcomm.analysis.study import CURVE
 
 if TYPE_CHECKING:
+    from marlcomm.analysis.capacity import Team as Choosing
     from marlcomm.analysis.evidence import Scale
     from marlcomm.analysis.findings import Row
     from marlcomm.analysis.frequency import Team
@@ -158,6 +159,32 @@ def _draw_goals(panel: Any, teams: Sequence[Team]) -> None:
 
 def _signed(value: float | None) -> str:
     return "-" if value is None else f"{value:+.2f}".replace("-", "\N{MINUS SIGN}")
+
+
+def draw_capacity(teams: Sequence[Choosing], file: Path) -> None:
+    """A panel for each measure: mean bits of a message over it, a line for each team."""
+    from matplotlib.figure import Figure
+
+    from marlcomm.analysis.capacity import MEASURES
+
+    names = [name for name in MEASURES if name in teams[0].relations]
+    figure = Figure(figsize=(4.5 * len(names), 4.8), layout="constrained")
+    for name, panel in zip(names, figure.subplots(1, len(names), squeeze=False, sharey=True)[0], strict=True):
+        for place, team in enumerate(teams):
+            look = {"color": _COLORS[place % len(_COLORS)], "marker": _MARKERS[place % len(_MARKERS)]}
+            panel.plot(
+                *zip(*team.relations[name].curve, strict=True), **look, markersize=4, linewidth=1, label=team.run
+            )
+        panel.set_title("Spearman: " + ", ".join(_signed(team.relations[name].spearman) for team in teams), fontsize=9)
+        panel.set_xlabel(MEASURES[name])
+        panel.grid(alpha=0.3)
+        if name == names[0]:
+            panel.set_ylim(bottom=0)
+            panel.set_ylabel("bits of the chosen quantiser, selector included")
+            handles = panel.get_legend_handles_labels()
+    figure.legend(*handles, loc="outside lower center", ncols=5, fontsize=9)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(file, dpi=110)
 
 
 def draw_study(study: Study, rows: Sequence[Row], scale: Scale, file: Path) -> None:

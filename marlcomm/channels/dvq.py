@@ -236,6 +236,12 @@ class DVQChannel(Channel):
         flat = self.settings.structure == "flat"
         return torch.stack(heard[:1] if flat else heard, -2), torch.cat(indices, -1)
 
+    @torch.no_grad()
+    def distortions(self, messages: Tensor) -> Tensor:
+        """Squared distances per element [..., Q] of messages [..., D], normalised, to what quantisers say of them."""
+        reading = self._read(messages.float())
+        return (reading.h.unsqueeze(-2) - reading.answers[..., : len(self.books), :]).square().mean(-1)
+
     # --- the choice ---
 
     def _logits(self, h: Tensor) -> Tensor:

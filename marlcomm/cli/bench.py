@@ -216,6 +216,49 @@ def bench_effective_symbols(
         tell_where(file)
 
 
+@app.command(name="capacity")
+def bench_capacity(
+    run_folders: Annotated[list[Path], typer.Argument(metavar="RUN...", help="runs under channel.name=dvq")],
+    episodes: Annotated[int, typer.Option(min=2, help="episodes that each team is listened to")] = 2000,
+    seed: Annotated[
+        int | None, typer.Option(min=0, max=2**31 - 1, help="seed of the episodes; by default that of each run")
+    ] = None,
+    target: Annotated[
+        Path | None, typer.Option("--out", help="folder for capacity.json and capacity.png", show_default=False)
+    ] = None,
+    trust: Trust = False,
+) -> None:
+    """Measure on what teams of dvq spend their bits: on hard episodes, on vectors that are hard to quantise?"""
+    from marlcomm.runs import Run
+
+    runs = [Run.open(folder, trust) for folder in run_folders]
+    with out.status("listening") as status:
+        from marlcomm.analysis import capacity
+
+        teams = []
+        for run in runs:
+            status.update(f"listening to {escape(run.folder.name)}")
+            teams.append(capacity.measure_run(run, episodes, seed))
+    table = Table(
+        title=f"bits of messages in {episodes:,} episodes: Spearman's correlation, 95 % interval over episodes"
+    )
+    for column in ("run", "bits"):
+        table.add_column(column)
+    measures = [name for name in capacity.MEASURES if any(name in team.relations for team in teams)]
+    for name in measures:
+        table.add_column(name.replace("_", "\n"), justify="right")
+    for team in teams:
+        relations = [team.relations.get(name) for name in measures]
+        table.add_row(escape(team.run), f"{team.bits:.1f}", *map(str, (relation or "-" for relation in relations)))
+    out.print(table)
+    if target is not None:
+        from marlcomm.analysis.pictures import draw_capacity
+
+        capacity.write(teams, target / "capacity.json", command_line(), episodes)
+        draw_capacity(teams, target / "capacity.png")
+        tell_where(target)
+
+
 @app.command(name="rate-distortion")
 def bench_rate_distortion(
     channels: Annotated[

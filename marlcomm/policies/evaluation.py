@@ -128,10 +128,16 @@ def evaluate_script(
     """The same worlds and figures for a script, which reads the world's true state and gives actions [B, N, ...]."""
     statistics = Episodes()
     for worlds in _chunks(env, episodes, env.spec.observation_size):
-        clock = EpisodeClock(env.reset(seed, worlds, torch.zeros_like(worlds), stream))
-        rewards = [clock.count(env.step(script(env))) for _ in range(env.spec.horizon)]
-        statistics.add(torch.stack(rewards, dim=1), clock.lengths, clock.info)
+        rewards, clock = play_script(env, script, seed, worlds, stream)
+        statistics.add(rewards, clock.lengths, clock.info)
     return statistics.with_errors()
+
+
+def play_script(env: TeamEnv, script: Script, seed: int, worlds: Tensor, stream: str) -> tuple[Tensor, EpisodeClock]:
+    """The first episode of worlds [B]: its rewards [B, T, N], and its lengths and statistics at the end."""
+    clock = EpisodeClock(env.reset(seed, worlds, torch.zeros_like(worlds), stream))
+    rewards = [clock.count(env.step(script(env))) for _ in range(env.spec.horizon)]
+    return torch.stack(rewards, dim=1), clock
 
 
 def _chunks(env: TeamEnv, episodes: int, numbers_per_agent: int) -> tuple[Tensor, ...]:
