@@ -101,7 +101,8 @@ def _shapes(algorithm: TeamAlgorithm, episodes: int) -> dict[str, tuple[int, ...
     runner = cast("TeamEnvRunner", algorithm.env_runner)
     player = Player(runner.env, runner.module.policy, algorithm.config.seed)
     one = player.play(torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.int64))
-    return {name: (episodes, *values.shape[1:]) for name, values in runner.objective.columns(one).items()}
+    columns = runner.objective.columns(one) | runner.module.columns(one)
+    return {name: (episodes, *values.shape[1:]) for name, values in columns.items()}
 
 
 def _parameters(algorithm: TeamAlgorithm) -> dict[str, int]:

@@ -54,8 +54,8 @@ def play(env, policy, worlds=40):
     return Player(env, policy, seed=3).play(worlds, torch.zeros_like(worlds))
 
 
-def batch_of(played, objective=None):
-    rows = (objective or ppo()).columns(played)
+def batch_of(played, objective=None, values=None):
+    rows = (objective or ppo()).columns(played) | ({} if values is None else values.columns(played))
     return rows | {"agent_steps": rows["acts"].sum().float().expand(len(rows["world"]))}
 
 
@@ -96,18 +96,21 @@ CASES = [
 
 
 @pytest.mark.parametrize(("policy", "channel", "env", "env_config", "channel_config"), CASES)
-@pytest.mark.parametrize("critic", ["central", "central_with_messages"])
+@pytest.mark.parametrize(
+    ("critic", "rewards"), [("central", False), ("central", True), ("central_with_messages", True)]
+)
 def test_runner_and_learner_judge_alike_and_nothing_else_changes(
-    policy, channel, env, env_config, channel_config, critic
+    policy, channel, env, env_config, channel_config, judge
 ):
     env, policy = team(env, policy, channel, env_config, **channel_config)
-    values = TeamValues(policy, ValueSettings(critic, size=16), seed=3)
+    critic, rewards = judge
+    values = TeamValues(policy, ValueSettings(critic, size=16, rewards=rewards), seed=3)
     played = play(env, policy)
     judged = values.rollout(policy, played, seed=3)
     for name, recorded in vars(played).items():
         assert name in ("values", "seconds") or getattr(judged, name) is recorded
     assert judged.values.shape == played.values.shape
-    answer, noise = replayed(policy, batch := batch_of(judged))
+    answer, noise = replayed(policy, batch := batch_of(judged, values=values))
     again = values.decision(policy, batch, answer, noise)
     assert torch.allclose(again.values, judged.values[:, :-1], atol=1e-6)
     assert again.logits is answer.logits
@@ -133,6 +136,20 @@ def test_the_critic_sees_the_whole_team_but_nobody_dead():
     assert (critic(other, nothing, alive) != before)[:, [0, 2, 3]].all()
     swapped = critic(seen.flip(1), nothing, alive.flip(1))
     assert not torch.allclose(swapped.flip(1), before)  # slots are told apart
+
+
+def test_a_critic_is_told_what_the_last_step_was_paid_and_nothing_later():
+    env, policy = team()
+    values = TeamValues(policy, ValueSettings("central", size=16, rewards=True), seed=3)
+    played = play(env, policy)
+    assert values.columns(played)["paid"][:, 1:].tolist() == played.rewards[:, :-1].tolist()
+    assert not values.columns(played)["paid"][:, 0].any()
+    assert TeamValues(policy, ValueSettings("central", size=16), seed=3).columns(played) == {}
+    others = played.rewards.clone()
+    others[:, 2] -= 5.0
+    before, after = (values.rollout(policy, replace(played, rewards=r), 3).values for r in (played.rewards, others))
+    changed = (before != after).flatten(2).any(-1).any(0)
+    assert changed.nonzero().flatten().tolist() == [3]
 
 
 def test_messages_are_heard_only_where_asked_and_only_those_sent():

@@ -43,6 +43,7 @@ class MAPPOConfig(TeamConfig):
             size=settings.critic_size,
             normalization=settings.value_normalization,
             decay=settings.value_norm_decay,
+            rewards=settings.critic_rewards,
         )
 
     def entropy_target(self) -> EntropyTarget | None:

@@ -34,6 +34,11 @@ class MAPPOTraining(OnPolicyTraining):
         "only, that sees all living agents' observations; central_with_messages: and the messages of the step",
     )
     critic_size: int = Field(128, ge=1, description="width of the central critic's layers")
+    critic_rewards: bool = Field(
+        False,
+        description="whether the central critic is told what each agent's last step was paid: in worlds that pay for "
+        "what agents meet, it tells most of what comes next",
+    )
     value_normalization: Literal["none", "running", "popart"] = Field(
         "none",
         description="running: values are learned in units of the running mean and deviation of their targets; popart: "
@@ -65,6 +70,12 @@ class MAPPOTraining(OnPolicyTraining):
         description="the logarithm of the weight is that of the multiplier plus this times what the share lacks; it "
         "keeps the two from swinging",
     )
+
+    @model_validator(mode="after")
+    def _a_network_is_told(self) -> MAPPOTraining:
+        if self.critic_rewards and self.critic == "local":
+            raise ValueError("critic_rewards wants critic=central or central_with_messages: local is the policy's own")
+        return self
 
     @model_validator(mode="after")
     def _entropy_can_follow(self) -> MAPPOTraining:

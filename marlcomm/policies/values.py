@@ -21,6 +21,7 @@ from marlcomm.policies.rollout import Rollout, channel_noise, noise_of_talks
 from marlcomm.registry import ConfigError
 
 _WORLDS_AT_ONCE = 64
+PAID = "paid"  # the column of what agents were last paid, where the critic is told of it
 _LEAST_VARIANCE = 1e-6
 
 
@@ -34,12 +35,14 @@ class ValueSettings:
         size: H, the width of its layers.
         normalization: whether critics learn standardised targets, and whether their last layers follow at once.
         decay: the share of the old statistics that each round keeps.
+        rewards: whether the network is told what each agent's last step was paid.
     """
 
     critic: Literal["local", "central", "central_with_messages"] = "local"
     size: int = 128
     normalization: Literal["none", "running", "popart"] = "none"
     decay: float = 0.99
+    rewards: bool = False
 
     @property
     def plain(self) -> bool:
@@ -48,21 +51,21 @@ class ValueSettings:
 
 
 class CentralValue(nn.Module):
-    """Values [..., N] of all agents, from what the whole team sees (and heard) at a step.
+    """Values [..., N] of all agents, from what the whole team sees at a step (and heard, and was paid).
 
     Each living agent j is embedded with the number of its slot; agent i is judged by its own embedding e_i beside the
     sum of all::
 
-        e_j = relu(W [o_j, m_j, slot_j]),  h_i = relu(A e_i + C sum_j e_j / sqrt(N)),  v_i = w relu(V h_i)
+        e_j = relu(W [o_j, u_j, slot_j]),  h_i = relu(A e_i + C sum_j e_j / sqrt(N)),  v_i = w relu(V h_i)
 
     So the cost grows with N, not with its square, and what is in an empty slot adds nothing. Candidates (the end of an
     observation where actions are things that are seen) are left out.
     """
 
-    def __init__(self, spec: TeamSpec, message_size: int, size: int) -> None:
+    def __init__(self, spec: TeamSpec, told_size: int, size: int) -> None:
         super().__init__()
         self.agents, self.own_size = spec.num_agents, spec.own_size
-        added = message_size + spec.num_agents
+        added = told_size + spec.num_agents
         if spec.indexed is None:
             self.embed: nn.Linear = nn.Linear(spec.own_size + added, size)
         else:
@@ -71,10 +74,10 @@ class CentralValue(nn.Module):
         self.second = nn.Linear(size, size)
         self.value_head = nn.Linear(size, 1)
 
-    def forward(self, observations: Tensor, messages: Tensor, alive: Tensor) -> Tensor:
-        """Values [..., N] of observations [..., N, O], messages [..., N, W] and who is alive [..., N]."""
+    def forward(self, observations: Tensor, told: Tensor, alive: Tensor) -> Tensor:
+        """Values [..., N] of observations [..., N, O], what is told besides [..., N, U] and who is alive [..., N]."""
         slots = torch.eye(self.agents, device=observations.device).expand(*alive.shape, -1)
-        inputs = torch.cat([observations[..., : self.own_size], messages, slots], dim=-1)
+        inputs = torch.cat([observations[..., : self.own_size], told, slots], dim=-1)
         each = torch.relu(self.embed(inputs)) * alive.unsqueeze(-1)
         team = each.sum(-2, keepdim=True) * self.agents**-0.5
         hidden = torch.relu(self.own(each) + self.team(team))
@@ -128,17 +131,19 @@ class TeamValues(nn.Module):
         critic: sees the whole team; None: the policy's value head.
         norm: what the critic's outputs are standardised by; None: by nothing.
         hears: whether the critic is given the messages of the step.
+        paid: whether it is given what agents were last paid.
     """
 
     def __init__(self, policy: TeamPolicy, settings: ValueSettings, seed: int) -> None:
         super().__init__()
         self.hears = settings.critic == "central_with_messages"
+        self.paid = settings.rewards
         self.critic: CentralValue | None = None
         if settings.critic != "local":
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
                 heard = policy.rounds * policy.quantiser.message_size if self.hears else 0
-                self.critic = CentralValue(policy.spec, heard, settings.size)
+                self.critic = CentralValue(policy.spec, heard + self.paid, settings.size)
         self.norm = None if settings.normalization == "none" else ValueNorm(settings.decay)
         self.follows = settings.normalization == "popart"
         if self.follows:
@@ -164,10 +169,14 @@ class TeamValues(nn.Module):
         values = decision.values
         if self.critic is not None:
             messages = self._messages(policy, batch["symbols"], batch["spoke"], noise)
-            values = self.critic(batch["observations"], messages, batch["alive"])
+            values = self.critic(batch["observations"], _with_rewards(messages, batch.get(PAID)), batch["alive"])
         if self.norm is not None:
             values = self.norm.restore(values)
         return replace(decision, values=values)
+
+    def columns(self, rollout: Rollout) -> dict[str, Tensor]:
+        """What learners need of a rollout for these values besides an objective's columns, [B, T, N]."""
+        return {PAID: _last_rewards(rollout)[:, :-1]} if self.paid else {}
 
     @torch.no_grad()
     def learn_units(self, policy: TeamPolicy, count: float, total: float, squares: float) -> None:
@@ -207,7 +216,9 @@ class TeamValues(nn.Module):
             keys = rollout.worlds[rows], rollout.episodes[rows]
             steps, agents = alive.shape[1:]
             noise = channel_noise(policy.channel, seed, stream, *keys, steps, agents, policy.rounds)
-        values: Tensor = self.critic(observations, self._messages(policy, symbols, spoke, noise), alive)
+        paid = _last_rewards(rollout)[rows] if self.paid else None
+        told = _with_rewards(self._messages(policy, symbols, spoke, noise), paid)
+        values: Tensor = self.critic(observations, told, alive)
         return values
 
     @torch.no_grad()
@@ -223,3 +234,15 @@ class TeamValues(nn.Module):
         vectors = policy.quantiser.decode(symbols, noise_of_talks(noise, policy.rounds)).float()
         said = torch.where(rounds.unsqueeze(-1), vectors.unflatten(1, (-1, policy.rounds)), 0.0)
         return said.movedim(2, -2).flatten(-2)
+
+
+def _last_rewards(rollout: Rollout) -> Tensor:
+    """What slots were paid for the step before each, and for the last one, [B, T + 1, N]; before the first nothing."""
+    return torch.nn.functional.pad(rollout.rewards, (0, 0, 1, 0))
+
+
+def _with_rewards(messages: Tensor, paid: Tensor | None) -> Tensor:
+    """Messages [B, T, N, W] and, where the critic is told, in logarithms what was paid [B, T, N]: [B, T, N, W + 1]."""
+    if paid is None:
+        return messages
+    return torch.cat([messages, (paid.sign() * paid.abs().log1p()).unsqueeze(-1)], dim=-1)

@@ -60,6 +60,10 @@ class TeamRLModule(TorchRLModule):
         """A rollout of training with the values that learners use."""
         return rollout if self.team_values is None else self.team_values.rollout(self.policy, rollout, self.seed)
 
+    def columns(self, rollout: Rollout) -> dict[str, Tensor]:
+        """What these values need of a rollout, besides an objective's columns."""
+        return {} if self.team_values is None else self.team_values.columns(rollout)
+
     def learn_units(self, count: float, total: float, squares: float) -> None:
         """Take in the number, sum and sum of squares of a round's value targets, where values are standardised."""
         if self.team_values is not None:

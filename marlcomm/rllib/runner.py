@@ -105,7 +105,7 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
         self.module.eval()
         player = Player(self.env, self.module.policy, self.config.seed, exploration=exploration)
         rollout = self.module.valued(player.play(*rows))
-        batch = self.objective.columns(rollout)
+        batch = self.objective.columns(rollout) | self.module.columns(rollout)
         statistics = Episodes()
         statistics.add(rollout.rewards, rollout.lengths, rollout.info)
         return Sample(
