@@ -350,6 +350,7 @@ def test_a_weight_in_the_rows_replaces_the_schedule():
         ({"target_entropy": [[0, 0.5], [9, 2.0]]}, "at most 1"),
         ({"target_entropy": 0.5, "entropy_coeff": 0.0}, "entropy_coeff must begin above 0"),
         ({"critic": "centre"}, "'centre'"),
+        ({"critic_rewards": True}, "critic_rewards wants critic=central"),
         ({"huber_delta": 0}, "huber_delta"),
     ],
 )
