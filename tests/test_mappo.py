@@ -96,9 +96,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("policy", "channel", "env", "env_config", "channel_config"), CASES)
-@pytest.mark.parametrize(
-    ("critic", "rewards"), [("central", False), ("central", True), ("central_with_messages", True)]
-)
+@pytest.mark.parametrize("judge", [("central", False), ("central", True), ("central_with_messages", True)])
 def test_runner_and_learner_judge_alike_and_nothing_else_changes(
     policy, channel, env, env_config, channel_config, judge
 ):
