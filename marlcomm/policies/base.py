@@ -15,7 +15,7 @@ from marlcomm.channels.readout import ReadoutChannel
 from marlcomm.envs.base import TeamSpec
 from marlcomm.policies.candidates import CandidateHead
 from marlcomm.policies.distributions import CATEGORICAL, distribution_over
-from marlcomm.policies.indexed import IndexedLinear
+from marlcomm.policies.indexed import first_layer
 from marlcomm.policies.memory import FEWEST_ROWS, Memory
 from marlcomm.policies.packing import Packing
 from marlcomm.policies.records import (
@@ -72,11 +72,13 @@ class TeamPolicy(nn.Module, ABC):
     def _identity_size(self) -> int:
         return self.spec.num_agents if self.settings.agent_identity else 0
 
-    def input_layer(self, size: int) -> nn.Linear:
-        """A linear layer [..., input_size] -> [..., size] for `see` to begin with; it knows indices from features."""
-        if self.spec.indexed is None:
-            return nn.Linear(self.input_size, size)
-        return IndexedLinear(self.spec.indexed, self._identity_size, size)
+    def input_layer(self, size: int) -> nn.Module:
+        """A layer [..., input_size] -> [..., size] for `see` to begin with; it knows indices from features.
+
+        It is linear, and normalised where `input_norm` says so.
+        """
+        layer = first_layer(self.spec, self._identity_size, size)
+        return nn.Sequential(layer, nn.LayerNorm(size)) if self.settings.input_norm else layer
 
     def action_layer(self, size: int) -> nn.Module:
         """A layer for `decide`, [..., size] -> what it gives of actions."""

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from marlcomm.envs.base import TeamSpec
 from marlcomm.policies.base import TeamPolicy
-from marlcomm.policies.indexed import IndexedLinear
+from marlcomm.policies.indexed import first_layer
 
 
 @dataclass(frozen=True)
@@ -100,10 +100,7 @@ class CentralCritic(nn.Module):
 
 def _first_layer(spec: TeamSpec, code_size: int, size: int) -> nn.Linear:
     """From one agent's observation and code to its contributions; the sum over agents starts at an MLP's scale."""
-    if spec.indexed is None:
-        layer = nn.Linear(spec.own_size + code_size, size)
-    else:
-        layer = IndexedLinear(spec.indexed, code_size, size)
+    layer = first_layer(spec, code_size, size)
     with torch.no_grad():
         for parameter in layer.parameters():
             parameter.mul_(spec.num_agents**-0.5)

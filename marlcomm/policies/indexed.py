@@ -7,11 +7,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from marlcomm.envs.base import Indexed
+from marlcomm.envs.base import Indexed, TeamSpec
 
 # Where fewer than one number in so many is a one, torch's own gradient is faster (benchmarks/embeddings.py).
 _FEW = 16
 _AT_ONCE = 2**20  # numbers of long vectors, in the caches of a core
+
+
+def first_layer(spec: TeamSpec, added: int, size: int) -> nn.Linear:
+    """A linear layer on an agent's own observation and `added` numbers: [..., own_size + added] -> [..., size]."""
+    if spec.indexed is None:
+        return nn.Linear(spec.own_size + added, size)
+    return IndexedLinear(spec.indexed, added, size)
 
 
 class IndexedLinear(nn.Linear):

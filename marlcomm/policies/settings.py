@@ -15,6 +15,11 @@ class PolicySettings(Settings):
 
     message_size: int | None = Field(8, ge=1, description="D, the width of the vector given to the channel")
     agent_identity: bool = Field(False, description="append the one-hot number of the agent slot to its observation")
+    input_norm: bool = Field(
+        False,
+        description="layer normalisation of what the first layer makes of an observation: where hundreds of numbers "
+        "in it are ones, as in pictures, a step of the optimiser moves all their weights the same way, and units die",
+    )
     detach_every: int | None = Field(
         None, ge=1, description="cut the gradient through memory every so many steps; null: never"
     )
@@ -265,6 +270,11 @@ class TransformerSettings(PolicySettings):
     hidden_size: int = Field(128, ge=1, description="H, width of the observation features and of the LSTM")
     knows_senders: bool = Field(
         False, description="receivers tell senders apart by their slots, which stand in the header of every packet"
+    )
+    slot_attention: bool = Field(
+        False,
+        description="how much a receiver attends to a sender depends on the slots of both too, whatever is said: soon "
+        "learned, where it is one sender in particular that matters",
     )
 
     @property

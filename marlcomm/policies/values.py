@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from marlcomm.envs.base import TeamSpec
 from marlcomm.policies.base import TeamPolicy
-from marlcomm.policies.indexed import IndexedLinear
+from marlcomm.policies.indexed import first_layer
 from marlcomm.policies.records import Decision
 from marlcomm.policies.rollout import Rollout, channel_noise, noise_of_talks
 from marlcomm.registry import ConfigError
@@ -36,6 +36,7 @@ class ValueSettings:
         normalization: whether critics learn standardised targets, and whether their last layers follow at once.
         decay: the share of the old statistics that each round keeps.
         rewards: whether the network is told what each agent's last step was paid.
+        input_norm: whether what its first layer makes of an observation is normalised.
     """
 
     critic: Literal["local", "central", "central_with_messages"] = "local"
@@ -43,6 +44,7 @@ class ValueSettings:
     normalization: Literal["none", "running", "popart"] = "none"
     decay: float = 0.99
     rewards: bool = False
+    input_norm: bool = False
 
     @property
     def plain(self) -> bool:
@@ -58,18 +60,18 @@ class CentralValue(nn.Module):
 
         e_j = relu(W [o_j, u_j, slot_j]),  h_i = relu(A e_i + C sum_j e_j / sqrt(N)),  v_i = w relu(V h_i)
 
-    So the cost grows with N, not with its square, and what is in an empty slot adds nothing. Candidates (the end of an
-    observation where actions are things that are seen) are left out.
+    With `input_norm` the first relu is of W's output, normalised over its H numbers. The cost grows with N, not with
+    its square, and what is in an empty slot adds nothing. Candidates (the end of an observation where actions are
+    things that are seen) are left out.
     """
 
-    def __init__(self, spec: TeamSpec, told_size: int, size: int) -> None:
+    def __init__(self, spec: TeamSpec, told_size: int, size: int, input_norm: bool = False) -> None:
         super().__init__()
         self.agents, self.own_size = spec.num_agents, spec.own_size
         added = told_size + spec.num_agents
-        if spec.indexed is None:
-            self.embed: nn.Linear = nn.Linear(spec.own_size + added, size)
-        else:
-            self.embed = IndexedLinear(spec.indexed, added, size)
+        self.embed: nn.Module = first_layer(spec, added, size)
+        if input_norm:
+            self.embed = nn.Sequential(self.embed, nn.LayerNorm(size))
         self.own, self.team = nn.Linear(size, size), nn.Linear(size, size, bias=False)
         self.second = nn.Linear(size, size)
         self.value_head = nn.Linear(size, 1)
@@ -143,7 +145,8 @@ class TeamValues(nn.Module):
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
                 heard = policy.rounds * policy.quantiser.message_size if self.hears else 0
-                self.critic = CentralValue(policy.spec, heard + self.paid, settings.size)
+                told_size = heard + self.paid
+                self.critic = CentralValue(policy.spec, told_size, settings.size, settings.input_norm)
         self.norm = None if settings.normalization == "none" else ValueNorm(settings.decay)
         self.follows = settings.normalization == "popart"
         if self.follows:
