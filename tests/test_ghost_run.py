@@ -164,7 +164,7 @@ def test_batched_worlds_follow_the_rules(settings):
 
 @pytest.mark.parametrize(
     ("settings", "dense", "indices", "long"),
-    [({"mode": "legacy"}, 1183, 313 + 2, 313 * 5 + 100), ({}, 3 * 225 + 30, 225 + 2, 225 * 5 + 30)],
+    [({"mode": "legacy"}, 1183, 313 + 2, 313 * 4 + 100), ({}, 3 * 225 + 30, 225 + 2, 225 * 4 + 30)],
 )
 def test_observation_sizes(settings, dense, indices, long):
     assert world(observations="dense", **settings).spec.observation_size == dense
@@ -174,7 +174,7 @@ def test_observation_sizes(settings, dense, indices, long):
 
 @pytest.mark.parametrize("settings", [{"mode": "legacy"}, {}])
 def test_indices_and_colours_say_the_same(settings):
-    """Each cell has one kind, whose colour is that of the pixel; a row and a column."""
+    """Each cell holds one thing, whose colour is that of the pixel, or nothing; a row and a column."""
     env, dense = world(**settings), world(observations="dense", **settings)
     start(env, 20)
     seen = env.step(SCRIPTS["random"](env)).observations
@@ -182,8 +182,9 @@ def test_indices_and_colours_say_the_same(settings):
     colours = dense.step(SCRIPTS["random"](dense)).observations
     size = env.preset.size
     long = env.spec.indexed.dense(seen)
-    kinds = long[..., : -2 * size].unflatten(-1, (-1, 5))
-    assert (kinds.sum(-1) == 1).all()
+    things = long[..., : -2 * size].unflatten(-1, (-1, 4))
+    kinds = torch.cat([1 - things.sum(-1, keepdim=True), things], -1)
+    assert set(kinds.unique().tolist()) == {0, 1}
     pixels = colours[..., : -2 * size].unflatten(-1, (-1, 3))
     if env.settings.legacy:
         assert (pixels[..., ~env.cells.in_disc, :] == 0.5).all()

@@ -357,6 +357,21 @@ def test_positions_named_twice_count_twice(few, monkeypatch):
     assert layer.weight.grad[0].tolist() == [0, 2, 1, 0, 0.5]
 
 
+@pytest.mark.parametrize("few", [0, 1000], ids=["torch's gradient", "ours"])
+def test_a_position_past_the_end_names_nothing(few, monkeypatch):
+    monkeypatch.setattr(indexed_layers, "_FEW", few)
+    indexed = Indexed(width=3, ones=2, columns=())
+    observations = torch.tensor([[3.0, 1.0], [3.0, 3.0]])
+    assert indexed.dense(observations).tolist() == [[0, 1, 0], [0, 0, 0]]
+    layer = IndexedLinear(indexed, 1, 4)  # an identity stands where the long vector ends
+    inputs = torch.cat([observations, torch.tensor([[0.0], [2.0]])], -1)
+    found = layer(inputs)
+    assert torch.allclose(found[0], layer.weight[:, 1] + layer.bias)
+    assert torch.allclose(found[1], 2 * layer.weight[:, 3] + layer.bias)
+    found.sum().backward()
+    assert layer.weight.grad[0].tolist() == [0, 1, 0, 2]
+
+
 def test_what_is_observed_must_add_up():
     with pytest.raises(ValueError, match="2 indices and 1 other numbers cannot be 5 wide"):
         TeamSpec("x", 3, 5, 2, 5, "s", indexed=Indexed(9, 2, (4,)))

@@ -44,7 +44,6 @@ class MAPPOConfig(TeamConfig):
             normalization=settings.value_normalization,
             decay=settings.value_norm_decay,
             rewards=settings.critic_rewards,
-            input_norm=settings.critic_input_norm,
         )
 
     def entropy_target(self) -> EntropyTarget | None:

@@ -39,9 +39,6 @@ class MAPPOTraining(OnPolicyTraining):
         description="whether the central critic is told what each agent's last step was paid: in worlds that pay for "
         "what agents meet, it tells most of what comes next",
     )
-    critic_input_norm: bool = Field(
-        False, description="layer normalisation of the central critic's first layer, as `policy.input_norm`"
-    )
     value_normalization: Literal["none", "running", "popart"] = Field(
         "none",
         description="running: values are learned in units of the running mean and deviation of their targets; popart: "
@@ -76,11 +73,8 @@ class MAPPOTraining(OnPolicyTraining):
 
     @model_validator(mode="after")
     def _a_network_is_told(self) -> MAPPOTraining:
-        asked = [name for name in ("critic_rewards", "critic_input_norm") if getattr(self, name)]
-        if asked and self.critic == "local":
-            raise ValueError(
-                f"{asked[0]} wants critic=central or central_with_messages: local is the policy's own head"
-            )
+        if self.critic_rewards and self.critic == "local":
+            raise ValueError("critic_rewards wants critic=central or central_with_messages: local is the policy's own")
         return self
 
     @model_validator(mode="after")

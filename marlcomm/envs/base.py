@@ -26,7 +26,7 @@ class Indexed:
 
     Attributes:
         width: W of the long vector.
-        ones: K; the first K numbers of an observation are the positions of ones.
+        ones: K; the first K numbers of an observation are the positions of ones. W, past the end, is that of none.
         columns: the positions that the other numbers take.
     """
 
@@ -36,10 +36,10 @@ class Indexed:
 
     def dense(self, observations: Tensor) -> Tensor:
         """The long vectors [..., W] that observations [..., K + columns] stand for."""
-        long = observations.new_zeros((*observations.shape[:-1], self.width))
+        long = observations.new_zeros((*observations.shape[:-1], self.width + 1))
         long[..., list(self.columns)] = observations[..., self.ones :]
         positions = observations[..., : self.ones].long()
-        return long.scatter_add_(-1, positions, torch.ones_like(positions, dtype=long.dtype))
+        return long.scatter_add_(-1, positions, torch.ones_like(positions, dtype=long.dtype))[..., : self.width]
 
 
 @dataclass(frozen=True)

@@ -72,13 +72,9 @@ class TeamPolicy(nn.Module, ABC):
     def _identity_size(self) -> int:
         return self.spec.num_agents if self.settings.agent_identity else 0
 
-    def input_layer(self, size: int) -> nn.Module:
-        """A layer [..., input_size] -> [..., size] for `see` to begin with; it knows indices from features.
-
-        It is linear, and normalised where `input_norm` says so.
-        """
-        layer = first_layer(self.spec, self._identity_size, size)
-        return nn.Sequential(layer, nn.LayerNorm(size)) if self.settings.input_norm else layer
+    def input_layer(self, size: int) -> nn.Linear:
+        """A linear layer [..., input_size] -> [..., size] for `see` to begin with; it knows indices from features."""
+        return first_layer(self.spec, self._identity_size, size)
 
     def action_layer(self, size: int) -> nn.Module:
         """A layer for `decide`, [..., size] -> what it gives of actions."""

@@ -32,21 +32,22 @@ class IndexedLinear(nn.Linear):
 
     def __init__(self, indexed: Indexed, identity: int, size: int) -> None:
         super().__init__(indexed.width + identity, size)
-        self.ones = indexed.ones
+        self.ones, self._width = indexed.ones, indexed.width
         self.sums = torch_sums if indexed.width > _FEW * indexed.ones else sums_of_many
         columns = [*indexed.columns, *range(indexed.width, indexed.width + identity)]
         self.register_buffer("_columns", torch.tensor(columns, dtype=torch.int64), persistent=False)
 
     def forward(self, inputs: Tensor) -> Tensor:
         indices, numbers = inputs[..., : self.ones].long(), inputs[..., self.ones :]
-        # One copy, so that an embedding lies in one piece: much faster than gathering columns.
-        summed = self.sums(indices.flatten(0, -2), self.weight.t().contiguous())
+        # One copy, so that embeddings lie in one piece: much faster than gathering columns. The last, zero, is of none.
+        embeddings = nn.functional.pad(self.weight[:, : self._width].t(), (0, 0, 0, 1))
+        summed = self.sums(indices.flatten(0, -2), embeddings)
         of_numbers = nn.functional.linear(numbers, self.weight[:, self._columns], self.bias)
         return summed.view(*inputs.shape[:-1], -1) + of_numbers
 
 
 def torch_sums(indices: Tensor, embeddings: Tensor) -> Tensor:
-    """[M, H], the sums of the embeddings [W, H] that indices [M, K] name."""
+    """[M, H], the sums of the embeddings [W + 1, H] that indices [M, K] name."""
     return nn.functional.embedding_bag(indices, embeddings, mode="sum")
 
 

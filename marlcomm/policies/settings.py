@@ -15,11 +15,6 @@ class PolicySettings(Settings):
 
     message_size: int | None = Field(8, ge=1, description="D, the width of the vector given to the channel")
     agent_identity: bool = Field(False, description="append the one-hot number of the agent slot to its observation")
-    input_norm: bool = Field(
-        False,
-        description="layer normalisation of what the first layer makes of an observation: where hundreds of numbers "
-        "in it are ones, as in pictures, a step of the optimiser moves all their weights the same way, and units die",
-    )
     detach_every: int | None = Field(
         None, ge=1, description="cut the gradient through memory every so many steps; null: never"
     )

@@ -36,7 +36,6 @@ class ValueSettings:
         normalization: whether critics learn standardised targets, and whether their last layers follow at once.
         decay: the share of the old statistics that each round keeps.
         rewards: whether the network is told what each agent's last step was paid.
-        input_norm: whether what its first layer makes of an observation is normalised.
     """
 
     critic: Literal["local", "central", "central_with_messages"] = "local"
@@ -44,7 +43,6 @@ class ValueSettings:
     normalization: Literal["none", "running", "popart"] = "none"
     decay: float = 0.99
     rewards: bool = False
-    input_norm: bool = False
 
     @property
     def plain(self) -> bool:
@@ -60,18 +58,15 @@ class CentralValue(nn.Module):
 
         e_j = relu(W [o_j, u_j, slot_j]),  h_i = relu(A e_i + C sum_j e_j / sqrt(N)),  v_i = w relu(V h_i)
 
-    With `input_norm` the first relu is of W's output, normalised over its H numbers. The cost grows with N, not with
-    its square, and what is in an empty slot adds nothing. Candidates (the end of an observation where actions are
-    things that are seen) are left out.
+    So the cost grows with N, not with its square, and what is in an empty slot adds nothing. Candidates (the end of an
+    observation where actions are things that are seen) are left out.
     """
 
-    def __init__(self, spec: TeamSpec, told_size: int, size: int, input_norm: bool = False) -> None:
+    def __init__(self, spec: TeamSpec, told_size: int, size: int) -> None:
         super().__init__()
         self.agents, self.own_size = spec.num_agents, spec.own_size
         added = told_size + spec.num_agents
-        self.embed: nn.Module = first_layer(spec, added, size)
-        if input_norm:
-            self.embed = nn.Sequential(self.embed, nn.LayerNorm(size))
+        self.embed = first_layer(spec, added, size)
         self.own, self.team = nn.Linear(size, size), nn.Linear(size, size, bias=False)
         self.second = nn.Linear(size, size)
         self.value_head = nn.Linear(size, 1)
@@ -145,8 +140,7 @@ class TeamValues(nn.Module):
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
                 heard = policy.rounds * policy.quantiser.message_size if self.hears else 0
-                told_size = heard + self.paid
-                self.critic = CentralValue(policy.spec, told_size, settings.size, settings.input_norm)
+                self.critic = CentralValue(policy.spec, heard + self.paid, settings.size)
         self.norm = None if settings.normalization == "none" else ValueNorm(settings.decay)
         self.follows = settings.normalization == "popart"
         if self.follows:

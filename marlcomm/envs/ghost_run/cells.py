@@ -10,7 +10,7 @@ from torch import Tensor
 from marlcomm.envs.ghost_run.settings import Preset
 
 FREE, WALL, TREE, GHOST, OUTSIDE = range(5)
-KINDS = 5
+THINGS = 4  # all but FREE
 # Row and column of a move: up, down, left, right, stay.
 MOVES = ((-1, 0), (1, 0), (0, -1), (0, 1), (0, 0))
 

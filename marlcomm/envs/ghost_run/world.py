@@ -16,7 +16,7 @@ from torch import Tensor
 from marlcomm import noise
 from marlcomm.envs.base import Indexed, Script, TeamEnv, TeamSpec, TeamStep
 from marlcomm.envs.cards import card
-from marlcomm.envs.ghost_run.cells import FREE, GHOST, KINDS, MOVES, OUTSIDE, TREE, WALL, Cells, bits_set
+from marlcomm.envs.ghost_run.cells import FREE, GHOST, MOVES, OUTSIDE, THINGS, TREE, WALL, Cells, bits_set
 from marlcomm.envs.ghost_run.settings import GhostRunSettings
 
 WALLS = 0.01  # chance of a wall, for each cell
@@ -36,8 +36,8 @@ class GhostRun(TeamEnv):
     A drone sees the cells at most `view` away, of the square of 2 view - 1 by 2 view - 1 around it. A pilot observes a
     picture and its own drone's row and column. The picture is that of the square (legacy), or shows the whole field of
     the next drone without the drone: what others do changes nothing that a pilot sees. As indices: for each cell
-    (legacy: of the disc) what it is, of free, wall, tree, ghost, outside; then row and column. Dense: red, green, blue
-    of each cell, then one-hot row and column.
+    (legacy: of the disc) what is there, of nothing, wall, tree, ghost, outside; then row and column. Dense: red, green,
+    blue of each cell, then one-hot row and column.
     """
 
     def __init__(self, settings: GhostRunSettings, device: torch.device | str = "cpu") -> None:
@@ -48,7 +48,7 @@ class GhostRun(TeamEnv):
         dense, size = settings.observations == "dense", self.preset.size
         shown = (self.cells.picture if dense else self.cells.disc) if settings.legacy else self.cells.field
         self._shown = shown  # cells of a picture; in legacy from where the drone is
-        self.indexed = Indexed(len(shown) * KINDS + 2 * size, len(shown) + 2, ())
+        self.indexed = Indexed(len(shown) * THINGS + 2 * size, len(shown) + 2, ())
         self._colours = torch.tensor(_COLOURS, device=self.device)
         self.spec = TeamSpec(
             name="ghost_run",
@@ -57,7 +57,7 @@ class GhostRun(TeamEnv):
             num_actions=len(MOVES) - settings.legacy,
             horizon=self.preset.horizon,
             setting=settings.setting,
-            observation_bounds=(0, 1 if dense else self.indexed.width - 1),
+            observation_bounds=(0, 1 if dense else self.indexed.width),
             indexed=None if dense else self.indexed,
             floor="own_view" if settings.solved_alone else "corner",
             ceiling="oracle",
@@ -181,12 +181,16 @@ class GhostRun(TeamEnv):
         return scene.gather(1, (self._drones.unsqueeze(2) + self._shown).flatten(1))
 
     def _indices(self, kinds: Tensor, row: Tensor, column: Tensor) -> Tensor:
-        """The positions of the ones: kinds [B, N, K] of the cells shown, row, column [B, N]."""
+        """The positions of the ones: kinds [B, N, K] of the cells shown, row, column [B, N].
+
+        A free cell has none. Hundreds of ones that stand there nearly always would move as one in every update.
+        """
         cells = kinds.shape[-1]
         seen = torch.empty((*kinds.shape[:2], cells + 2), device=self.device)
-        torch.add(kinds, self._first_of_cell, out=seen[..., :cells])
-        seen[..., cells] = row + cells * KINDS
-        seen[..., cells + 1] = column + (cells * KINDS + self.preset.size)
+        torch.add(kinds, self._before_cell, out=seen[..., :cells])
+        seen[..., :cells].masked_fill_(kinds == FREE, self.indexed.width)
+        seen[..., cells] = row + cells * THINGS
+        seen[..., cells + 1] = column + (cells * THINGS + self.preset.size)
         return seen
 
     def _dense(self, kinds: Tensor, row: Tensor, column: Tensor) -> Tensor:
@@ -201,8 +205,9 @@ class GhostRun(TeamEnv):
         return seen.scatter_(-1, places + (self.spec.observation_size - 2 * size), 1.0)
 
     @functools.cached_property
-    def _first_of_cell(self) -> Tensor:
-        return KINDS * torch.arange(len(self._shown), device=self.device, dtype=torch.float32)
+    def _before_cell(self) -> Tensor:
+        """[K], what to add to the kind of a thing in a cell to get its position."""
+        return THINGS * torch.arange(len(self._shown), device=self.device, dtype=torch.float32) - 1
 
     @property
     def drones(self) -> Tensor:
