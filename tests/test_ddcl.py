@@ -120,17 +120,6 @@ def test_the_rate_warms_up_after_updates_only():
     assert channel.loss_weights()["rate"] == pytest.approx(0.4)
 
 
-@pytest.mark.parametrize(
-    ("warmup", "scales"), [(1000, {0: 0, 500: 0, 750: 0.25, 1500: 1, 9000: 1}), (0, {0: 0, 499: 0, 500: 1, 9000: 1})]
-)
-def test_bits_may_cost_nothing_at_first(warmup, scales):
-    channel = ddcl(2, rate_weight=0.4, rate_delay=500, rate_warmup=warmup)
-    for env_steps, scale in scales.items():
-        channel.after_update(env_steps)
-        assert channel.loss_weights()["rate"] == pytest.approx(0.4 * scale)
-    assert ddcl(2, rate_weight=0.4, rate_delay=500, rate_warmup=warmup).loss_weights()["rate"] == 0
-
-
 def test_it_clips_and_the_meter_sees_it():
     channel = ddcl(2, delta=1.0, limit=3)
     symbols = channel.encode(torch.tensor([[100.0, 0.0], [-100.0, 1.0]]), torch.full((2, 2), 0.5))

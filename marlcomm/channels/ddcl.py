@@ -43,7 +43,7 @@ class DDCLChannel(Channel):
         settings = DDCLSettings() if settings is None else settings
         super().__init__(message_size, settings)
         self.noise_size = message_size if settings.dither == "shared" else 2 * message_size
-        self.register_buffer("rate_scale", torch.tensor(self._scale(0)))
+        self.register_buffer("rate_scale", torch.tensor(0.0 if settings.rate_warmup else 1.0))
         if settings.learn_step:
             self.log_step = nn.Parameter(torch.full((message_size,), math.log(settings.delta)))
 
@@ -95,12 +95,8 @@ class DDCLChannel(Channel):
         return {"rate": self.settings.rate_weight * float(self.rate_scale)}
 
     def after_update(self, env_steps: int) -> None:
-        self.rate_scale.fill_(self._scale(env_steps))
-
-    def _scale(self, env_steps: int) -> float:
-        """The share of the rate weight that counts after so many env steps."""
-        since, warmup = env_steps - self.settings.rate_delay, self.settings.rate_warmup
-        return min(max(since / warmup, 0.0), 1.0) if warmup else float(since >= 0)
+        if self.settings.rate_warmup:
+            self.rate_scale.fill_(min(env_steps / self.settings.rate_warmup, 1.0))
 
     def _known_step(self) -> Tensor | float:
         """The step as a number both ends compute with; it learns by the surrogate alone."""

@@ -381,7 +381,6 @@ class DDCLSettings(ChannelSettings):
         "marginal", description="what a fitted code knows of a symbol: its place, or also the dither level there"
     )
     rate_weight: float = Field(2e-4, ge=0, description="weight of the rate surrogate, per bit and message")
-    rate_delay: int = Field(0, ge=0, description="env steps in which bits cost nothing, before the rate weight rises")
     rate_warmup: int = Field(0, ge=0, description="env steps over which the rate weight rises linearly from zero")
     limit: int = Field(2**15 - 1, ge=1, le=2**30, description="largest magnitude of a symbol; larger ones are clipped")
 
