@@ -243,19 +243,18 @@ def test_telling_senders_apart_does_not_drown_what_they_say():
     """At the start, other messages change the states about as much where senders are known as where they are not."""
 
     def told(knows_senders):
-        names = TeamNames(
-            env="particle_spread",
-            env_config={"view": "other_landmark"},
-            policy="transformer",
-            policy_config={"recurrent": False, "agent_identity": True, "knows_senders": knows_senders},
-            channel="continuous",
-            channel_config={},
-        )
-        env = names.make_env()
-        policies = [names.make_policy(env, seed) for seed in range(3)]
-        return sum(_told(policy, env) for policy in policies)
+        teams = [crossed_team(seed, agent_identity=True, knows_senders=knows_senders) for seed in range(3)]
+        return sum(_told(policy, env) for env, policy in teams)
 
     assert told(True) > 0.6 * told(False)
+
+
+def crossed_team(seed=0, **settings):
+    """Discs that hear each other's landmarks, as floats, and remember nothing."""
+    settings = {"recurrent": False} | settings
+    names = TeamNames("particle_spread", {"view": "other_landmark"}, "transformer", settings, "continuous", {})
+    env = names.make_env()
+    return env, names.make_policy(env, seed)
 
 
 @torch.no_grad()
@@ -273,16 +272,7 @@ def _told(policy, env):
 @pytest.mark.parametrize("layers", [1, 2])
 @torch.no_grad()
 def test_attention_by_slots_can_pick_one_sender_whatever_is_said(layers):
-    names = TeamNames(
-        env="particle_spread",
-        env_config={"view": "other_landmark"},
-        policy="transformer",
-        policy_config={"recurrent": False, "layers": layers, "slot_attention": True},
-        channel="continuous",
-        channel_config={},
-    )
-    env = names.make_env()
-    policy = names.make_policy(env, 0)
+    env, policy = crossed_team(layers=layers, slot_attention=True)
     agents, heads = env.spec.num_agents, policy.settings.heads
     before = torch.eye(agents).roll(1, 0)  # receiver i listens to i - 1
     for slots, wanted in ((policy.slots_asking, before), (policy.slots_asked, torch.eye(agents))):
