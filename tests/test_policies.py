@@ -49,7 +49,8 @@ POLICIES = {
     "transformer-slots": {"hidden_size": 16, "width": 8, "message_size": 8, "heads": 2, "layers": 2}
     | {"knows_senders": True, "slot_attention": True},
     "ic3net-own": {"hidden_size": 16, "message_size": 8, "parameters": "per_agent"},
-    "transformer-own": {"hidden_size": 16, "width": 8, "message_size": 8, "layers": 2, "parameters": "per_agent"},
+    "transformer-own": {"hidden_size": 16, "width": 8, "message_size": 8, "layers": 2, "parameters": "per_agent"}
+    | {"heads": 2, "slot_attention": True},
 }
 
 

@@ -46,11 +46,13 @@ class TeamPolicy(nn.Module, ABC):
         rounds: R, how often all talk at each step; a gate is for all rounds of a step.
         draws_gate: whether that choice is drawn and learned from; also where it is not obeyed, as published.
         distribution: the family that actions are drawn from; it makes the head of a policy (`distribution.head`).
+        slots: of the agents that it computes; all, unless it is one among others (`PerGroup`).
     """
 
     gated: bool = False
     draws_gate: bool = False
     rounds: int = 1
+    slots: slice | list[int] = slice(None)
     _others: Tensor
     _speakers: Tensor
     _actors: Tensor

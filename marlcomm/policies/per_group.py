@@ -33,6 +33,8 @@ class PerGroup(TeamPolicy):
             # There is one channel, and one embedding of candidates, and they are named once.
             policy.channel = policy.candidate_head = None  # type: ignore[assignment]
         self._slots = [_cut(group) for group in slots]
+        for policy, own in zip(self._policies, self._slots, strict=True):
+            policy.slots = own
         places = torch.tensor([slot for group in slots for slot in group]).argsort()
         self._places = None if torch.equal(places, torch.arange(spec.num_agents)) else places.tolist()
         first = self._policies[0]

@@ -101,9 +101,8 @@ class Transformer(TeamPolicy):
         """How much the receivers attend to the senders whatever these say, [N, h, N]: by who both are."""
         if self.slots_asking is None or self.slots_asked is None:
             return None
-        asking, asked = (
-            slots.unflatten(-1, (self.settings.heads, -1)) for slots in (self.slots_asking, self.slots_asked)
-        )
+        vectors = (self.slots_asking[self.slots], self.slots_asked)
+        asking, asked = (x.unflatten(-1, (self.settings.heads, -1)) for x in vectors)
         return torch.einsum("nhw,shw->nhs", asking, asked) / math.sqrt(asking.shape[-1])
 
     def _liking(self) -> Tensor | None:
