@@ -47,10 +47,10 @@ POLICIES = {
     "transformer-feedforward": {"hidden_size": 16, "width": 8, "message_size": 8, "recurrent": False},
     "transformer-senders": {"hidden_size": 16, "width": 8, "message_size": 8, "knows_senders": True, "layers": 2},
     "transformer-slots": {"hidden_size": 16, "width": 8, "message_size": 8, "heads": 2, "layers": 2}
-    | {"knows_senders": True, "slot_attention": True},
+    | {"knows_senders": True, "slot_bias": True},
     "ic3net-own": {"hidden_size": 16, "message_size": 8, "parameters": "per_agent"},
     "transformer-own": {"hidden_size": 16, "width": 8, "message_size": 8, "layers": 2, "parameters": "per_agent"}
-    | {"heads": 2, "slot_attention": True},
+    | {"heads": 2, "slot_bias": True},
 }
 
 
@@ -272,11 +272,11 @@ def _told(policy, env):
 
 @pytest.mark.parametrize("layers", [1, 2])
 @torch.no_grad()
-def test_attention_by_slots_can_pick_one_sender_whatever_is_said(layers):
-    env, policy = crossed_team(layers=layers, slot_attention=True)
+def test_a_bias_by_slots_can_pick_one_sender_whatever_is_said(layers):
+    env, policy = crossed_team(layers=layers, slot_bias=True)
     agents, heads = env.spec.num_agents, policy.settings.heads
     before = torch.eye(agents).roll(1, 0)  # receiver i listens to i - 1
-    for slots, wanted in ((policy.slots_asking, before), (policy.slots_asked, torch.eye(agents))):
+    for slots, wanted in ((policy.slot_queries, before), (policy.slot_keys, torch.eye(agents))):
         by_head = torch.zeros(agents, heads, slots.shape[1] // heads)
         by_head[..., :agents] = 30.0 * wanted.unsqueeze(1)
         slots.copy_(by_head.flatten(1))

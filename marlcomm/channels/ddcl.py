@@ -95,8 +95,8 @@ class DDCLChannel(Channel):
         return {"rate": self.settings.rate_weight * float(self.rate_scale)}
 
     def after_update(self, env_steps: int) -> None:
-        if self.settings.rate_warmup:
-            self.rate_scale.fill_(min(env_steps / self.settings.rate_warmup, 1.0))
+        warmup = self.settings.rate_warmup
+        self.rate_scale.fill_(min(env_steps / warmup, 1.0) if warmup else 1.0)  # also where a parent's had half risen
 
     def _known_step(self) -> Tensor | float:
         """The step as a number both ends compute with; it learns by the surrogate alone."""

@@ -266,10 +266,10 @@ class TransformerSettings(PolicySettings):
     knows_senders: bool = Field(
         False, description="receivers tell senders apart by their slots, which stand in the header of every packet"
     )
-    slot_attention: bool = Field(
+    slot_bias: bool = Field(
         False,
-        description="how much a receiver attends to a sender depends on the slots of both too, whatever is said: soon "
-        "learned, where it is one sender in particular that matters",
+        description="a learned bias of attention scores by the slots of receiver and sender, whatever is said: where one "
+        "sender in particular matters, it is soon found",
     )
 
     @property

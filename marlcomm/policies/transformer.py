@@ -46,8 +46,8 @@ class Transformer(TeamPolicy):
         # A nonlinear map of each vector before they are mixed: a mean of linear ones would forget who said what.
         self.heard_token = nn.Sequential(nn.Linear(settings.message_width, hidden), nn.ReLU(), nn.Linear(hidden, width))
         self.sender_token = self._names(spec.num_agents, width) if settings.knows_senders else None
-        self.slots_asking = nn.Parameter(torch.randn(spec.num_agents, width)) if settings.slot_attention else None
-        self.slots_asked = nn.Parameter(torch.randn(spec.num_agents, width)) if settings.slot_attention else None
+        self.slot_queries = nn.Parameter(torch.randn(spec.num_agents, width)) if settings.slot_bias else None
+        self.slot_keys = nn.Parameter(torch.randn(spec.num_agents, width)) if settings.slot_bias else None
         self.layers = nn.ModuleList(Layer(width, settings.heads) for _ in range(settings.layers))
         joined = hidden + width
         self.core = AgentLSTM(joined, hidden) if settings.recurrent else None
@@ -90,43 +90,42 @@ class Transformer(TeamPolicy):
         if not mixing:  # all receivers share what they heard
             itself = torch.eye(own.shape[1], dtype=torch.bool, device=own.device).expand(len(own), -1, -1)
             tokens, seen = torch.cat([own, heard], dim=1), torch.cat([itself, audible], dim=-1)
-            return self._remember(features, last(tokens, own.shape[1], seen, self._liking()), memory, alive)
+            return self._remember(features, last(tokens, own.shape[1], seen, self._bias()), memory, alive)
         stacks, seen = stacks_of(own, heard, audible)
-        liking = self._liking_of_stacks(len(own))
+        bias = self._bias_of_stacks(len(own))
         for layer in mixing:
-            stacks = layer(stacks, stacks.shape[1], seen, liking)
-        return self._remember(features, last(stacks, 1, seen, liking).view_as(own), memory, alive)
+            stacks = layer(stacks, stacks.shape[1], seen, bias)
+        return self._remember(features, last(stacks, 1, seen, bias).view_as(own), memory, alive)
 
-    def _likes(self) -> Tensor | None:
-        """How much the receivers attend to the senders whatever these say, [N, h, N]: by who both are."""
-        if self.slots_asking is None or self.slots_asked is None:
+    def _slot_bias(self) -> Tensor | None:
+        """What is added to receivers' scores for senders, [N, h, N], by who both are; None: nothing."""
+        if self.slot_queries is None or self.slot_keys is None:
             return None
-        vectors = (self.slots_asking[self.slots], self.slots_asked)
-        asking, asked = (x.unflatten(-1, (self.settings.heads, -1)) for x in vectors)
-        return torch.einsum("nhw,shw->nhs", asking, asked) / math.sqrt(asking.shape[-1])
+        vectors = (self.slot_queries[self.slots], self.slot_keys)
+        queries, keys = (x.unflatten(-1, (self.settings.heads, -1)) for x in vectors)
+        return torch.einsum("nhw,shw->nhs", queries, keys) / math.sqrt(queries.shape[-1])
 
-    def _liking(self) -> Tensor | None:
-        """`_likes`, where all receivers are in one stack, their own tokens first: [1, h, N, 2N]."""
-        likes = self._likes()
-        return None if likes is None else nn.functional.pad(likes, (len(likes), 0)).transpose(0, 1).unsqueeze(0)
+    def _bias(self) -> Tensor | None:
+        """`_slot_bias`, where all receivers are in one stack, their own tokens first: [1, h, N, 2N]."""
+        bias = self._slot_bias()
+        return None if bias is None else nn.functional.pad(bias, (len(bias), 0)).transpose(0, 1).unsqueeze(0)
 
-    def _liking_of_stacks(self, worlds: int) -> Tensor | None:
-        """`_likes` in the stacks of B worlds, [B N, h, 1, 1 + N]."""
-        likes = self._likes()
-        return None if likes is None else nn.functional.pad(likes, (1, 0)).unsqueeze(-2).repeat(worlds, 1, 1, 1)
+    def _bias_of_stacks(self, worlds: int) -> Tensor | None:
+        """`_slot_bias` in the stacks of B worlds, [B N, h, 1, 1 + N]."""
+        bias = self._slot_bias()
+        return None if bias is None else nn.functional.pad(bias, (1, 0)).unsqueeze(-2).repeat(worlds, 1, 1, 1)
 
     def gather(self, features: Tensor, memory: Memory, received: Tensor, audible: Tensor) -> Tensor:
         own, heard = self.own_token(self._own(features, memory)), self._heard(received)
         *mixing, last = (cast(Layer, layer) for layer in self.layers)
-        likes = self._likes()
-        by_slots = 0.0 if likes is None else likes
+        by_slots = self._slot_bias()
         if not mixing:
             return last.gather(own, heard.unsqueeze(1), audible, by_slots)
         stacks, seen = stacks_of(own, heard, audible)
-        liking = self._liking_of_stacks(len(own))
+        bias = self._bias_of_stacks(len(own))
         for layer in mixing:
             # The receiver's own token is what it would be had it heard nobody, as in `take`.
-            own, stacks = layer.join(own), layer(stacks, stacks.shape[1], seen, liking)
+            own, stacks = layer.join(own), layer(stacks, stacks.shape[1], seen, bias)
             stacks = torch.cat([own.flatten(0, 1).unsqueeze(1), stacks[:, 1:]], dim=1)
         return last.gather(own, stacks[:, 1:].unflatten(0, own.shape[:2]), audible, by_slots)
 
@@ -172,32 +171,34 @@ class Layer(nn.Module):
             nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.ReLU(), nn.Linear(2 * width, width)
         )
 
-    def forward(self, tokens: Tensor, updated: int, seen: Tensor, liking: Tensor | None = None) -> Tensor:
+    def forward(self, tokens: Tensor, updated: int, seen: Tensor, bias: Tensor | None = None) -> Tensor:
         """The new first Q (`updated`) tokens [G, Q, W] of G stacks [G, S, W]; each attends to those it has seen.
 
-        Seen is [G, Q, S] bool, or [G, 1, S] for all alike; who sees nothing is not provided for. Liking [G, h, Q, S],
+        Seen is [G, Q, S] bool, or [G, 1, S] for all alike; who sees nothing is not provided for. Bias [G, h, Q, S],
         where all but S may be 1, is added to the scores.
         """
         normed = self.norm(tokens)
         queries = self._split(self.query(normed[:, :updated]))
         keys, values = (self._split(part) for part in self.key_value(normed).chunk(2, dim=-1))
         mask = seen.unsqueeze(1)
-        if liking is not None:
-            mask = torch.where(mask, liking, -torch.inf)
+        if bias is not None:
+            mask = torch.where(mask, bias, -torch.inf)
         mixed = nn.functional.scaled_dot_product_attention(
             queries.transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2), attn_mask=mask
         )
         return self._fed(tokens[:, :updated] + self.output(mixed.transpose(1, 2).flatten(-2)))
 
-    def gather(self, own: Tensor, heard: Tensor, audible: Tensor, liking: Tensor | float = 0.0) -> Tensor:
+    def gather(self, own: Tensor, heard: Tensor, audible: Tensor, bias: Tensor | None = None) -> Tensor:
         """What the heads of each receiver attend to of the heard tokens alone, side by side [B, N, W]; 0 if of none.
 
-        Heard is [B, R, N, W]: R is N, or 1 where all receivers share the tokens of the senders. Liking [N, h, N] is
+        Heard is [B, R, N, W]: R is N, or 1 where all receivers share the tokens of the senders. Bias [N, h, N] is
         added to the scores.
         """
         queries = self._split(self.query(self.norm(own)))  # [B, N, h, W/h]
         keys, values = (self._split(part) for part in self.key_value(self.norm(heard)).chunk(2, dim=-1))
-        scores = torch.einsum("bnhw,bnshw->bnhs", queries, keys) / math.sqrt(queries.shape[-1]) + liking
+        scores = torch.einsum("bnhw,bnshw->bnhs", queries, keys) / math.sqrt(queries.shape[-1])
+        if bias is not None:
+            scores = scores + bias
         audible = audible.unsqueeze(2)
         # Finite, so that who hears nobody has no gradient, and not a NaN.
         weights = torch.softmax(scores.masked_fill(~audible, _NEVER), dim=-1) * audible
