@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from marlcomm.analysis.capacity import MEASURES, listen, relation
+from marlcomm.analysis.capacity import MEASURES, Team, listen, relation
+from marlcomm.analysis.pictures import draw_capacity
 from marlcomm.policies.evaluation import play_script
 from marlcomm.policies.team import TeamNames
 from marlcomm.registry import ConfigError
@@ -88,6 +89,11 @@ def test_a_correlation_by_hand():
     assert (many.spearman, len(many.curve), many.curve[0][0]) == (pytest.approx(1), 10, 4.5)
 
 
+def test_one_episode_has_no_interval():
+    found = relation(np.array([1.0, 2, 3]), np.array([5.0, 6, 7]), np.zeros(3, int))
+    assert (found.spearman, found.low, found.high, str(found)) == (pytest.approx(1), None, None, "+1.00")
+
+
 def test_messages_of_an_episode_are_not_draws_of_their_own():
     generator = np.random.default_rng(0)
     episode = np.repeat(np.arange(20), 100)
@@ -101,6 +107,37 @@ def test_messages_of_an_episode_are_not_draws_of_their_own():
 def test_nothing_is_said_of_what_does_not_vary(values, bits):
     found = relation(np.array(values), np.array(bits), np.arange(3))
     assert (found.spearman, found.low, found.high, str(found)) == (None, None, None, "-")
+
+
+def test_who_says_nothing_is_refused():
+    env, policy = team()
+    policy._speakers[:] = False
+    with pytest.raises(ConfigError, match="in 2 episodes nobody said anything"):
+        listen(env, policy, seed=0, episodes=2)
+
+
+def test_worlds_that_play_a_few_at_a_time():
+    maker = {"maker": "foreign_worlds:Leavers", "copies": 4, "ceiling": "test_capacity:idle"}
+    env, policy = team(env="pettingzoo", world=maker)
+    said = listen(env, policy, seed=0, episodes=6)
+    assert sorted(set(said.episode)) == [0, 1, 2, 3, 4, 5]
+    assert set(said.measures) == set(MEASURES)
+    env.close()
+
+
+def idle(env):
+    return torch.zeros(env.num_worlds, env.spec.num_agents, dtype=torch.int64)
+
+
+def test_teams_of_worlds_with_and_without_a_ceiling_are_drawn_together(tmp_path):
+    flat = relation(np.array([1.0, 2, 3]), np.array([5.0, 6, 7]), np.arange(3))
+    one, two = (Team(name, 0, 6.0, {}, dict.fromkeys(keys, flat), "", "") for name, keys in WITH_AND_WITHOUT.items())
+    for teams in ([one, two], [two, one]):
+        draw_capacity(teams, tmp_path / "x.png")
+        assert (tmp_path / "x.png").stat().st_size > 10_000
+
+
+WITH_AND_WITHOUT = {"with": list(MEASURES), "without": ["own_return", "step"]}
 
 
 @pytest.mark.parametrize(

@@ -516,6 +516,7 @@ EVERYTHING = {
     "algorithm": {
         "critic": "central_with_messages",
         "critic_size": 16,
+        "critic_rewards": True,
         "value_normalization": "popart",
         "value_loss": "huber",
         "value_clip": 0.2,
@@ -560,7 +561,8 @@ def test_by_default_the_module_is_the_policy():
 
 
 DRY = ["run.worlds=32", "run.env_steps=6400", "run.evaluate_every=4", "run.evaluation_worlds=20"]
-DRY += ["policy.hidden_size=16", "algorithm.critic=central", "algorithm.critic_size=8", "resources.num_cpus=4"]
+DRY += ["policy.hidden_size=16", "algorithm.critic=central", "algorithm.critic_size=8", "algorithm.critic_rewards=true"]
+DRY += ["resources.num_cpus=4"]
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -78,10 +78,18 @@ def test_elsewhere_it_is_said_which_width_is_another(team, here, env, change, sa
     assert not list(run.folder.glob("summary*"))
 
 
-def test_agents_that_know_their_number_stay_as_many(team, here):
-    run = team({"name": "particle_spread", "view": "nearest"}, "policy.agent_identity=true")
-    said = here("evaluate", run.folder, "env.agents=7", code=2).stderr
-    assert "policy.agent_identity adds 7 numbers to an observation, one for each agent, not 3 as in training" in said
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("agent_identity", "adds 7 numbers to an observation, one for each agent"),
+        ("knows_senders", "has a vector for each of 7 agents"),
+        ("slot_bias", "has vectors for each of 7 agents"),
+    ],
+)
+def test_agents_that_know_their_number_stay_as_many(team, here, setting, words):
+    run = team({"name": "particle_spread", "view": "nearest"}, f"policy.{setting}=true")
+    said = " ".join(here("evaluate", run.folder, "env.agents=7", code=2).stderr.split())
+    assert f"policy.{setting} {words}, not 3 as in training" in said
 
 
 def test_it_is_the_world_that_it_was_trained_in(team, here):

@@ -287,12 +287,16 @@ def test_a_bias_by_slots_can_pick_one_sender_whatever_is_said(layers):
     def states(received):
         return policy.hear(features, {}, received, audible, whole.alive)[0]
 
+    def gathered(received):
+        return policy.gather(features, {}, received, audible)
+
     for sender in range(agents):
         other = messages.clone()
         other[:, sender] += 1.0
-        moved = (states(other) - states(messages)).abs().amax((0, 2))
-        assert moved[(sender + 1) % agents] > 1e-3
-        assert moved.index_fill(0, torch.tensor((sender + 1) % agents), 0.0).max() < 1e-6
+        for what in (states, gathered):
+            moved = (what(other) - what(messages)).abs().amax((0, 2))
+            assert moved[(sender + 1) % agents] > 1e-3
+            assert moved.index_fill(0, torch.tensor((sender + 1) % agents), 0.0).max() < 1e-6
 
 
 def test_memory_is_wiped_where_a_new_agent_takes_the_slot():

@@ -31,6 +31,7 @@ POLICIES = {
     "transformer": {"hidden_size": 16, "width": 8, "heads": 2, "message_size": 4},
     "transformer-deep": {"hidden_size": 16, "width": 8, "heads": 2, "message_size": 4, "layers": 3},
     "transformer-feedforward": {"hidden_size": 16, "width": 8, "message_size": 4, "recurrent": False},
+    "transformer-slots": {"hidden_size": 16, "width": 8, "heads": 2, "message_size": 4, "layers": 2, "slot_bias": True},
 }
 BOTTLENECKS = {
     "vq": {"codebook_size": 8, "segments": 2},

@@ -48,7 +48,12 @@ ELSE = {
     "everything of mappo, in a curriculum": {
         "env": TRAFFIC | {"curriculum": CURRICULUM},
         "algorithm": {"name": "mappo", "critic": "central_with_messages", "critic_size": 8, "num_epochs": 2}
-        | {"value_normalization": "popart", "value_clip": 0.2, "target_entropy": [[0, 0.9], [3000, 0.5]]},
+        | {
+            "critic_rewards": True,
+            "value_normalization": "popart",
+            "value_clip": 0.2,
+            "target_entropy": [[0, 0.9], [3000, 0.5]],
+        },
     },
     "rounds that grow": {"algorithm": stateful("algorithm", "mappo") | {"episodes": [[0, 1], [4 * ROUND, 5]]}},
     "a box": {"env": SPREAD, "channel": stateful("channel", "vq")},
@@ -214,6 +219,15 @@ def test_schedules_of_what_began_with_a_trained_team_begin_anew(start, tmp_path,
     save(parent, tmp_path / "parent")
     child = start(experiment(data | {"init_from": str(tmp_path / "parent")}))
     assert weights(child)[name] == first
+
+
+def test_a_price_that_does_not_rise_is_the_whole_one_whatever_the_parents_was(start, tmp_path):
+    parent = start(experiment(team(channel={"name": "ddcl", "rate_warmup": 100 * ROUND})))
+    parent.training_step()
+    save(parent, tmp_path / "parent")
+    child = start(experiment(team(channel={"name": "ddcl"}) | {"init_from": str(tmp_path / "parent")}))
+    (scale,) = (value for name, value in weights(child).items() if name.endswith("channel.rate_scale"))
+    assert scale == 1
 
 
 def test_a_channel_of_ones_own_goes_on(start, tmp_path):

@@ -14,7 +14,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy import stats
 from torch import Tensor
@@ -23,7 +22,7 @@ from marlcomm.analysis.evaluation import load_team
 from marlcomm.channels.dvq import DVQChannel
 from marlcomm.envs.base import TeamEnv
 from marlcomm.policies.base import TeamPolicy
-from marlcomm.policies.evaluation import play_script
+from marlcomm.policies.evaluation import chunks, play_script
 from marlcomm.policies.records import each_talk
 from marlcomm.policies.rollout import Player
 from marlcomm.policies.team import overhear
@@ -36,8 +35,6 @@ MEASURES = {
     "distortion": "squared error per element, mean over the pool's quantisers",
     "step": "step of the episode",
 }
-_WORLDS_AT_ONCE = 1000
-_STREAM = "evaluation"
 _MOST_VALUES = 40  # that are drawn one by one; of more, tenths
 _RESAMPLES = 2000
 
@@ -67,7 +64,8 @@ class Relation:
 
     Attributes:
         spearman: rank correlation over messages; None where all cost the same, or all are alike in the other.
-        low, high: its 95 % interval by bootstrap over whole episodes, of one team: others may do otherwise.
+        low, high: its 95 % interval by bootstrap over whole episodes, of one team: others may do otherwise. None of one
+            episode.
         curve: pairs of the other thing and mean bits, for each value, or of tenths of messages where there are many.
     """
 
@@ -77,7 +75,9 @@ class Relation:
     curve: list[tuple[float, float]]
 
     def __str__(self) -> str:
-        return "-" if self.spearman is None else f"{self.spearman:+.2f} [{self.low:+.2f}, {self.high:+.2f}]"
+        if self.spearman is None:
+            return "-"
+        return f"{self.spearman:+.2f}" + ("" if self.low is None else f" [{self.low:+.2f}, {self.high:+.2f}]")
 
 
 @dataclass(frozen=True)
@@ -107,12 +107,13 @@ def measure_run(run: Run, episodes: int, seed: int | None = None) -> Team:
     """What the team of a run's last checkpoint chooses; by default on the worlds of its evaluations.
 
     Raises:
-        ConfigError: its messages choose no capacity.
+        ConfigError: its messages choose no capacity, or it says nothing.
     """
     settings = run.experiment()
     env, policy = load_team(settings, run.last_checkpoint())
-    channel = _choosing(policy)
-    said = listen(env, policy, settings.seed if seed is None else seed, episodes)
+    channel, stream = _choosing(policy), settings.evaluation.stream
+    said = listen(env, policy, settings.seed if seed is None else seed, episodes, stream)
+    env.close()
     names = [f"{g} x {size}" for g, size in channel.settings.pool] + ["continuous"] * channel.settings.continuous
     counts = np.bincount(said.member, minlength=len(names))
     return Team(
@@ -138,10 +139,12 @@ def _choosing(policy: TeamPolicy) -> DVQChannel:
     return channel
 
 
-def listen(env: TeamEnv, policy: TeamPolicy, seed: int, episodes: int) -> Said:
+def listen(env: TeamEnv, policy: TeamPolicy, seed: int, episodes: int, stream: str = "evaluation") -> Said:
     """Play the worlds of an evaluation, and the ceiling in the same ones, and keep what each message chose."""
     with policy.channel.evaluation():
-        parts = list(_listen(env, policy, seed, episodes))
+        parts = list(_listen(env, policy, seed, episodes, stream))
+    if not any(len(part.bits) for part in parts):
+        raise ConfigError(f"capacity: wanted a team that talks; in {episodes:,} episodes nobody said anything")
     return Said(
         bits=np.concatenate([part.bits for part in parts]),
         member=np.concatenate([part.member for part in parts]),
@@ -150,9 +153,10 @@ def listen(env: TeamEnv, policy: TeamPolicy, seed: int, episodes: int) -> Said:
     )
 
 
-def _listen(env: TeamEnv, policy: TeamPolicy, seed: int, episodes: int) -> Iterator[Said]:
-    player, channel = Player(env, policy, seed, _STREAM), _choosing(policy)
-    for worlds in torch.arange(episodes, device=env.device).split(_WORLDS_AT_ONCE):
+def _listen(env: TeamEnv, policy: TeamPolicy, seed: int, episodes: int, stream: str) -> Iterator[Said]:
+    player, channel = Player(env, policy, seed, stream), _choosing(policy)
+    answers = len(channel.books) * channel.message_size  # of all quantisers to a message
+    for worlds in chunks(env, episodes, env.spec.horizon * policy.rounds * max(env.spec.observation_size, answers)):
         rollout, vectors = overhear(player, worlds)
         talk = rollout.talk.quantised
         sent = talk.spoke & each_talk(rollout.acts, talk.spoke)
@@ -164,7 +168,7 @@ def _listen(env: TeamEnv, policy: TeamPolicy, seed: int, episodes: int) -> Itera
             "step": (talks // policy.rounds).astype(np.float64),
         }
         if env.spec.ceiling is not None:
-            rewards, _ = play_script(env, env.scripts()[env.spec.ceiling], seed, worlds, _STREAM)
+            rewards, _ = play_script(env, env.scripts()[env.spec.ceiling], seed, worlds, stream)
             measures = {"ceiling_return": _returns(rewards)[episode]} | measures
         bits = channel.alphabet().nominal_bits(symbols)
         yield Said(bits, symbols[:, 0].astype(np.int64), worlds.cpu().numpy()[episode], measures)
@@ -184,9 +188,11 @@ def relation(values: Floats, bits: Floats, episode: NDArray[np.int64]) -> Relati
     curve = _curve(values, bits)
     if not (x.any() and y.any()):
         return Relation(None, None, None, curve)
-    # Sums over each episode are all that a correlation over resampled episodes needs.
     place = np.unique(episode, return_inverse=True)[1]
+    # Sums over each episode are all that a correlation over resampled episodes needs.
     sums = np.stack([np.bincount(place, weights=w) for w in (np.ones_like(x), x, y, x * x, y * y, x * y)], axis=1)
+    if len(sums) == 1:
+        return Relation(float(_correlation(sums[0])), None, None, curve)
     times = np.random.default_rng(0).multinomial(len(sums), np.full(len(sums), 1 / len(sums)), size=_RESAMPLES)
     low, high = np.nanpercentile(_correlation(times.astype(np.float64) @ sums), [2.5, 97.5])
     return Relation(float(_correlation(sums.sum(0))), float(low), float(high), curve)

@@ -18,6 +18,12 @@ from marlcomm.policies.team import TeamNames, what_fits
 from marlcomm.registry import CHANNELS, ConfigError
 from marlcomm.runs import Run
 
+_BY_SLOT = {  # settings of policies that hold something for each agent of a team
+    "agent_identity": "policy.agent_identity adds {} numbers to an observation, one for each agent",
+    "knows_senders": "policy.knows_senders has a vector for each of {} agents",
+    "slot_bias": "policy.slot_bias has vectors for each of {} agents",
+}
+
 
 def team_names(settings: Experiment) -> TeamNames:
     """The parts of an experiment's team."""
@@ -70,11 +76,8 @@ def _check_widths(now: TeamSpec, trained: TeamSpec, settings: Experiment) -> Non
         "an agent has {} actions": (trained.num_actions, now.num_actions),
         "actions are {}": (_kind_of_actions(trained), _kind_of_actions(now)),
     }
-    if getattr(settings.policy.settings, "agent_identity", False):
-        widths["policy.agent_identity adds {} numbers to an observation, one for each agent"] = (
-            trained.num_agents,
-            now.num_agents,
-        )
+    asked = [what for name, what in _BY_SLOT.items() if getattr(settings.policy.settings, name, False)]
+    widths |= dict.fromkeys(asked, (trained.num_agents, now.num_agents))
     changed = [f"{what.format(new)}, not {old} as in training" for what, (old, new) in widths.items() if old != new]
     if changed:
         raise ConfigError(f"env: this team cannot play {now.name} {now.setting}: {'; '.join(changed)}")

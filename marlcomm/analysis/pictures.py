@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from marlcomm.analysis.findings import bits_told, plays
 from marlcomm.analysis.shannon import SOURCES
 from marlcomm.analysis.study import CURVE
@@ -167,15 +169,16 @@ def draw_capacity(teams: Sequence[Choosing], file: Path) -> None:
 
     from marlcomm.analysis.capacity import MEASURES
 
-    names = [name for name in MEASURES if name in teams[0].relations]
+    names = [name for name in MEASURES if any(name in team.relations for team in teams)]
     figure = Figure(figsize=(4.5 * len(names), 4.8), layout="constrained")
     for name, panel in zip(names, figure.subplots(1, len(names), squeeze=False, sharey=True)[0], strict=True):
-        for place, team in enumerate(teams):
+        relations = [team.relations.get(name) for team in teams]
+        for place, (team, relation) in enumerate(zip(teams, relations, strict=True)):
             look = {"color": _COLORS[place % len(_COLORS)], "marker": _MARKERS[place % len(_MARKERS)]}
-            panel.plot(
-                *zip(*team.relations[name].curve, strict=True), **look, markersize=4, linewidth=1, label=team.run
-            )
-        panel.set_title("Spearman: " + ", ".join(_signed(team.relations[name].spearman) for team in teams), fontsize=9)
+            curve = [] if relation is None else relation.curve
+            panel.plot(*np.reshape(curve, (-1, 2)).T, **look, markersize=4, linewidth=1, label=team.run)
+        ranks = ", ".join("-" if relation is None else _signed(relation.spearman) for relation in relations)
+        panel.set_title(f"Spearman: {ranks}", fontsize=9)
         panel.set_xlabel(MEASURES[name])
         panel.grid(alpha=0.3)
         if name == names[0]:

@@ -77,7 +77,7 @@ def evaluate(
     packed = FrozenCode(meter.link.code, policy.channel) if code is None else code
     columns = max(one.alphabet.columns for one in (meter.link, meter.bottleneck) if one is not None)
     widest = max(env.spec.observation_size, columns, policy.channel.noise_size)
-    for worlds in _chunks(env, episodes, env.spec.horizon * policy.rounds * widest):
+    for worlds in chunks(env, episodes, env.spec.horizon * policy.rounds * widest):
         with policy.channel.evaluation():
             rollout = player.play(worlds, torch.zeros_like(worlds), greedy=greedy)
         statistics.add(rollout.rewards, rollout.lengths, rollout.info)
@@ -115,7 +115,7 @@ def evaluate_shuffled(
     Whoever is as good as with its own messages has not learned to listen.
     """
     player, statistics = Player(env, policy, seed, stream), Episodes()
-    for worlds in _chunks(env, episodes, env.spec.horizon * policy.rounds * env.spec.observation_size):
+    for worlds in chunks(env, episodes, env.spec.horizon * policy.rounds * env.spec.observation_size):
         with policy.channel.evaluation():
             rollout = player.play(worlds, torch.zeros_like(worlds), shuffled=True)
         statistics.add(rollout.rewards, rollout.lengths, rollout.info)
@@ -127,7 +127,7 @@ def evaluate_script(
 ) -> dict[str, float]:
     """The same worlds and figures for a script, which reads the world's true state and gives actions [B, N, ...]."""
     statistics = Episodes()
-    for worlds in _chunks(env, episodes, env.spec.observation_size):
+    for worlds in chunks(env, episodes, env.spec.observation_size):
         rewards, clock = play_script(env, script, seed, worlds, stream)
         statistics.add(rewards, clock.lengths, clock.info)
     return statistics.with_errors()
@@ -140,7 +140,7 @@ def play_script(env: TeamEnv, script: Script, seed: int, worlds: Tensor, stream:
     return torch.stack(rewards, dim=1), clock
 
 
-def _chunks(env: TeamEnv, episodes: int, numbers_per_agent: int) -> tuple[Tensor, ...]:
+def chunks(env: TeamEnv, episodes: int, numbers_per_agent: int) -> tuple[Tensor, ...]:
     """The worlds of an evaluation, few enough at a time for the memory."""
     worlds = min(max(_NUMBERS_AT_ONCE // (env.spec.num_agents * numbers_per_agent), 1), _WORLDS_AT_ONCE)
     parts = -(-episodes // min(worlds, env.worlds_at_once or worlds))

@@ -268,8 +268,8 @@ class TransformerSettings(PolicySettings):
     )
     slot_bias: bool = Field(
         False,
-        description="a learned bias of attention scores by the slots of receiver and sender, whatever is said: where one "
-        "sender in particular matters, it is soon found",
+        description="a learned bias of attention scores by the slots of receiver and sender, whatever is said: where "
+        "one sender in particular matters, it is soon found",
     )
 
     @property
