@@ -1,6 +1,6 @@
 """The first layer over observed indices: torch's gradient and a product with long vectors, side by side on one thread.
 
-Of 2,000 observations, as 16 worlds of ghost_run make them in an episode.
+Of 2,000 observations of random play.
 """
 
 import time
@@ -33,10 +33,12 @@ def seconds(sums: Any, indices: Tensor, table: Tensor) -> float:
 def measure(name: str, settings: dict[str, Any]) -> dict[str, Any]:
     """Width of the long vector for each one in it, and how many times as fast the product is."""
     env = ENVS.row(name).load()(ENVS.check(name, settings))
-    known = env.spec.indexed
-    first = torch.arange(known.ones) * (known.width // known.ones)
-    indices = first + torch.randint(known.width // known.ones, (OBSERVATIONS, known.ones))
-    table = torch.randn(known.width, HIDDEN, requires_grad=True)
+    known, worlds = env.spec.indexed, torch.arange(OBSERVATIONS)
+    now = env.reset(0, worlds, torch.zeros_like(worlds))
+    if env.spec.horizon > 1:
+        now = env.step(env.scripts()["random"](env))
+    indices = now.observations[:, 0, : known.ones].long()
+    table = torch.randn(known.width + 1, HIDDEN, requires_grad=True)
     pairs = [
         (seconds(indexed.torch_sums, indices, table), seconds(indexed.sums_of_many, indices, table))
         for _ in range(REPEATS)
