@@ -171,7 +171,8 @@ def draw_capacity(teams: Sequence[Choosing], file: Path) -> None:
 
     names = [name for name in MEASURES if any(name in team.relations for team in teams)]
     figure = Figure(figsize=(4.5 * len(names), 4.8), layout="constrained")
-    for name, panel in zip(names, figure.subplots(1, len(names), squeeze=False, sharey=True)[0], strict=True):
+    panels = figure.subplots(1, len(names), squeeze=False, sharey=True)[0]
+    for name, panel in zip(names, panels, strict=True):
         relations = [team.relations.get(name) for team in teams]
         for place, (team, relation) in enumerate(zip(teams, relations, strict=True)):
             look = {"color": _COLORS[place % len(_COLORS)], "marker": _MARKERS[place % len(_MARKERS)]}
@@ -181,11 +182,9 @@ def draw_capacity(teams: Sequence[Choosing], file: Path) -> None:
         panel.set_title(f"Spearman: {ranks}", fontsize=9)
         panel.set_xlabel(MEASURES[name])
         panel.grid(alpha=0.3)
-        if name == names[0]:
-            panel.set_ylim(bottom=0)
-            panel.set_ylabel("bits of the chosen quantiser, selector included")
-            handles = panel.get_legend_handles_labels()
-    figure.legend(*handles, loc="outside lower center", ncols=5, fontsize=9)
+    panels[0].set_ylim(bottom=0)  # after all are drawn: it also fixes the top
+    panels[0].set_ylabel("bits of the chosen quantiser, selector included")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=9)
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, dpi=110)
 
