@@ -212,6 +212,31 @@ def frequency_table() -> str:
     return "\n".join([*lines, "", f"`{found['command']}`"])
 
 
+def capacity_table() -> str:
+    """What ``marlcomm bench capacity`` found, a row for each team, and its command."""
+    file = RESULTS / "capacity" / "capacity.json"
+    if not file.is_file():
+        return "No runs yet."
+    found = _read(file)
+    names = list(found["teams"][0]["relations"])
+    columns = [
+        "team",
+        "bits",
+        "members of over a tenth of messages",
+        *(name.replace("_", " ") for name in names),
+    ]
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    for team in found["teams"]:
+        used = ", ".join(f"{name} ({share:.0%})" for name, share in team["shares"].items() if share > 0.1)
+        cells = [team["run"], f"{team['bits']:.1f}", used, *(_relation(team["relations"][name]) for name in names)]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*lines, "", f"`{found['command']}`"])
+
+
+def _relation(of: dict[str, Any]) -> str:
+    return f"{of['spearman']:+.2f} [{of['low']:+.2f}, {of['high']:+.2f}]"
+
+
 def lewis_table() -> str:
     """Accuracy by least number of attributes and of tokens, means over seeds; and how many tokens matter."""
     lines = [
@@ -262,6 +287,7 @@ KINDS: dict[str, Callable[[str], str]] = {
     "distortion": distortion_table,
     "channels": lambda name: channels_table(),
     "frequency": lambda name: frequency_table(),
+    "capacity": lambda name: capacity_table(),
     "lewis": lambda name: lewis_table(),
     "speed": lambda name: speed_table(),
 }
