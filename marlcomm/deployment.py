@@ -31,7 +31,7 @@ from marlcomm.policies.rollout import Actor
 from marlcomm.policies.team import TeamNames
 from marlcomm.registry import ConfigError
 
-FORMAT = 1
+FORMAT = 2  # 1: positions in what ghost_run shows stood for other things
 WEIGHTS, ABOUT = "policy.safetensors", "policy.yaml"
 
 
