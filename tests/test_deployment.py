@@ -113,13 +113,13 @@ def exported(tmp_path_factory):
 @pytest.mark.parametrize(
     ("file", "old", "new", "words"),
     [
-        (ABOUT, "format: 1", "format: 2", "got format 2, of marlcomm .* reads format 1"),
-        (ABOUT, "format: 1", "x: 1", "got format None"),
+        (ABOUT, "format: 2", "format: 1", "got format 1, of marlcomm .* reads format 2"),
+        (ABOUT, "format: 2", "x: 1", "got format None"),
         (ABOUT, "width: 64", "width: 32", "this is no exported policy: .*size mismatch"),
         (ABOUT, "  name: ddcl", "  name: ddlc", "did you mean 'ddcl'"),
         (ABOUT, "num_agents: 5", "num_agents: many", "this is no exported policy"),
         (ABOUT, "sha256: ", "sha: ", "this is no exported policy: 'sha256'"),
-        (ABOUT, "format: 1", "!!python/object/apply:os.system ['true']", "is not YAML|must hold"),
+        (ABOUT, "format: 2", "!!python/object/apply:os.system ['true']", "is not YAML|must hold"),
     ],
 )
 def test_what_is_no_exported_policy_is_refused(exported, tmp_path, file, old, new, words):
