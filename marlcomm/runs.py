@@ -34,6 +34,11 @@ _KEPT_CHECKPOINTS = 2
 _PACKAGES = ("marlcomm", "torch", "ray", "numpy", "gymnasium", "pettingzoo", "mpe2")
 
 
+def anywhere(command: str) -> str:
+    """The command of a training without the folder of its runs, which is told last and means nothing elsewhere."""
+    return command.partition(" --runs ")[0]
+
+
 @dataclass(frozen=True)
 class Run:
     """One run's folder.

@@ -27,7 +27,7 @@ from marlcomm.policies.records import each_talk
 from marlcomm.policies.rollout import Player
 from marlcomm.policies.team import overhear
 from marlcomm.registry import ConfigError
-from marlcomm.runs import Run
+from marlcomm.runs import Run, anywhere
 
 MEASURES = {
     "ceiling_return": "return of the ceiling in the same episode",
@@ -122,7 +122,7 @@ def measure_run(run: Run, episodes: int, seed: int | None = None) -> Team:
         bits=float(said.bits.mean()),
         shares=dict(zip(names, (counts / counts.sum()).tolist(), strict=True)),
         relations={name: relation(values, said.bits, said.episode) for name, values in said.measures.items()},
-        command=run.origin()["command"],
+        command=anywhere(run.origin()["command"]),
         checkpoint=run.last_checkpoint().name,
     )
 

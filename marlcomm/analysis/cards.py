@@ -12,7 +12,7 @@ from marlcomm.envs.cards import cards
 from marlcomm.envs.settings import EnvSettings
 from marlcomm.policies.evaluation import evaluate_script
 from marlcomm.registry import ENVS, ConfigError
-from marlcomm.runs import Run
+from marlcomm.runs import Run, anywhere
 
 _SEED = 0
 _STREAM = "card"
@@ -84,7 +84,7 @@ def _best(summaries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         **{name: round(best[f"evaluation/{name}"], 4) for name in ("success", "return", "length")},
         "env_steps": best["env_steps"],
         "by_seed": {str(summary["seed"]): round(summary["evaluation/success"], 4) for summary in summaries},
-        "command": best["command"].partition(" --runs ")[0],
+        "command": anywhere(best["command"]),
     }
 
 

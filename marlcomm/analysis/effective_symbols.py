@@ -22,7 +22,7 @@ from marlcomm.policies.base import TeamPolicy
 from marlcomm.policies.records import Talk
 from marlcomm.policies.rollout import Player
 from marlcomm.registry import ConfigError
-from marlcomm.runs import Run
+from marlcomm.runs import Run, anywhere
 from marlcomm.wire.alphabet import Alphabet
 
 ENOUGH = 0.95  # of what the symbols are worth together
@@ -118,7 +118,7 @@ def measure_run(run: Run, episodes: int | None = None, seed: int | None = None) 
 
 def write(curve: Curve, run: Run, file: Path, command: str) -> None:
     """Store a curve as JSON, with what made the team and what measured it."""
-    trained = {"training": run.origin()["command"], "checkpoint": run.last_checkpoint().name}
+    trained = {"training": anywhere(run.origin()["command"]), "checkpoint": run.last_checkpoint().name}
     data = {"command": command, **trained, **asdict(curve)}
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 _MOST_BITS = 48.0
 _COLORS = [f"C{place}" for place in (0, 1, 2, 3, 4, 5, 6, 8, 9)]  # no grey
 _MARKERS = "osD^v<>PXhpd8"
+_RANKS_IN_A_LINE = 5
 
 
 def draw_rate_distortion(points: Sequence[Point], file: Path) -> None:
@@ -178,8 +179,9 @@ def draw_capacity(teams: Sequence[Choosing], file: Path) -> None:
             look = {"color": _COLORS[place % len(_COLORS)], "marker": _MARKERS[place % len(_MARKERS)]}
             curve = [] if relation is None else relation.curve
             panel.plot(*np.reshape(curve, (-1, 2)).T, **look, markersize=4, linewidth=1, label=team.run)
-        ranks = ", ".join("-" if relation is None else _signed(relation.spearman) for relation in relations)
-        panel.set_title(f"Spearman: {ranks}", fontsize=9)
+        ranks = ["-" if relation is None else _signed(relation.spearman) for relation in relations]
+        lines = [", ".join(ranks[first : first + _RANKS_IN_A_LINE]) for first in range(0, len(ranks), _RANKS_IN_A_LINE)]
+        panel.set_title("Spearman: " + "\n".join(lines), fontsize=9)
         panel.set_xlabel(MEASURES[name])
         panel.grid(alpha=0.3)
     panels[0].set_ylim(bottom=0)  # after all are drawn: it also fixes the top

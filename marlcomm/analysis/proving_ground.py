@@ -15,7 +15,7 @@ from marlcomm.analysis.lower_curve import lower_hull, points, references
 from marlcomm.analysis.trainings import Watch, evaluated, train
 from marlcomm.envs.communicating_goal.settings import CommunicatingGoalSettings
 from marlcomm.registry import ConfigError
-from marlcomm.runs import Run
+from marlcomm.runs import Run, anywhere
 
 # Labels and what they change in the config. All have the message size of the config.
 CHANNELS: dict[str, tuple[str, ...]] = {
@@ -98,7 +98,7 @@ def read(file: Path, label: str, seed: int) -> Trained:
     names += ["prefix_bits_per_message", "joint_entropy_bits_per_message", "paper_bits_per_message"]
     figures = {name: summary[f"evaluation/{name}"] for name in names if f"evaluation/{name}" in summary}
     way = (figures["return"] - low) / (high - low)
-    command = str(summary["command"]).partition(" --runs ")[0]
+    command = anywhere(summary["command"])
     return Trained(label, seed, way, figures, command, summary["env_steps"], summary["training_seconds"])
 
 

@@ -25,7 +25,7 @@ from marlcomm.changes import Changes, differences, of_training
 from marlcomm.config import experiment
 from marlcomm.config import read as config_data
 from marlcomm.registry import ConfigError, nearest, validate
-from marlcomm.runs import Run
+from marlcomm.runs import Run, anywhere
 
 CURVE = "curve"  # of a result file: pairs of env steps and the headline of a short evaluation
 FAILED = "failed"  # of a result file: what the training died of; nothing else is in it but the seed
@@ -114,7 +114,7 @@ class Study:
         """Store a summary as a result file, with the settings and the curve of its training."""
         run = Run(summary.parent)
         data = json.loads(summary.read_text(encoding="utf-8"))
-        data["command"] = data["command"].partition(" --runs ")[0]
+        data["command"] = anywhere(data["command"])
         data["settings"] = run.experiment().as_data()
         if label in self.settings.afterwards:
             afterwards = self.settings.afterwards[label]
