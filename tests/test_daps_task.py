@@ -272,7 +272,10 @@ def test_credit_neither_changes_what_is_heard_nor_trains_receivers(policy_name):
 
 @pytest.mark.parametrize("loss", ["daps", "ppo"])
 def test_without_weight_the_task_is_nothing(loss):
-    """With task_weight 0 the losses are those of grounding, bit for bit; with a weight the search alone differs."""
+    """With task_weight 0 the losses are those of grounding, bit for bit; with a weight the search alone differs.
+
+    Gradients are sums of the same parts, in an order that is not the same on every processor.
+    """
     found = {}
     for name, settings in {"grounding": {}, "none": {"task_weight": 0.0}, "some": {"task_weight": 1.0}}.items():
         mode = "grounding" if name == "grounding" else "task"
@@ -286,11 +289,11 @@ def test_without_weight_the_task_is_nothing(loss):
     stats, gradients = found["grounding"]
     assert found["none"][0].pop("channel/credit") > 0
     assert found["none"][0] == stats
-    assert all(map(torch.equal, found["none"][1], gradients))
+    assert all(torch.allclose(a, b, rtol=1e-6, atol=1e-9) for a, b in zip(found["none"][1], gradients, strict=True))
     changed = {name for name, value in found["some"][0].items() if value != stats.get(name)}
     # PPO's advantages have mean zero, so credit changes its first loss by rounding alone, but its gradient
     assert changed - {"channel/search", "channel/trust"} == {"channel/credit"}
-    assert not all(map(torch.equal, found["some"][1], gradients))
+    assert not all(map(torch.allclose, found["some"][1], gradients))
 
 
 def test_the_reward_is_the_weighted_sum():
