@@ -19,6 +19,7 @@ from typing import Any
 from pydantic.fields import FieldInfo
 
 from marlcomm import glossary
+from marlcomm.analysis.capacity import Relation
 from marlcomm.analysis.findings import rows
 from marlcomm.analysis.results_page import table
 from marlcomm.analysis.study import Study
@@ -228,13 +229,14 @@ def capacity_table() -> str:
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for team in found["teams"]:
         used = ", ".join(f"{name} ({share:.0%})" for name, share in team["shares"].items() if share > 0.1)
-        cells = [team["run"], f"{team['bits']:.1f}", used, *(_relation(team["relations"][name]) for name in names)]
+        cells = [
+            team["run"],
+            f"{team['bits']:.1f}",
+            used,
+            *(str(Relation(**team["relations"][name])) for name in names),
+        ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, "", f"`{found['command']}`"])
-
-
-def _relation(of: dict[str, Any]) -> str:
-    return f"{of['spearman']:+.2f} [{of['low']:+.2f}, {of['high']:+.2f}]"
 
 
 def lewis_table() -> str:

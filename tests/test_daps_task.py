@@ -270,11 +270,15 @@ def test_credit_neither_changes_what_is_heard_nor_trains_receivers(policy_name):
     assert all(gradient is None or not gradient.any() for gradient in found)
 
 
+SHARED = "channel.slow_log_eta"
+
+
 @pytest.mark.parametrize("loss", ["daps", "ppo"])
 def test_without_weight_the_task_is_nothing(loss):
     """With task_weight 0 the losses are those of grounding, bit for bit; with a weight the search alone differs.
 
-    Gradients are sums of the same parts, in an order that is not the same on every processor.
+    So are gradients, but for that of the one number that all messages share, whose sum rounds otherwise on some
+    processors.
     """
     found = {}
     for name, settings in {"grounding": {}, "none": {"task_weight": 0.0}, "some": {"task_weight": 1.0}}.items():
@@ -284,16 +288,20 @@ def test_without_weight_the_task_is_nothing(loss):
         talk = policy(moment).talk
         credit = message_credit(policy, PPO_OBJECTIVE, batch, talk)
         total = channel_loss(policy.channel, talk, batch["acts"], batch["messages"][0], credit)
-        gradients = torch.autograd.grad(total.total, list(policy.parameters()), allow_unused=True)
-        found[name] = total.stats, [gradient for gradient in gradients if gradient is not None]
+        weights = dict(policy.named_parameters())
+        gradients = torch.autograd.grad(total.total, list(weights.values()), allow_unused=True)
+        found[name] = total.stats, {key: x for key, x in zip(weights, gradients, strict=True) if x is not None}
     stats, gradients = found["grounding"]
     assert found["none"][0].pop("channel/credit") > 0
     assert found["none"][0] == stats
-    assert all(torch.allclose(a, b, rtol=1e-6, atol=1e-9) for a, b in zip(found["none"][1], gradients, strict=True))
+    assert found["none"][1].keys() == gradients.keys()
+    differ = {key for key, x in gradients.items() if not torch.equal(found["none"][1][key], x)}
+    assert differ <= {SHARED}
+    assert SHARED not in gradients or torch.allclose(found["none"][1][SHARED], gradients[SHARED], rtol=1e-6, atol=0)
     changed = {name for name, value in found["some"][0].items() if value != stats.get(name)}
     # PPO's advantages have mean zero, so credit changes its first loss by rounding alone, but its gradient
     assert changed - {"channel/search", "channel/trust"} == {"channel/credit"}
-    assert not all(map(torch.allclose, found["some"][1], gradients))
+    assert not all(torch.allclose(found["some"][1][key], x) for key, x in gradients.items() if key != SHARED)
 
 
 def test_the_reward_is_the_weighted_sum():

@@ -235,6 +235,13 @@ def test_code_of_a_run_that_others_made_needs_a_word(make, here, another_user, n
         assert "if you trust it, say --trust" in " ".join(here(*command, code=2).stderr.split())
 
 
+def test_all_runs_are_looked_at_before_the_first_is_listened_to(make, here):
+    chooses, other = make({"channel": {"name": "dvq"}}), make()  # neither was trained: the first has no checkpoint
+    said = " ".join(here("bench", "capacity", chooses.folder, other.folder, code=2).stderr.split())
+    assert "wanted a team whose messages choose theirs" in said
+    assert other.folder.name in said
+
+
 def test_a_signature_is_of_the_code_and_what_it_is_called_with(make):
     run = make(FOREIGN["a maker"])
     edit(run, "'true'", "'rm -r'")

@@ -37,7 +37,7 @@ class MAPPOTraining(OnPolicyTraining):
     critic_rewards: bool = Field(
         False,
         description="whether the central critic is told what each agent's last step was paid: in worlds that pay for "
-        "what agents meet, it tells most of what comes next",
+        "what agents meet, a good guess at what comes next",
     )
     value_normalization: Literal["none", "running", "popart"] = Field(
         "none",

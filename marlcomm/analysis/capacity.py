@@ -12,6 +12,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,13 +21,14 @@ from torch import Tensor
 
 from marlcomm.analysis.evaluation import load_team
 from marlcomm.channels.dvq import DVQChannel
+from marlcomm.channels.settings import DVQSettings
 from marlcomm.envs.base import TeamEnv
 from marlcomm.policies.base import TeamPolicy
 from marlcomm.policies.evaluation import chunks, play_script
 from marlcomm.policies.records import each_talk
 from marlcomm.policies.rollout import Player
 from marlcomm.policies.team import overhear
-from marlcomm.registry import ConfigError
+from marlcomm.registry import ConfigError, Settings
 from marlcomm.runs import Run, anywhere
 
 MEASURES = {
@@ -127,16 +129,18 @@ def measure_run(run: Run, episodes: int, seed: int | None = None) -> Team:
     )
 
 
+def check(settings: Settings, who: str = "capacity") -> None:
+    """Raise `ConfigError` where messages choose no quantiser under a channel's settings; `who` is told of."""
+    if not isinstance(settings, DVQSettings):
+        raise ConfigError(f"{who}: wanted a team whose messages choose theirs, trained with channel.name=dvq")
+    if settings.selector != "learned":
+        raise ConfigError(f"{who}: got channel.selector={settings.selector}, wanted 'learned': here no message chooses")
+
+
 def _choosing(policy: TeamPolicy) -> DVQChannel:
     """The channel of a policy, wherever it stands, if its messages choose among quantisers."""
-    channel = policy.quantiser
-    if not isinstance(channel, DVQChannel):
-        raise ConfigError("capacity: wanted a team whose messages choose theirs, trained with channel.name=dvq")
-    if channel.settings.selector != "learned":
-        raise ConfigError(
-            f"capacity: got channel.selector={channel.settings.selector}, wanted 'learned': here no message chooses"
-        )
-    return channel
+    check(policy.quantiser.settings)
+    return cast(DVQChannel, policy.quantiser)
 
 
 def listen(env: TeamEnv, policy: TeamPolicy, seed: int, episodes: int, stream: str = "evaluation") -> Said:

@@ -235,9 +235,11 @@ def bench_capacity(
     with out.status("listening") as status:
         from marlcomm.analysis import capacity
 
+        for run in runs:  # before the first is listened to
+            capacity.check(run.experiment().channel.settings, f"bench capacity: {run.folder}")
         teams = []
         for run in runs:
-            status.update(f"listening to {escape(run.folder.name)}")
+            status.update(f"listening to {escape(str(run.folder))}")
             teams.append(capacity.measure_run(run, episodes, seed))
     table = Table(
         title=f"bits of messages in {episodes:,} episodes: Spearman's correlation, 95 % interval over episodes"

@@ -173,7 +173,7 @@ class TeamValues(nn.Module):
 
     def columns(self, rollout: Rollout) -> dict[str, Tensor]:
         """What learners need of a rollout for these values besides an objective's columns, [B, T, N]."""
-        return {PAID: _last_rewards(rollout)[:, :-1]} if self.paid else {}
+        return {PAID: _last_rewards(rollout.rewards)[:, :-1]} if self.paid else {}
 
     @torch.no_grad()
     def learn_units(self, policy: TeamPolicy, count: float, total: float, squares: float) -> None:
@@ -213,7 +213,7 @@ class TeamValues(nn.Module):
             keys = rollout.worlds[rows], rollout.episodes[rows]
             steps, agents = alive.shape[1:]
             noise = channel_noise(policy.channel, seed, stream, *keys, steps, agents, policy.rounds)
-        paid = _last_rewards(rollout)[rows] if self.paid else None
+        paid = _last_rewards(rollout.rewards[rows]) if self.paid else None
         told = _with_rewards(self._messages(policy, symbols, spoke, noise), paid)
         values: Tensor = self.critic(observations, told, alive)
         return values
@@ -233,9 +233,9 @@ class TeamValues(nn.Module):
         return said.movedim(2, -2).flatten(-2)
 
 
-def _last_rewards(rollout: Rollout) -> Tensor:
-    """What slots were paid for the step before each, and for the last one, [B, T + 1, N]; before the first nothing."""
-    return torch.nn.functional.pad(rollout.rewards, (0, 0, 1, 0))
+def _last_rewards(rewards: Tensor) -> Tensor:
+    """What rewards [B, T, N] paid for the step before each, and for the last one, [B, T + 1, N]; at first nothing."""
+    return nn.functional.pad(rewards, (0, 0, 1, 0))
 
 
 def _with_rewards(messages: Tensor, paid: Tensor | None) -> Tensor:
