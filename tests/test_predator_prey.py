@@ -317,7 +317,7 @@ def test_silent_scripts_hear_nothing(script):
 # --- indices and the dense vector ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("few", [0, 1000], ids=["torch's gradient", "ours"])
+@pytest.mark.parametrize("few", [0, 1000], ids=["few", "many"])
 @pytest.mark.parametrize("identity", [0, 10])
 def test_the_sum_of_embeddings_is_the_linear_layer_on_the_dense_vector(identity, few, monkeypatch):
     monkeypatch.setattr(indexed_layers, "_FEW", few)
@@ -344,7 +344,7 @@ def test_the_sum_of_embeddings_is_the_linear_layer_on_the_dense_vector(identity,
     assert layer.weight.grad.any()
 
 
-@pytest.mark.parametrize("few", [0, 1000], ids=["torch's gradient", "ours"])
+@pytest.mark.parametrize("few", [0, 1000], ids=["few", "many"])
 def test_positions_named_twice_count_twice(few, monkeypatch):
     monkeypatch.setattr(indexed_layers, "_FEW", few)
     indexed = Indexed(width=5, ones=3, columns=(4,))
@@ -357,7 +357,7 @@ def test_positions_named_twice_count_twice(few, monkeypatch):
     assert layer.weight.grad[0].tolist() == [0, 2, 1, 0, 0.5]
 
 
-@pytest.mark.parametrize("few", [0, 1000], ids=["torch's gradient", "ours"])
+@pytest.mark.parametrize("few", [0, 1000], ids=["few", "many"])
 def test_a_position_past_the_end_names_nothing(few, monkeypatch):
     monkeypatch.setattr(indexed_layers, "_FEW", few)
     indexed = Indexed(width=3, ones=2, columns=())

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from marlcomm.envs.base import Indexed, TeamSpec
 
-# Where fewer than one number in so many is a one, torch's own gradient is faster (benchmarks/embeddings.py).
+# Where fewer than one number in so many is a one, adding the gradients of each is faster (benchmarks/embeddings.py).
 _FEW = 16
 _AT_ONCE = 2**20  # numbers of long vectors, in the caches of a core
 
@@ -33,26 +33,34 @@ class IndexedLinear(nn.Linear):
     def __init__(self, indexed: Indexed, identity: int, size: int) -> None:
         super().__init__(indexed.width + identity, size)
         self.ones, self._width = indexed.ones, indexed.width
-        self.sums = torch_sums if indexed.width > _FEW * indexed.ones else sums_of_many
         columns = [*indexed.columns, *range(indexed.width, indexed.width + identity)]
         self.register_buffer("_columns", torch.tensor(columns, dtype=torch.int64), persistent=False)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        indices, numbers = inputs[..., : self.ones].long(), inputs[..., self.ones :]
+        positions, numbers = inputs[..., : self.ones], inputs[..., self.ones :]
         # One copy, so that embeddings lie in one piece: much faster than gathering columns. The last, zero, is of none.
         embeddings = nn.functional.pad(self.weight[:, : self._width].t(), (0, 0, 0, 1))
-        summed = self.sums(indices.flatten(0, -2), embeddings)
+        summed = sums(positions.flatten(0, -2), embeddings)
         of_numbers = nn.functional.linear(numbers, self.weight[:, self._columns], self.bias)
         return summed.view(*inputs.shape[:-1], -1) + of_numbers
 
 
-def torch_sums(indices: Tensor, embeddings: Tensor) -> Tensor:
-    """[M, H], the sums of the embeddings [W + 1, H] that indices [M, K] name."""
-    return nn.functional.embedding_bag(indices, embeddings, mode="sum")
+def sums(positions: Tensor, embeddings: Tensor) -> Tensor:
+    """[M, H], the sums of the embeddings [W + 1, H] that positions [M, K] name; the last one, zero, is of none."""
+    width = len(embeddings) - 1
+    named = positions < width
+    few = named.sum() * _FEW < width * len(positions)
+    return sums_of_few(positions, named, embeddings) if few else sums_of_many(positions.long(), embeddings)
+
+
+def sums_of_few(positions: Tensor, named: Tensor, embeddings: Tensor) -> Tensor:
+    """`sums`, where vectors of W numbers hold few ones: what is not `named` is neither read nor added."""
+    ones = named.sum(-1)
+    return nn.functional.embedding_bag(positions[named].long(), embeddings, ones.cumsum(0) - ones, mode="sum")
 
 
 def sums_of_many(indices: Tensor, embeddings: Tensor) -> Tensor:
-    """`torch_sums`, where vectors of W numbers hold many ones."""
+    """`sums`, where they hold many."""
     summed: Tensor = _SumsOfMany.apply(indices, embeddings)  # type: ignore[no-untyped-call]
     return summed
 
@@ -67,7 +75,7 @@ class _SumsOfMany(torch.autograd.Function):
     def forward(ctx: Any, indices: Tensor, embeddings: Tensor) -> Tensor:
         ctx.save_for_backward(indices)
         ctx.width = len(embeddings)
-        return torch_sums(indices, embeddings)
+        return nn.functional.embedding_bag(indices, embeddings, mode="sum")
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor]:
