@@ -332,6 +332,27 @@ def test_the_picture_has_a_dot_and_a_curve_for_every_seed(folder, monkeypatch):
     assert lines == [[[steps / 1e6, success] for steps, success in curve] for curve in curves.values() if curve]
 
 
+def test_teams_held_against_a_hull_are_shown_near_it(folder, monkeypatch):
+    study, drawn = Study.read(folder / "study.yaml", folder / "results"), []
+    for label, bits, success in (("silent", 1.0, 0.5), ("continuous", 3.0, 0.9), ("vq", 4.0, 0.8)):
+        for seed, luck in enumerate((-0.02, 0.02)):
+            write(study, label, seed, success=success + luck, coded_bits_per_agent_step=bits)
+    hull = Hull(of=("silent", "continuous"), above=("vq",))
+    study = Study(study.name, study.settings.model_copy(update={"hull": hull}), study.config, study.results)
+    found = rows(study)
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, *_, **__: drawn.append(figure))
+    draw_study(study, found, scale(study, found[0].summaries), folder / "picture.png")
+    _, near = drawn[0].axes
+    (line,) = near.lines
+    bits, heights = line.get_data()
+    assert np.allclose(heights, np.minimum(0.5 + 0.2 * (bits - 1), 0.9))
+    assert (near.get_xlim(), near.get_ylim()) == (pytest.approx((0, 4.4)), pytest.approx((0.766, 0.934)))
+    draw_study(
+        study, [row for row in found if row.label != "silent"], scale(study, found[0].summaries), folder / "b.png"
+    )
+    assert len(drawn[1].axes) == 1  # nobody knows the hull
+
+
 def test_a_team_that_another_study_trains_is_not_trained_again(folder, trainings_here):
     other = "title: Other\nconfig: small.yaml\nseeds: [0, 1]\nchanges: [run.env_steps=160]\n"
     other += "teams: {numbers: [channel.name=continuous], vq: [channel.name=vq]}\nsame_as: {numbers: SAME}\n"

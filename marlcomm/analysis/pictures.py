@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from marlcomm.analysis.evidence import upper_hull
 from marlcomm.analysis.findings import bits_told, plays
 from marlcomm.analysis.shannon import SOURCES
 from marlcomm.analysis.study import CURVE
@@ -194,15 +195,18 @@ def draw_capacity(teams: Sequence[Choosing], file: Path) -> None:
 def draw_study(study: Study, rows: Sequence[Row], scale: Scale, file: Path) -> None:
     """The headline figure of every seed over its bits, between floor and ceiling, and beside it its curves.
 
-    Teams that play other worlds than the first ones have another floor and ceiling: they are left to the table.
+    Where teams are held against a hull, a panel between the two shows them near it. Teams that play other worlds than
+    the first ones have another floor and ceiling: they are left to the table.
     """
     from matplotlib.figure import Figure
 
     rows = [row for row in rows if plays(row) == plays(rows[0])]
     learned = any(summary.get(CURVE) for row in rows for summary in row.summaries)
-    figure = Figure(figsize=(13 if learned else 9, 4.8), layout="constrained")
-    panels = figure.subplots(1, 1 + learned, squeeze=False, sharey=True)[0]
-    for panel in panels:
+    hull = _hull(study, rows)
+    figure = Figure(figsize=(9 + 4 * learned + 4 * (hull is not None), 4.8), layout="constrained")
+    panels = figure.subplots(1, 1 + (hull is not None) + learned, squeeze=False)[0]
+    whole = [panels[0], *panels[-1:]] if learned else [panels[0]]
+    for panel in whole:
         # At opposite ends, for the two may be as good as equal.
         for name, level, end, side in (("floor", scale.floor, 1, "right"), ("ceiling", scale.ceiling, 0, "left")):
             panel.axhline(level, color="0.6", linewidth=0.8)
@@ -212,11 +216,16 @@ def draw_study(study: Study, rows: Sequence[Row], scale: Scale, file: Path) -> N
             panel.annotate(
                 name, (0.5, level), xycoords=("axes fraction", "data"), ha="center", va="top", color="0.4", fontsize=8
             )
-        panel.grid(alpha=0.3)
     looks = {row.label: (_COLORS[n % len(_COLORS)], _MARKERS[n % len(_MARKERS)]) for n, row in enumerate(rows)}
     _draw_bits(panels[0], rows, study.settings.most_bits, looks)
+    if hull is not None:
+        _draw_near(panels[1], rows, *hull, looks)
     if learned:
-        _draw_curves(panels[1], study, rows, looks)
+        panels[-1].sharey(panels[0])
+        panels[-1].tick_params(labelleft=False)
+        _draw_curves(panels[-1], study, rows, looks)
+    for panel in panels:
+        panel.grid(alpha=0.3)
     share = "" if study.settings.share == 1 else f" / {study.settings.share}"
     panels[0].set_ylabel(f"{study.settings.metric}{share}")
     if study.settings.metric == "length":
@@ -227,18 +236,22 @@ def draw_study(study: Study, rows: Sequence[Row], scale: Scale, file: Path) -> N
     figure.savefig(file, dpi=110)
 
 
+def _hull(study: Study, rows: Sequence[Row]) -> tuple[list[Row], list[Row]] | None:
+    """The teams whose hull it is, and those that are to stand above it, if there are both."""
+    if (settings := study.settings.hull) is None:
+        return None
+    by_label = {row.label: row for row in rows}
+    below, above = (
+        [by_label[label] for label in labels if label in by_label] for labels in (settings.of, settings.above)
+    )
+    return (below, above) if len(below) == len(settings.of) and above else None
+
+
 def _draw_bits(panel: Any, rows: Sequence[Row], most_bits: float | None, looks: dict[str, tuple[str, str]]) -> None:
     from matplotlib.ticker import ScalarFormatter
 
-    furthest = most_bits or 1.0
-    for row in rows:
-        color, marker = looks[row.label]
-        bits = list(row.bits_by_seed.values())
-        furthest = max(furthest, *bits)
-        panel.scatter(bits, list(row.by_seed.values()), 25, c=color, marker=marker, alpha=0.6, linewidths=0)
-        panel.scatter(
-            row.bits.mean, row.figure.mean, 120, marker=marker, facecolors="none", edgecolors=color, label=row.label
-        )
+    furthest = max([most_bits or 1.0, *(bits for row in rows for bits in row.bits_by_seed.values())])
+    _draw_seeds(panel, rows, looks)
     if most_bits is not None:
         panel.axvline(most_bits, color="0.8", linewidth=0.8, linestyle="--")
     panel.set_xscale("symlog", linthresh=1.0)
@@ -246,6 +259,33 @@ def _draw_bits(panel: Any, rows: Sequence[Row], most_bits: float | None, looks: 
     panel.set_xlim(-0.1, 1.6 * furthest)
     dashed = "" if most_bits is None else "; dashed: the most that count"
     panel.set_xlabel(f"{bits_told(rows)}\n(dots: seeds; large: their mean{dashed})")
+
+
+def _draw_near(
+    panel: Any, rows: Sequence[Row], of: Sequence[Row], above: Sequence[Row], looks: dict[str, tuple[str, str]]
+) -> None:
+    """All teams in the range of those `above`, and the upper hull of the means of `of`."""
+    means = np.array([(row.bits.mean, row.figure.mean) for row in of])
+    furthest = 1.1 * max(row.bits.mean for row in (*of, *above))
+    bits = np.linspace(means[:, 0].min(), furthest, 500)
+    _draw_seeds(panel, rows, looks)
+    panel.plot(bits, [upper_hull(means, each) for each in bits], "k", linewidth=1)
+    reached = [figure for row in above for figure in row.by_seed.values()]
+    low, high = min(reached), max([*reached, *(figure for row in of for figure in row.by_seed.values())])
+    panel.set_xlim(0, furthest)
+    panel.set_ylim(low - 0.1 * (high - low), high + 0.1 * (high - low))
+    panel.set_xlabel(f"{bits_told(rows)}\n(line: upper hull of {len(of)}, of their means)")
+
+
+def _draw_seeds(panel: Any, rows: Sequence[Row], looks: dict[str, tuple[str, str]]) -> None:
+    """Headline over bits: a dot for each seed, and their mean."""
+    for row in rows:
+        color, marker = looks[row.label]
+        bits = list(row.bits_by_seed.values())
+        panel.scatter(bits, list(row.by_seed.values()), 25, c=color, marker=marker, alpha=0.6, linewidths=0)
+        panel.scatter(
+            row.bits.mean, row.figure.mean, 120, marker=marker, facecolors="none", edgecolors=color, label=row.label
+        )
 
 
 def _draw_curves(panel: Any, study: Study, rows: Sequence[Row], looks: dict[str, tuple[str, str]]) -> None:
