@@ -1,9 +1,11 @@
-"""How settings differ, and which of a run's may change while it goes on."""
+"""How settings differ, and which of a run's may change while it goes on, or is evaluated."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from marlcomm.registry import ConfigError
 
 Changes = dict[str, tuple[Any, Any]]
 
@@ -48,6 +50,15 @@ def of_training(changes: Changes) -> Changes:
         for key, values in changes.items()
         if key not in MAY_CHANGE and key.partition(".")[0] not in MAY_CHANGE
     }
+
+
+def check_evaluated(changes: Sequence[str]) -> None:
+    """Raise `ConfigError` unless overrides change nothing but where a trained team talks and plays."""
+    for change in changes:
+        if not change.startswith(("channel.", "env.")) or change.startswith("env.name="):
+            raise ConfigError(
+                f"evaluate: got {change!r}, wanted channel.KEY=VALUE or env.KEY=VALUE: all else is as it was trained"
+            )
 
 
 def told(changes: Changes) -> str:

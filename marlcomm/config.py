@@ -16,6 +16,7 @@ from pydantic import Field, field_validator, model_validator
 from marlcomm.registry import TABLES, ConfigError, Settings, check_multiple, nearest, validate
 
 GROUPS = tuple(TABLES)
+_FOLDERS = {"config": "configs", "study": "studies"}  # where files of a kind are looked for too
 _DEFAULT_NAMES = {"env": "traffic_junction", "channel": "ddcl", "policy": "transformer", "algorithm": "mappo"}
 
 
@@ -296,25 +297,26 @@ def read(path: Path | str, overrides: Sequence[str] = ()) -> tuple[dict[str, Any
     path = Path(path)
     if "=" in path.name and not path.exists():
         raise ConfigError(f"config: got {str(path)!r}, wanted a config file first, as in configs/demo.yaml {path}")
-    if not path.is_file():
-        folder, what, word = (path, "a folder is", "") if path.is_dir() else (path.parent, "no file", str(path))
-        known = sorted(str(file) for file in folder.glob("*.yaml"))
-        raise ConfigError(f"config: {what} {str(path)!r}; {nearest(word, known) if known else 'no YAML files there'}")
     data = load(path)
     data.setdefault("name", path.stem)
     return merge(data, overrides)
 
 
-def load(path: Path) -> dict[str, Any]:
-    """The keys and values of a YAML file; reading it makes nothing but plain data."""
+def load(path: Path, kind: Literal["config", "study", "policy"] = "config") -> dict[str, Any]:
+    """The keys and values of a YAML file of a kind; reading it makes nothing but plain data."""
+    if not path.is_file():
+        folder, what, word = (path, "a folder is", "") if path.is_dir() else (path.parent, "no file", str(path))
+        places = [folder, *(place / _FOLDERS[kind] for place in (folder, folder.parent) if kind in _FOLDERS)]
+        known = dict.fromkeys(str(file) for place in places for file in sorted(place.glob("*.yaml")))
+        raise ConfigError(f"{kind}: {what} {str(path)!r}; {nearest(word, known) if known else 'no YAML files there'}")
     try:
         loaded = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
     except (OmegaConfBaseException, ValueError, OSError, RecursionError) as error:
-        raise ConfigError(f"config: cannot read {str(path)!r}: {error}") from None
+        raise ConfigError(f"{kind}: cannot read {str(path)!r}: {error}") from None
     except Exception as error:  # YAML's own errors share no base class with the above
-        raise ConfigError(f"config: {str(path)!r} is not YAML: {error}") from None
+        raise ConfigError(f"{kind}: {str(path)!r} is not YAML: {error}") from None
     if not isinstance(loaded, dict):
-        raise ConfigError(f"config: {str(path)!r} must hold keys and values, got {type(loaded).__name__}")
+        raise ConfigError(f"{kind}: {str(path)!r} must hold keys and values, got {type(loaded).__name__}")
     return cast(dict[str, Any], loaded)
 
 

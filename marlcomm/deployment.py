@@ -65,7 +65,7 @@ def load_policy(folder: Path | str) -> Team:
         ConfigError: the files are missing, damaged, of a newer format, or need what nobody registered.
     """
     folder = Path(folder)
-    about = config.load(folder / ABOUT)
+    about = config.load(folder / ABOUT, "policy")
     found = about.get("format")
     if found != FORMAT:
         raise ConfigError(

@@ -30,6 +30,7 @@ class ConfigError(ValueError):
     """A setting that cannot be used; the message names its key, its value and what was wanted."""
 
 
+_MOST_TOLD = 40
 _PLAIN = {"a valid tuple": "a list, as in [a,b]", "a valid dictionary": "keys and values, as in {key: value}"}
 _SCALARS = {int: "an integer", float: "a number", bool: "true or false"}
 
@@ -166,13 +167,15 @@ def _same_target(first: Any, second: Any) -> bool:
     return _describe(first) == _describe(second)
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
-    """A hint for a word that is not among the known ones."""
+def nearest(word: str, known: Iterable[str], quoted: bool = False) -> str:
+    """A hint for a word that is not among the known ones, of which 40 are told; `quoted` where they may hold commas."""
     known = list(known)
+    told = ", ".join(map(repr, known[:_MOST_TOLD]) if quoted else known[:_MOST_TOLD])
+    told += f" and {len(known) - _MOST_TOLD} more" if len(known) > _MOST_TOLD else ""
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     if close:
-        return f"did you mean {close[0]!r}? (known: {', '.join(known)})"
-    return f"known: {', '.join(known)}" if known else "no keys are known here"
+        return f"did you mean {close[0]!r}? (known: {told})"
+    return f"known: {told}" if known else "no keys are known here"
 
 
 def check_multiple(key: str, number: int, parts: int, reason: str) -> None:
@@ -202,7 +205,7 @@ def _explain(problem: Any, model: type[BaseModel], path: str) -> str:
     if problem["type"] == "missing":
         return f"{key}: a value is required"
     wanted = problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-    wanted = _PLAIN.get(wanted, wanted)
+    wanted = _PLAIN.get(wanted.partition(" or instance of ")[0], wanted)
     if not location:
         name = wanted.partition(":")[0]  # a validator of the whole model names the field that it found wrong
         return f"{key}.{wanted}" if key and name in model.model_fields else f"{key}: {wanted}"

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, cast
 from marlcomm import checkpoint, disk, trust
 from marlcomm.changes import Changes, differences, of_training, told
 from marlcomm.config import Experiment, experiment, read
-from marlcomm.registry import ConfigError
+from marlcomm.registry import ConfigError, nearest
 
 if TYPE_CHECKING:
     from marlcomm.envs.settings import EnvSettings
@@ -70,7 +70,11 @@ class Run:
             return Run(path, trusted)
         below = sorted(file.parent for file in path.glob("*/config.yaml")) if path.is_dir() else []
         if not below:
-            raise ConfigError(f"run: no run in {str(path)!r}: a run's folder holds config.yaml, as in runs/NAME/STAMP")
+            near = {file.parent.parent for place in (path, path.parent) for file in place.glob("*/*/config.yaml")}
+            hint = f"; {nearest(str(path), sorted(map(str, near)))}" if near else ""
+            raise ConfigError(
+                f"run: no run in {str(path)!r}: a run's folder holds config.yaml, as in runs/NAME/STAMP{hint}"
+            )
         begun = [folder for folder in below if Run(folder).checkpoints()]
         return Run.open((begun or below)[-1], trusted)
 

@@ -510,6 +510,22 @@ def test_help_everywhere(here, verb):
         (["train", "configs/demo.yaml", "algorithm.entropy_coeff.1.1=3"], "do not fit the file"),
         (["train", "configs/demo.yaml", "--import", "no_such"], "imports: cannot import 'no_such'"),
         (["bench", "card", "trafic_junction"], "did you mean 'traffic_junction'"),
+        (["bench", "card", "traffic_junction", "--out", "configs"], "--out: 'configs' is a folder, wanted a file"),
+        (
+            ["bench", "capacity", "x", "--out", "configs/demo.yaml"],
+            "'configs/demo.yaml' is a file, wanted a folder",
+        ),
+        (["bench", "card", "lewis_game", "--out", "configs/demo.yaml/x.json"], "'configs/demo.yaml' is a file"),
+        (["bench", "channels", "configs/demo.yaml"], "env.name: got 'traffic_junction', wanted communicating_goal"),
+        (["bench", "channels", "configs/communicating_goal.yaml", "--channel", "vq"], "'fsq, 3 x 3', 'lfq, 6 bits'"),
+        (["train", "configs/demo.yaml", "seed=0..4"], "got seed=0..4, several values: marlcomm sweep"),
+        (["train", "demo.yaml"], "no file 'demo.yaml'; did you mean 'configs/demo.yaml'"),
+        (["study", "run", "study.yaml"], "study: no file 'study.yaml'"),
+        (["study", "run", "configs"], "study: a folder is 'configs'"),
+        (["check", "env", "traffic_junction", "--device", "foo"], "--device: got 'foo', which is not here"),
+        (["data", "lewis_game", "--out", "x.npz", "--seed", "-1"], "--seed: got -1"),
+        (["data", "lewis_game", "--out", "x.npz", "--min-symbols", "0"], "--min-symbols: got 0"),
+        (["train", "env.curriculum=true"], "env.curriculum: got True, wanted keys and values, as in {key: value}"),
     ],
 )
 def test_wrong_arguments_are_named_with_exit_code_2(workplace, here, arguments, words):

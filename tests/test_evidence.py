@@ -185,6 +185,9 @@ def test_a_team_is_compared_with_a_hull_of_means_over_common_seeds():
         dict.fromkeys(range(5), (4.0, 5.0)), [dict.fromkeys(range(5), p) for p in ((2.0, 1.0), (6.0, 3.0))]
     )
     assert (flat.difference, flat.claim) == (Interval(3.0, 3.0, 3.0), "higher")  # all seeds say the same
+    few = [dict.fromkeys(range(5), point) for point in ((10.0, 0.9), (20.0, 0.95))]
+    rarely = {seed: (9.1 if seed == 4 else 11.0, 0.88 - 0.01 * seed) for seed in range(5)}
+    assert above_hull(rarely, few).difference.low is None  # in some resamples it sends fewer bits than all others
     assert above_hull({0: (1.0, 9.0)}, line) is None  # fewer bits than any of them
     assert above_hull({7: (4.0, 9.0)}, line) is None  # a seed of its own
 

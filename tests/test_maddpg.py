@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import box_world
 import numpy as np
@@ -545,6 +546,8 @@ def test_rounds_come_one_after_the_other():
     replay.add(numbered(replay, 4, 7, [5] * 4), 7)
     with pytest.raises(ValueError, match="up to 7; the next is not 9"):
         replay.add(numbered(replay, 4, 9, [5] * 4), 9)
+    with pytest.raises(ConfigError, match=r"a round whose lengths are \[3\], wanted \[4\]: .*\(run\.worlds\)"):
+        replay.add(numbered(replay, 3, 8, [5] * 3), 8)
 
 
 def test_a_checkpoint_links_to_what_an_earlier_one_holds(tmp_path):
@@ -737,8 +740,9 @@ def build(cluster, built):
     from marlcomm.algorithms import MADDPGConfig
 
     def start(env="relay", env_config=None, channel="ddcl", runners=0, learners=0, worlds=16, seed=7, **training):
+        policy = training.pop("policy_config", MEMORYLESS)
         config = MADDPGConfig().environment(env, env_config=env_config or {})
-        config.communication(policy_config=MEMORYLESS, channel=channel, imports=["tiny_world", "box_world"])
+        config.communication(policy_config=policy, channel=channel, imports=["tiny_world", "box_world"])
         training = {"learning_starts": 64, "env_steps_per_update": 32, "batch_size": 64} | training
         config.training(**training).learners(num_learners=learners).debugging(seed=seed)
         config.env_runners(num_env_runners=runners, num_envs_per_env_runner=worlds // max(runners, 1))
@@ -783,6 +787,29 @@ def test_rllibs_own_checkpoint_continues_too(build, tmp_path):
     assert same(weights(whole), weights(second))
     assert second.replay.env_steps == whole.replay.env_steps
     second.stop()
+
+
+def test_what_is_no_number_is_skipped(build, monkeypatch):
+    """The copies that follow have no gradients that could be looked at."""
+    team = build(learning_starts=0, env_steps_per_update=8)
+    objective, spoilt = type(team.learner_group._learner.objective), iter([1.0, np.nan, np.nan])
+    original, before = objective.loss, weights(team)
+
+    def loss(*arguments):
+        found = original(*arguments)
+        return replace(found, total=found.total * next(spoilt, 1.0))
+
+    monkeypatch.setattr(objective, "loss", loss)
+    team.train()
+    assert team.figures["update/skipped"] == 2
+    assert not same(before, weights(team))
+    files = sorted(file.name for file in (team.folder / "skipped").iterdir())  # updates 1 and 2 of round 0
+    assert files == ["000000-0001-learner0.safetensors", "000000-0002-learner0.safetensors"]
+
+
+def test_no_memory_is_burnt_in_where_nothing_wipes_it(build):
+    with pytest.raises(ConfigError, match=r"burn_in: got 3, wanted 0: in a world that keeps memory \(env\.legacy\)"):
+        build("traffic_junction", {"legacy": True}, policy_config={}, burn_in=3)
 
 
 def test_runners_get_no_more_than_they_play_with(build):

@@ -215,6 +215,8 @@ def test_statistics_of_targets_by_hand():
     assert norm.mean.item() == pytest.approx(mean)
     assert norm.scale.item() == pytest.approx(math.sqrt(square - mean**2))
     norm.update(0, 0.0, 0.0)
+    norm.update(3, math.nan, math.nan)  # of updates that are skipped
+    norm.update(3, 1.0, math.inf)
     assert norm.mean.item() == pytest.approx(mean)
     assert norm.restore(torch.tensor([0.0, 2.0])).tolist() == pytest.approx([1.0, 1.0 + 2 * math.sqrt(5.0)])
 

@@ -168,6 +168,40 @@ def test_updates_are_due_by_the_settings_of_each_round(start, tmp_path, changed,
     assert second.updates == updates
 
 
+def resumed(start, folder, algorithm, changed):
+    """A run of one round under settings of its algorithm, and the one that goes on with others."""
+    first, second = (start(experiment(team(algorithm=algorithm | change))) for change in ({}, changed))
+    first.training_step()
+    save(first, folder / "000001")
+    restore(second, folder / "000001")
+    second.training_step()
+    return first, second
+
+
+def test_without_a_target_entropy_weighs_what_the_settings_say(start, tmp_path):
+    given = {"name": "mappo", "target_entropy": 0.5, "entropy_coeff": 0.02}
+    followed, free = resumed(start, tmp_path, given, {"target_entropy": None})
+    assert followed.entropy_weight.present != 0.02
+    assert free.entropy_weight is None
+    assert "entropy_weight" not in free.counters()
+
+
+@pytest.mark.parametrize(
+    ("given", "changed", "settings"),
+    [
+        ("adam", {"optimizer": "rmsprop", "rmsprop_alpha": 0.5}, {"alpha": 0.5}),
+        ("rmsprop", {"rmsprop_alpha": 0.5, "rmsprop_eps": 1e-3}, {"alpha": 0.5, "eps": 1e-3}),
+        ("sgd", {"optimizer": "adam"}, {"betas": (0.9, 0.999)}),
+    ],
+)
+def test_an_optimiser_is_that_of_the_settings(start, tmp_path, given, changed, settings):
+    first, second = resumed(start, tmp_path, {"name": "mappo", "optimizer": given}, changed)
+    (optimizer,) = second.learner_group._learner._named_optimizers.values()
+    assert settings.items() <= optimizer.param_groups[0].items()
+    before, after = weights(first), weights(second)
+    assert any(not np.array_equal(before[name], after[name]) for name in before)
+
+
 @pytest.mark.parametrize("name", ELSE)
 def test_everything_else_that_moves_goes_on(start, tmp_path, name):
     whole, half = assert_resumes(start, tmp_path, team(RELAY) | ELSE[name])

@@ -18,7 +18,7 @@ from marlcomm.analysis import trainings
 from marlcomm.analysis.evidence import way
 from marlcomm.analysis.findings import bits_told, rows, scale
 from marlcomm.analysis.pictures import draw_study
-from marlcomm.analysis.results_page import section
+from marlcomm.analysis.results_page import section, write_page
 from marlcomm.analysis.study import Study, ahead, run, tune
 from marlcomm.analysis.study_settings import Hull
 from marlcomm.config import merge
@@ -197,7 +197,7 @@ def test_who_plays_other_worlds_stands_beside_nobody_unless_it_is_asked_for(fold
             study = replace(read, settings=read.settings.model_copy(update=asked | {"against": against}))
             vq = rows(study)[2]
             assert list(vq.against) == (partners or [*against.get("vq", ())])
-            assert (vq.reached, vq.counts == "yes") == (bool(partners), bool(partners))
+            assert (vq.reached, vq.counts == "yes") == ((True, True) if partners else (None, False))
             told = "- Floor and ceiling of other worlds: vq from 0.200 to 1.000."
             assert (told in section(study, rows(study))) == (setting == "medium")
 
@@ -430,7 +430,8 @@ def test_an_interrupted_study_goes_on(folder, monkeypatch):
     ("before", "after", "words"),
     [
         ("most_bits: 16", "most_bit: 16", "study.most_bit: unknown key"),
-        ("config: small.yaml", "config: smal.yaml", "no file"),
+        ("config: small.yaml", "config: smal.yaml", "study.config: no file .*; did you mean '.*/small.yaml'"),
+        ("  silent: ", "  silent: [", "study: .*study.yaml' is not YAML"),
         ("reach: {continuous: 2.0}", "reach: {continous: 2.0}", "did you mean 'continuous'"),
         ("tuning_seeds: [1000]", "tuning_seeds: [1]", r"tuning_seeds: \[1\] are seeds of results too"),
         ("[channel.codebook_size=4], ", "", "equally many trials"),
@@ -454,7 +455,7 @@ def test_what_is_asked_of_a_study_must_be_in_it(folder):
         run(study, folder / "runs", 1, ["vp"])
     with pytest.raises(ConfigError, match=r"study.seeds: got 7, wanted one of \[0, 1\]"):
         run(study, folder / "runs", 1, ["vq"], [7])
-    with pytest.raises(ConfigError, match="cannot read"):
+    with pytest.raises(ConfigError, match=r"no file '.*none\.yaml'; did you mean '.*study.yaml'"):
         tune(Study.read(folder / "none.yaml", folder), folder, 1)
 
 
@@ -462,8 +463,68 @@ def test_what_is_wrong_with_a_team_is_told_before_any_is_trained(folder, monkeyp
     monkeypatch.setattr(trainings, "run", None)
     text = STUDY.partition("afterwards:")[0].replace("vq: [channel.name=vq]", "vq: [channel.name=vq, channel.sise=4]")
     (folder / "study.yaml").write_text(text)
-    with pytest.raises(ConfigError, match=r"channel\.sise: unknown key"):
+    with pytest.raises(ConfigError, match=r"vq: channel\.sise: unknown key"):
         run(Study.read(folder / "study.yaml", folder / "results"), folder / "runs", 1)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("chanel.bits=2", "got 'chanel.bits=2', wanted channel.KEY=VALUE or env.KEY=VALUE"),
+        ("channel.bit=2", r"channel\.bit: unknown key"),
+        ("algorithm.lr=1", "all else is as it was trained"),
+    ],
+)
+def test_what_is_wrong_with_an_evaluation_is_told_before_any_training(folder, monkeypatch, change, words):
+    monkeypatch.setattr(trainings, "run", None)
+    (folder / "study.yaml").write_text(STUDY.partition("tuning_seeds")[0].replace("channel.bits=2", change))
+    with pytest.raises(ConfigError, match=f"continuous, 2 bits: .*{words}"):
+        run(Study.read(folder / "study.yaml", folder / "results"), folder / "runs", 1)
+
+
+def test_without_settings_to_choose_from_nothing_is_tuned_or_stored(folder):
+    (folder / "study.yaml").write_text(STUDY.partition("tuning_seeds")[0])
+    with pytest.raises(ConfigError, match=r"study\.trials: there are none"):
+        tune(Study.read(folder / "study.yaml", folder / "results"), folder / "runs", 1)
+    assert not (folder / "results").exists()
+
+
+def test_a_world_without_a_ceiling_is_reported_and_judges_no_bits(folder):
+    study = Study.read(folder / "study.yaml", folder / "results")
+    for label in ("continuous", "vq"):
+        write(study, label, 0, success=0.97)
+        file = study.results / f"{label}-0.json"
+        summary = json.loads(file.read_text())
+        kept = {key: value for key, value in summary.items() if not key.startswith("ceiling")}
+        file.write_text(json.dumps(kept))
+    found = rows(study)
+    assert [row.counts for row in found] == ["", "no ceiling to judge it by"]
+    write_page([(study, found)], folder / "docs" / "results.md", "marlcomm")
+    page = (folder / "docs" / "results.md").read_text()
+    assert "| *always gas* | 0.200 |" in page
+    assert "scheduler" not in page
+
+
+def test_few_bits_are_judged_by_common_seeds(folder):
+    study = Study.read(folder / "study.yaml", folder / "results")
+    for label, seed, success in (("vq", 0, 0.99), ("vq", 1, 0.5), ("continuous", 1, 0.7)):
+        write(study, label, seed, success=success)
+    assert rows(study)[1].reasons == ["0.2 worse than continuous, 0.02 is allowed"]
+
+
+def test_nobody_is_close_to_who_is_not_there_or_no_evidence(folder):
+    study = Study.read(folder / "study.yaml", folder / "results")
+    asked = study.settings.model_copy(update={"within": {"vq": 0.02}, "reach": {}})
+    study = Study(study.name, asked, study.config, study.results)
+    wanted = "vq: mean not worse than that of continuous by more than 0.02: "
+    for seed in (0, 1):
+        write(study, "vq", seed, success=0.97)
+    assert rows(study)[0].reached is None
+    assert f"{wanted}**not to be told yet**" in section(study, rows(study))
+    write(study, "continuous", 1, success=0.97)
+    assert f"{wanted}**reached** so far, by 1 of 2 seeds" in section(study, rows(study))
+    write(study, "continuous", 1, settings=["algorithm.lr=0.5"], success=0.97)
+    assert f"{wanted}**no evidence**" in section(study, rows(study))
 
 
 def test_what_fails_is_told_after_the_others(folder, monkeypatch):

@@ -68,9 +68,12 @@ def _bootstrapped(statistic: Callable[[np.ndarray], Any], seeds: np.ndarray) -> 
     without_one = [float(statistic(np.delete(seeds, place))) for place in range(len(seeds))]
     if np.allclose(without_one, found, rtol=1e-12, atol=0):
         return Interval(found, found, found)
-    ends = stats.bootstrap(
-        (seeds,), statistic, confidence_level=_CONFIDENCE, method="BCa", rng=np.random.default_rng(0)
-    ).confidence_interval
+    with np.errstate(invalid="ignore"):  # of resamples for which there is no statistic
+        ends = stats.bootstrap(
+            (seeds,), statistic, confidence_level=_CONFIDENCE, method="BCa", rng=np.random.default_rng(0)
+        ).confidence_interval
+    if not np.isfinite([ends.low, ends.high]).all():
+        return Interval(found)
     return Interval(found, float(ends.low), float(ends.high))
 
 
@@ -146,13 +149,13 @@ class Scale:
     """
 
     metric: str
-    floor: float
-    ceiling: float
+    floor: float | None
+    ceiling: float | None
 
     @property
     def margin(self) -> float:
-        """How much worse than `continuous` a team may be whose few bits count."""
-        way = CLOSE * abs(self.ceiling - self.floor)
+        """How much worse than `continuous` a team may be whose few bits count; without a way, 2 points of success."""
+        way = 0.0 if self.floor is None or self.ceiling is None else CLOSE * abs(self.ceiling - self.floor)
         return max(CLOSE, way) if self.metric == "success" else way
 
     def worse(self, value: float, than: float) -> float:
@@ -166,7 +169,9 @@ def few_bits_count(value: float, continuous: float | None, bits: float, most_bit
     It must be as good as `continuous` is under the same recipe, and its coded bits per living agent's step few.
     """
     found = []
-    if continuous is None:
+    if scale.floor is None or scale.ceiling is None:
+        found.append(f"no {'floor' if scale.floor is None else 'ceiling'} to judge it by")
+    elif continuous is None:
         found.append("there is no continuous team to compare with")
     elif scale.worse(scale.floor, continuous) <= scale.margin:
         found.append("continuous is no better than the floor")

@@ -40,7 +40,8 @@ class Row:
         doubts: why some of it is no evidence, failed seeds included, in sentences. Such a row claims nothing.
         against: comparisons with other teams, by their labels, and with a hull of others.
         reasons: why its few bits do not count; None where bits are not few, or not judged.
-        reached: whether the seeds that are there reach what was to be reached; None where nothing was asked.
+        reached: whether the seeds that are there reach what was to be reached; None where nothing was asked, or there
+            is no other team yet that it was to come close to.
     """
 
     label: str
@@ -164,10 +165,10 @@ def _incomparable(compared: Sequence[Row]) -> str:
 def _why_not(study: Study, row: Row, numbers: Row | None, most_bits: float) -> list[str]:
     """Why a row's few bits do not count beside the numbers of another, in sentences."""
     partner = {} if numbers is None else numbers.by_seed
-    among = [partner[seed] for seed in row.by_seed if seed in partner]
+    both = row.by_seed.keys() & partner.keys()
     found = few_bits_count(
-        row.figure.mean,
-        float(np.mean(among)) if among else None,
+        _mean({seed: row.by_seed[seed] for seed in both}) if both else row.figure.mean,
+        _mean({seed: partner[seed] for seed in both}) if both else None,
         cast(float, row.mean(_BITS)),  # what links carry, wherever the channel is
         most_bits,
         scale(study, row.summaries),
@@ -208,8 +209,11 @@ def doubts(study: Study, found: Sequence[Row]) -> list[str]:
 
 
 def scale(study: Study, summaries: Sequence[Mapping[str, Any]]) -> Scale:
-    """The floor and the ceiling that teams stand between, over their worlds."""
-    ends = (float(np.mean(list(_by_seed(study, summaries, group).values()))) for group in ("floor", "ceiling"))
+    """The floor and the ceiling that teams stand between, over their worlds; None where those have none."""
+    ends = (
+        _mean(_by_seed(study, summaries, group)) if all(group in summary for summary in summaries) else None
+        for group in ("floor", "ceiling")
+    )
     return Scale(study.settings.metric, *ends)
 
 
@@ -221,7 +225,7 @@ def _by_seed(study: Study, summaries: Sequence[Mapping[str, Any]], group: str) -
 def _reached(
     settings: StudySettings, label: str, own: Mapping[int, float], numbers: Mapping[int, float]
 ) -> bool | None:
-    """Whether the mean and the worst of some seeds are as good as those of all were to be."""
+    """Whether the mean and the worst of some seeds are as good as those of all were to be; None: nobody can tell."""
     good, sign = (operator.le, 1) if settings.metric == "length" else (operator.ge, -1)
     found = []
     if label in settings.reach:
@@ -229,9 +233,10 @@ def _reached(
     if label in settings.worst:
         found += [good(value, settings.worst[label]) for value in own.values()]
     if label in settings.within:
-        both = own.keys() & numbers.keys()
-        lost = [sign * (own[seed] - numbers[seed]) for seed in both]
-        found.append(bool(both) and float(np.mean(lost)) <= settings.within[label])
+        lost = {seed: sign * (own[seed] - numbers[seed]) for seed in own.keys() & numbers.keys()}
+        if not lost:
+            return None
+        found.append(_mean(lost) <= settings.within[label])
     return all(found) if found else None
 
 

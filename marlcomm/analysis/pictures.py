@@ -209,6 +209,8 @@ def draw_study(study: Study, rows: Sequence[Row], scale: Scale, file: Path) -> N
     for panel in whole:
         # At opposite ends, for the two may be as good as equal.
         for name, level, end, side in (("floor", scale.floor, 1, "right"), ("ceiling", scale.ceiling, 0, "left")):
+            if level is None:
+                continue
             panel.axhline(level, color="0.6", linewidth=0.8)
             panel.annotate(name, (end, level), xycoords=("axes fraction", "data"), ha=side, va="bottom", color="0.4")
         for name, level in study.settings.known.items():

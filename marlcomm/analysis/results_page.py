@@ -84,8 +84,9 @@ def table(study: Study, found: Sequence[Row]) -> str:
     columns += ["bits / agent step", "times fewer", "counts"]
     lines = [f"| team | {' | '.join(columns)} | env steps | core min |", "|---" * (len(columns) + 3) + "|"]
     ends, summary = scale(study, found[0].summaries), found[0].summaries[0]
-    references = ((summary["floor"], ends.floor), (summary["ceiling"], ends.ceiling), *settings.known.items())
-    for label, value in references:
+    scripts = {"floor": ends.floor, "ceiling": ends.ceiling}
+    references = [(summary[end], value) for end, value in scripts.items() if value is not None]
+    for label, value in [*references, *settings.known.items()]:
         lines.append(f"| *{label.replace('_', ' ')}* | {_number(value)} |" + " |" * len(columns) + " |")
     for row in found:
         others = (row.mean(f"{group}/{settings.metric}") for group in (other, "shuffled"))
@@ -115,18 +116,29 @@ def _asked(study: Study, found: Sequence[Row]) -> list[str]:
             if row.label in asked
         ]
         if wanted:
-            verdict = "no evidence" if row.doubts else "reached" if row.reached else "not reached"
-            missing = len(row.by_seed) < len(settings.seeds)
-            yet = f" so far, by {len(row.by_seed)} of {len(settings.seeds)} seeds" if missing else ""
+            judged = [row, *(other for other in found if other.label == _partner(study, row))]
+            verdict = {True: "reached", False: "not reached", None: "not to be told yet"}[row.reached]
+            verdict = "no evidence" if any(one.doubts for one in judged) else verdict
+            seeds = len(set.intersection(*(set(one.by_seed) for one in judged)))
+            yet = f" so far, by {seeds} of {len(settings.seeds)} seeds" if seeds < len(settings.seeds) else ""
             but = f"; its bits do not count: {'; '.join(row.reasons)}" if row.reasons else ""
             sentences.append(f"{row.label}: {' and '.join(wanted)}: **{verdict}**{yet}{but}")
     return _listed(sentences)
 
 
+def _partner(study: Study, row: Row) -> str | None:
+    """The team that a row was to come close to, if it was."""
+    return study.settings.numbers_of(row.label) if row.label in study.settings.within else None
+
+
 def _elsewhere(study: Study, found: Sequence[Row]) -> list[str]:
     """What teams on other worlds than the first ones stand between."""
     ends = {row.label: scale(study, row.summaries) for row in found if plays(row) != plays(found[0])}
-    told = [f"{label} from {_number(own.floor)} to {_number(own.ceiling)}" for label, own in ends.items()]
+    told = [
+        f"{label} from {_number(own.floor)} to {_number(own.ceiling)}"
+        for label, own in ends.items()
+        if own.floor is not None and own.ceiling is not None
+    ]
     return [f"Floor and ceiling of other worlds: {', '.join(told)}."] if told else []
 
 

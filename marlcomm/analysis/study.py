@@ -15,14 +15,12 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import numpy as np
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from marlcomm import disk
 from marlcomm.analysis.study_settings import StudySettings
-from marlcomm.analysis.trainings import Progress, Watch, evaluated, progress, team_name, train
-from marlcomm.changes import Changes, differences, of_training
-from marlcomm.config import experiment
+from marlcomm.analysis.trainings import Progress, Watch, evaluated, progress, team_name, told_of, train
+from marlcomm.changes import Changes, check_evaluated, differences, of_training
+from marlcomm.config import experiment, load
 from marlcomm.config import read as config_data
 from marlcomm.registry import ConfigError, nearest, validate
 from marlcomm.runs import Run, anywhere
@@ -55,8 +53,10 @@ class Study:
         """A study from its file, whose results lie in a folder of its name below `results`."""
         settings = _settings(file)
         config = Path(os.path.normpath(file.parent / settings.config))  # results name it
-        if not config.is_file():
-            raise ConfigError(f"{file.stem}.config: no file {str(config)!r}")
+        try:
+            load(config)
+        except ConfigError as error:
+            raise ConfigError(f"{file.stem}.{error}") from None
         for label in settings.same_as:
             _check_elsewhere(label, file, settings)
         return Study(file.stem, settings, config, results / file.stem)
@@ -156,13 +156,7 @@ class Study:
 
 def _settings(file: Path) -> StudySettings:
     """What a study's file says; raises `ConfigError` where it cannot be read."""
-    try:
-        data = OmegaConf.to_container(OmegaConf.load(file), resolve=True)
-    except (OmegaConfBaseException, ValueError, OSError) as error:
-        raise ConfigError(f"study: cannot read {str(file)!r}: {error}") from None
-    if not isinstance(data, dict):
-        raise ConfigError(f"study: {str(file)!r} must hold keys and values")
-    return cast(StudySettings, validate(StudySettings, cast(dict[str, Any], data), file.stem))
+    return cast(StudySettings, validate(StudySettings, load(file, "study"), file.stem))
 
 
 def _check_elsewhere(label: str, file: Path, settings: StudySettings) -> None:
@@ -244,6 +238,10 @@ def _asked(
     Raises `ConfigError` where the study has them not, or another one trains them.
     """
     teams, elsewhere = study.chosen(), study.settings.same_as
+    for label, afterwards in study.settings.afterwards.items():
+        with told_of(label):  # before anything is trained for hours
+            check_evaluated(afterwards.changes)
+            experiment(config_data(study.config, [*teams[afterwards.of], *afterwards.changes])[0])
     labels = study.settings.trained_here if labels is None else list(labels)
     for label in labels:
         if label not in teams:
@@ -261,6 +259,8 @@ def _asked(
 def tune(study: Study, root: Path, jobs: int, watch: Watch = lambda what: None) -> list[dict[str, Any]]:
     """Try all trials on the tuning seeds and worlds, and choose the best of each team; stores and returns what was."""
     settings = study.settings
+    if not settings.trials:
+        raise ConfigError(f"{study.name}.trials: there are none, wanted a team's settings to choose from")
     tried = {
         f"{label} {number}": (label, changes)
         for label, trials in settings.trials.items()

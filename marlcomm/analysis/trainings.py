@@ -7,8 +7,9 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -76,12 +77,22 @@ def progress(
     Raises `ConfigError` where a team's settings are wrong, or one of that name was trained otherwise.
     """
     for label in teams:  # what is wrong with a team is told before another one is trained for hours
-        experiment(config_data(config, _overrides(teams[label], label, seeds[0]))[0])
+        with told_of(label):
+            experiment(config_data(config, _overrides(teams[label], label, seeds[0]))[0])
     return {
         (label, seed): _progress(_begun(root, label, seed), config, _overrides(teams[label], label, seed))
         for seed in seeds
         for label in teams
     }
+
+
+@contextmanager
+def told_of(label: str) -> Iterator[None]:
+    """Say of each wrong setting which team has it."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError("\n".join(f"{label}: {line}" for line in str(error).splitlines())) from None
 
 
 def _progress(begun: Run | None, config: Path, overrides: Sequence[str]) -> Progress:

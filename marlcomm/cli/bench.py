@@ -10,7 +10,18 @@ from rich.markup import escape
 from rich.table import Table
 
 from marlcomm import config, registry
-from marlcomm.cli.shell import Imports, Trust, checked_settings, command_line, err, out, tell_where
+from marlcomm.cli.shell import (
+    Imports,
+    RunFolder,
+    Trust,
+    checked_settings,
+    command_line,
+    err,
+    file_to_write,
+    folder_to_write,
+    out,
+    tell_where,
+)
 from marlcomm.registry import ConfigError
 
 if TYPE_CHECKING:
@@ -36,7 +47,8 @@ def bench_card(
         ),
     ] = None,
     file: Annotated[
-        Path | None, typer.Option("--out", help="JSON file to write the cards to", show_default=False)
+        Path | None,
+        typer.Option("--out", callback=file_to_write, help="JSON file to write the cards to", show_default=False),
     ] = None,
     write: Annotated[bool, typer.Option("--write", help="write them to the package, for every later report")] = False,
     imports: Imports = None,
@@ -88,10 +100,11 @@ def bench_channels(
     root: Annotated[Path, typer.Option("--runs", help="folder that runs are made in, and looked for")] = Path("runs"),
     jobs: Annotated[int, typer.Option(min=1, help="trainings at a time, of one thread each")] = 2,
     target: Annotated[
-        Path | None, typer.Option("--out", help="folder for teams.json and teams.png", show_default=False)
+        Path | None,
+        typer.Option("--out", callback=folder_to_write, help="folder for teams.json and teams.png", show_default=False),
     ] = None,
 ) -> None:
-    """Train every channel on Communicating Goal, and draw return over bits beside the lower curve.
+    """Train channel after channel on Communicating Goal, and draw return over bits beside the lower curve.
 
     What is trained already is not trained again, so a comparison that was stopped goes on.
     """
@@ -101,7 +114,9 @@ def bench_channels(
 
         for label in channels or []:
             if label not in ground.CHANNELS:
-                raise ConfigError(f"--channel: unknown {label!r}; {registry.nearest(label, ground.CHANNELS)}")
+                raise ConfigError(
+                    f"--channel: unknown {label!r}; {registry.nearest(label, ground.CHANNELS, quoted=True)}"
+                )
         labels = channels or list(ground.CHANNELS)
         teams = ground.compare(config_file, labels, seeds, root, jobs, watch=lambda what: status.update(escape(what)))
     table = Table(title=f"communicating goal, {seeds} seeds each")
@@ -132,7 +147,10 @@ def bench_frequency(
     jobs: Annotated[int, typer.Option(min=1, help="trainings at a time, of one thread each")] = 2,
     episodes: Annotated[int, typer.Option(min=1, help="episodes in which each team is listened to")] = 20_000,
     target: Annotated[
-        Path | None, typer.Option("--out", help="folder for frequency.json and frequency.png", show_default=False)
+        Path | None,
+        typer.Option(
+            "--out", callback=folder_to_write, help="folder for frequency.json and frequency.png", show_default=False
+        ),
     ] = None,
 ) -> None:
     """Train ddcl with a rate weight and without, and correlate how often a goal is drawn with the bits it costs.
@@ -173,15 +191,16 @@ def _goal_world(config_file: Path) -> CommunicatingGoalSettings:
     """The world of a config, if it is Communicating Goal."""
     from marlcomm.envs.communicating_goal.settings import CommunicatingGoalSettings
 
-    settings = config.experiment(config.read(config_file)[0]).env.settings
+    env = config.experiment(config.read(config_file)[0]).env
+    settings, name = env.settings, env.name
     if not isinstance(settings, CommunicatingGoalSettings):
-        raise ConfigError("env.name: wanted communicating_goal, the world whose lower curve is known")
+        raise ConfigError(f"env.name: got {name!r}, wanted communicating_goal, the world whose lower curve is known")
     return settings
 
 
 @app.command(name="effective-symbols")
 def bench_effective_symbols(
-    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="folder of a run, or the folder above its runs")],
+    run_folder: RunFolder,
     episodes: Annotated[
         int | None, typer.Option(min=1, help="episodes; by default evaluation.episodes of the run")
     ] = None,
@@ -189,7 +208,8 @@ def bench_effective_symbols(
         int | None, typer.Option(min=0, max=2**31 - 1, help="seed of the episodes; by default the run's")
     ] = None,
     file: Annotated[
-        Path | None, typer.Option("--out", help="JSON file to write the curve to", show_default=False)
+        Path | None,
+        typer.Option("--out", callback=file_to_write, help="JSON file to write the curve to", show_default=False),
     ] = None,
     trust: Trust = False,
 ) -> None:
@@ -224,7 +244,10 @@ def bench_capacity(
         int | None, typer.Option(min=0, max=2**31 - 1, help="seed of the episodes; by default that of each run")
     ] = None,
     target: Annotated[
-        Path | None, typer.Option("--out", help="folder for capacity.json and capacity.png", show_default=False)
+        Path | None,
+        typer.Option(
+            "--out", callback=folder_to_write, help="folder for capacity.json and capacity.png", show_default=False
+        ),
     ] = None,
     trust: Trust = False,
 ) -> None:
@@ -236,7 +259,8 @@ def bench_capacity(
         from marlcomm.analysis import capacity
 
         for run in runs:  # before the first is listened to
-            capacity.check(run.experiment().channel.settings, f"bench capacity: {run.folder}")
+            channel = run.experiment().channel
+            capacity.check(channel.settings, f"bench capacity: {run.folder} has channel.name={channel.name}")
         teams = []
         for run in runs:
             status.update(f"listening to {escape(str(run.folder))}")
@@ -268,9 +292,13 @@ def bench_rate_distortion(
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="how often to train each channel")] = 1,
     steps: Annotated[int, typer.Option(min=1, help="updates of each training")] = 400,
-    file: Annotated[Path | None, typer.Option("--out", help="JSON file to write points to", show_default=False)] = None,
+    file: Annotated[
+        Path | None,
+        typer.Option("--out", callback=file_to_write, help="JSON file to write points to", show_default=False),
+    ] = None,
     image: Annotated[
-        Path | None, typer.Option("--picture", help="PNG file to draw them in", show_default=False)
+        Path | None,
+        typer.Option("--picture", callback=file_to_write, help="PNG file to draw them in", show_default=False),
     ] = None,
 ) -> None:
     """Measure rate and distortion of channels on Gaussian vectors, beside Shannon's bound.

@@ -9,6 +9,7 @@ from rich.markup import escape
 
 from marlcomm import registry
 from marlcomm.cli.shell import Imports, Overrides, checked_settings, out, say
+from marlcomm.registry import ConfigError
 
 if TYPE_CHECKING:
     from marlcomm.contract import Finding
@@ -42,8 +43,14 @@ def check_env(
     """Check every promise that a batched world must keep."""
     settings = registry.ENVS.check(name, checked_settings("env", name, overrides, imports))
     with out.status("importing torch"):
+        import torch
+
         from marlcomm.envs.check import check_env as check
 
+        try:
+            torch.empty(0, device=device)
+        except (RuntimeError, AssertionError) as error:
+            raise ConfigError(f"--device: got {device!r}, which is not here: {error}") from None
         world = registry.ENVS.row(name).load()
     _print_findings(f"env {name}", check(lambda: world(settings, device)))
 

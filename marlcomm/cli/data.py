@@ -45,7 +45,13 @@ def data_lewis_game(
         raise ConfigError(f"--out: {str(target)!r} is a folder, wanted a file")
     chosen = {"min_symbols": min_symbols, "distractors": distractors, "attributes": attributes, "values": values}
     counts = {"rounds_seed": seed, "training_rounds": rounds - held_out, "validation_rounds": held_out}
-    settings = registry.ENVS.check("lewis_game", chosen | counts)
+    try:
+        settings = registry.ENVS.check("lewis_game", chosen | counts)
+    except ConfigError as error:
+        told = str(error).replace("env.rounds_seed", "--seed")
+        for key in chosen:
+            told = told.replace(f"env.{key}", f"--{key.replace('_', '-')}")
+        raise ConfigError(told) from None
     assert isinstance(settings, LewisGameSettings)
     with out.status("importing torch"):
         from marlcomm.envs.lewis_game.files import WRITERS

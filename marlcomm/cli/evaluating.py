@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from marlcomm.cli.shell import Trust, complain, out, say, tell_where
+from marlcomm.changes import check_evaluated
+from marlcomm.cli.shell import RunFolder, Trust, complain, out, say, tell_where
 from marlcomm.registry import ConfigError
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="folder of a run, or the folder above its runs")],
+    run_folder: RunFolder,
     overrides: Annotated[
         list[str] | None,
         typer.Argument(
@@ -46,11 +47,7 @@ def evaluate(
 
     run = Run.open(run_folder, trust)
     changes = overrides or []
-    for change in changes:
-        if not change.startswith(("channel.", "env.")) or change.startswith("env.name="):
-            raise ConfigError(
-                f"evaluate: got {change!r}, wanted channel.KEY=VALUE or env.KEY=VALUE: all else is as it was trained"
-            )
+    check_evaluated(changes)
     if wire and changes:
         raise ConfigError("--wire stores the packets of a run as it was trained: leave out " + ", ".join(changes))
     settings = run.experiment(changes)

@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
-from marlcomm.cli.shell import Trust, command_line, out, tell_where
+from marlcomm.cli.shell import RunFolder, Trust, command_line, out, tell_where
 
 
 def export(
-    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="folder of a run, or the folder above its runs")],
+    run_folder: RunFolder,
     folder: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="folder for policy.safetensors and .yaml")],
     trust: Trust = False,
 ) -> None:

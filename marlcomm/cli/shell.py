@@ -43,6 +43,29 @@ Trust = Annotated[
     ),
 ]
 
+RunFolder = Annotated[
+    Path, typer.Argument(metavar="RUN", help="folder of a run, or the folder above its runs: the newest of them")
+]
+
+
+def file_to_write(option: typer.CallbackParam, target: Path | None) -> Path | None:
+    """Callback of an option: a file that can be written, told before hours are spent on what will be in it."""
+    if target is not None and target.is_dir():
+        raise ConfigError(f"{option.opts[0]}: {str(target)!r} is a folder, wanted a file")
+    folder_to_write(option, None if target is None else target.parent)
+    return target
+
+
+def folder_to_write(option: typer.CallbackParam, target: Path | None) -> Path | None:
+    """Callback of an option: a folder that is there, or can be made."""
+    if target is not None:
+        there = next(place for place in (target, *target.absolute().parents) if place.exists())
+        if not there.is_dir():
+            raise ConfigError(f"{option.opts[0]}: {str(there)!r} is a file, wanted a folder")
+        if not os.access(there, os.W_OK):
+            raise ConfigError(f"{option.opts[0]}: {str(there)!r} cannot be written to")
+    return target
+
 
 def program(name: str) -> str:
     """How this shell calls a program of this Python's environment: by name, or by path where that is not on PATH."""

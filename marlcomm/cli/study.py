@@ -12,7 +12,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from marlcomm.cli.shell import command_line, out, program, say, say_command, tell_where
+from marlcomm.cli.shell import command_line, file_to_write, out, program, say, say_command, tell_where
 from marlcomm.registry import ConfigError
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def run(
 ) -> None:
     """Train and evaluate the teams of a study, and store a result file of each.
 
-    What is trained already is not trained again, and what was stopped goes on.
+    What is trained already below --runs is not trained again, and what was stopped goes on. Result files are replaced.
     """
     with _goes_on(), out.status("reading") as status:
         from marlcomm.analysis import study as studies
@@ -88,7 +88,10 @@ def report(
         typer.Argument(metavar="[STUDY]...", help="YAML files; by default all of studies/", show_default=False),
     ] = None,
     target: Annotated[
-        Path | None, typer.Option("--out", help="page to write, with its pictures beside", show_default=False)
+        Path | None,
+        typer.Option(
+            "--out", callback=file_to_write, help="page to write, with its pictures beside", show_default=False
+        ),
     ] = None,
     results: Results = Path("results"),
 ) -> None:

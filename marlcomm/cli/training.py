@@ -130,12 +130,16 @@ def _settings(
     """The settings of a new run, checked."""
     from marlcomm.rllib.cluster import check_cpus
     from marlcomm.runs import Run
+    from marlcomm.sweeps.settings import is_swept
 
     if file is None and init_from is None and not overrides:
         raise ConfigError(
             "train: wanted a config file or settings, as in marlcomm train configs/demo.yaml or "
             "marlcomm train env.name=particle_spread, or --resume RUN"
         )
+    several = [change for change in overrides if is_swept(change.partition("=")[2])]
+    if several:
+        raise ConfigError(f"train: got {several[0]}, several values: marlcomm sweep trains a run with each of them")
     if init_from is not None:
         parent = Run.open(init_from, trust)
         file = parent.config_file() if file is None else file

@@ -6,6 +6,7 @@ sees the whole team (Lowe et al. 2017, Yu et al. 2022); agents act without it.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Literal
@@ -100,8 +101,11 @@ class ValueNorm(nn.Module):
         self.register_buffer("weight", torch.zeros(()))
 
     def update(self, count: float, total: float, squares: float) -> None:
-        """Take in a round's targets: their number, sum and sum of squares over all runners."""
-        if not count:  # nobody lived
+        """Take in a round's targets: their number, sum and sum of squares over all runners.
+
+        Where nobody lived, or a target is infinite or NaN, there is nothing to take in.
+        """
+        if not count or not math.isfinite(total + squares):
             return
         mean = total / count
         variance = max(squares / count - mean**2, 0.0)

@@ -108,7 +108,7 @@ class TeamLearner(TorchLearner):
         super().__init__(**kwargs)
         self._env_steps = 0
         self._said: list[Tensor] = []
-        self._minibatch = self._in_a_row = 0
+        self._round = self._minibatch = self._in_a_row = 0
         self._loss = torch.zeros(1)
         self._learned_from: Batch = {}
         self._skipped: deque[Skipped] = deque(maxlen=1)
@@ -145,7 +145,9 @@ class TeamLearner(TorchLearner):
         watch = Stopwatch()
         rows = join(fetch(lesson.parts))
         watch.lap("fetch")
-        self._env_steps, self._minibatch = lesson.env_steps, 0
+        self._env_steps = lesson.env_steps
+        if lesson.round != self._round:  # a round may have several lessons
+            self._round, self._minibatch = lesson.round, 0
         self._learn(rows, lesson)
         self._learned_from = {}
         self._log({FETCH_SECONDS: watch.laps["fetch"], CORE_SECONDS: watch.core_seconds})
@@ -207,8 +209,17 @@ class TeamLearner(TorchLearner):
         super().set_state({name: value for name, value in state.items() if name != WEIGHTS_SEQ_NO})
 
     def _set_optimizer_state(self, state: Any) -> None:
-        """Load a copy: the state may lie in Ray's shared memory, where two learners would step the same moments."""
+        """Load a copy: the state may lie in Ray's shared memory, where two learners would step the same moments.
+
+        Only moments, that is; all else is of the settings of now. Another kind of optimiser than before begins anew.
+        """
+        optimizers = self._named_optimizers
+        state = {name: one for name, one in state.items() if _same_kind(one["state"], optimizers[name])}
         super()._set_optimizer_state(copy.deepcopy(state))
+        for optimizer in optimizers.values():
+            settings = {name: value for name, value in optimizer.defaults.items() if name != "lr"}  # RLlib sets that
+            for group in optimizer.param_groups:
+                group.update(settings)
 
     def apply_gradients(self, gradients_dict: dict[Any, Tensor]) -> None:
         """Step, unless the loss or a gradient is infinite or NaN: then skip, count, and keep what it came from."""
@@ -223,7 +234,8 @@ class TeamLearner(TorchLearner):
         self._minibatch += 1
 
     def _skip(self, gradients: dict[Any, Tensor]) -> None:
-        names = [n for n, p in self._team_module().named_parameters() if not torch.isfinite(gradients[p]).all()]
+        parameters = self._team_module().named_parameters()  # copies that follow have no gradients
+        names = [n for n, p in parameters if p in gradients and not torch.isfinite(gradients[p]).all()]
         columns = {name: values.detach().cpu().numpy() for name, values in self._learned_from.items()}
         self._in_a_row += 1
         self._skipped.append(Skipped(self._minibatch, self._in_a_row, float(self._loss), names, columns))
@@ -233,6 +245,12 @@ class TeamLearner(TorchLearner):
         taken = list(self._skipped)
         self._skipped.clear()
         return taken
+
+
+def _same_kind(state: dict[str, Any], optimizer: torch.optim.Optimizer) -> bool:
+    """Whether the state of an optimiser has no settings that another one knows nothing of."""
+    told = {name for group in state["param_groups"] for name in group}
+    return told - {"params", "initial_lr"} <= optimizer.defaults.keys()
 
 
 def learn(learner: TeamLearner, lesson: Lesson) -> dict[str, Any]:

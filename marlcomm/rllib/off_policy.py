@@ -15,6 +15,7 @@ from marlcomm.objectives.base import Batch
 from marlcomm.objectives.maddpg import Answers, answers
 from marlcomm.objectives.schedule import Schedule
 from marlcomm.policies.critic import ActorCritic, CriticShape
+from marlcomm.registry import ConfigError
 from marlcomm.rllib.algorithm import TeamAlgorithm
 from marlcomm.rllib.compat import InferenceOnlyAPI
 from marlcomm.rllib.learner import Lesson, TeamLearner
@@ -96,6 +97,11 @@ class OffPolicyAlgorithm(TeamAlgorithm):
         length = settings.sequence_length or spec.horizon if policy.remembers else 1
         rows = shared_windows(settings.batch_size, length, settings.num_learners)
         burn_in = settings.burn_in if policy.remembers else 0
+        if burn_in and spec.keeps_memory:
+            raise ConfigError(
+                f"training.burn_in: got {burn_in}, wanted 0: in a world that keeps memory (env.legacy) nothing wipes "
+                "what is remembered of the steps before an episode, which are none"
+            )
         self._exploration = Schedule.of(settings.exploration(spec.actions))
         self._draw = Draw(rows, length, burn_in, settings.seed)
         shapes, worlds = episode_shapes(spec, policy.gated, policy.draws_gate), settings.num_worlds

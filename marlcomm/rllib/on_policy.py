@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -58,9 +59,11 @@ class OnPolicyAlgorithm(TeamAlgorithm):
             return {}
         lowest, highest = figures.pop(LOWEST_ENTROPY), figures.pop(HIGHEST_ENTROPY)
         used = {"policy/entropy_weight": self.entropy_weight.present}
-        if highest <= lowest:  # nobody had a choice
+        if not highest > lowest:  # nobody had a choice, or it is NaN
             return used
         share = (figures["policy/entropy"] - lowest) / (highest - lowest)
+        if not math.isfinite(share):  # of updates that were skipped
+            return used
         self.entropy_weight = self.entropy_target.follow(self.entropy_weight, share, self.env_steps)
         return used | {"policy/entropy_share": share}
 
@@ -69,9 +72,11 @@ class OnPolicyAlgorithm(TeamAlgorithm):
         return super().counters() | ({} if weight is None else {"entropy_weight": vars(weight)})
 
     def set_state(self, state: dict[str, Any]) -> None:
+        begun = self.entropy_weight
         super().set_state(state)
-        if "entropy_weight" in state.get("team", {}):
-            self.entropy_weight = EntropyWeight(**state["team"]["entropy_weight"])
+        told = state.get("team", {}).get("entropy_weight")
+        # Without a target now, the weight is that of the settings, whatever followed one before.
+        self.entropy_weight = begun if told is None or self.entropy_target is None else EntropyWeight(**told)
 
 
 class OnPolicyLearner(TeamLearner):

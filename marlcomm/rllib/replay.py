@@ -104,6 +104,12 @@ class Replay:
             raise ValueError(f"the replay holds rounds up to {self._next - 1}; the next is not {round_}")
         rows = self._rows(round_)
         for name, column in self._columns.items():
+            got, wanted = list(batch[name].shape), list(column[rows].shape)
+            if got != wanted:
+                raise ConfigError(
+                    f"replay: got a round whose {name} are {got}, wanted {wanted}: it goes on with as many worlds "
+                    "(run.worlds) as it began with"
+                )
             column[rows] = batch[name].to(column.dtype)
         self._next += 1
         self._first = max(self._first, self._next - self.rounds)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import pkgutil
 from typing import Any
 
 from marlcomm.registry import ConfigError, nearest
@@ -20,7 +21,9 @@ def function(key: str, name: str) -> Any:
     for part in path.split("."):
         if not hasattr(found, part):
             known = [word for word in vars(found) if callable(getattr(found, word)) and not word.startswith("_")]
-            raise ConfigError(f"env.{key}: {module_name} has no {path!r}; {nearest(path, known)}")
+            within = [module.name for module in pkgutil.iter_modules(getattr(found, "__path__", None) or [])]
+            hint = f"modules in it: {', '.join(within)}" if within and not known else nearest(path, known)
+            raise ConfigError(f"env.{key}: {module_name} has no {path!r}; {hint}")
         found = getattr(found, part)
     if not callable(found):
         raise ConfigError(f"env.{key}: {name} is {type(found).__name__}, wanted a function")
