@@ -44,6 +44,11 @@ def test_statistics_are_used_where_they_pay():
 def test_nothing_to_fit_on_leaves_the_default():
     none = np.zeros((0, 2), np.int32)
     assert shortest_code(Alphabet.fixed([3, 3]), none, none).digest == Code(Alphabet.fixed([3, 3])).digest
+    with_floats = Alphabet.choice([Alphabet.fixed([16]), Alphabet.raw(2)])
+    skewed = np.zeros((200, with_floats.columns), np.int32)
+    skewed[:20, 1] = np.arange(20) % 16  # the other messages are the first codeword of the first kind
+    fitted = shortest_code(with_floats, skewed[:100], skewed[100:])
+    assert fitted.lengths(skewed).sum() < Code(with_floats).lengths(skewed).sum()
     floats = np.zeros((50, 2), np.int32)
     assert shortest_code(Alphabet.raw(2), floats, floats).lengths(floats).tolist() == [64] * 50
 

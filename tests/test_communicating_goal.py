@@ -510,6 +510,12 @@ def test_the_card_is_measured():
 # --- the lower curve -------------------------------------------------------------------------------------------------
 
 
+def test_there_is_no_curve_where_names_are_worth_nothing():
+    settings = CommunicatingGoalSettings(goals=((0, 0), (7, 7), (0, 7)), weights=(2, 1, 1), horizon=3)
+    with pytest.raises(ConfigError, match="naming is worth nothing"):
+        points(settings)
+
+
 def test_partitions_are_counted_by_bell_numbers():
     for items, number in enumerate([1, 1, 2, 5, 15, 52, 203]):
         found = list(partitions(items))

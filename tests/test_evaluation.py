@@ -128,6 +128,68 @@ def test_evaluations_play_the_end_of_a_curriculum():
     assert evaluate(final, policy, 0, 50) == evaluate(plain, policy, 0, 50)
 
 
+def states(policy):
+    return {f"policy.{name}": value.numpy() for name, value in policy.state_dict().items()}
+
+
+def trained_under(folder, name, **channel):
+    """A checkpoint of a team that was trained with a channel, whose state is not what it began with."""
+    settings = experiment({"policy": SMALL, "channel": {"name": name, **channel}})
+    names = team_names(settings)
+    policy = names.make_policy(names.make_env(), 0)
+    with torch.no_grad():
+        for value in policy.channel.state_dict().values():
+            value.add_(torch.ones_like(value))
+    checkpoint.write(folder, {}, settings.as_data(), weights=states(policy))
+    return policy
+
+
+def begun_with(folder, name, **channel):
+    names = team_names(experiment({"policy": SMALL, "channel": {"name": name, **channel}}))
+    return names.make_policy(names.make_env(), 0, names.start(checkpoint.read(folder)))
+
+
+def test_a_codebook_is_kept_where_only_what_counts_for_it_is_new(tmp_path):
+    parent = trained_under(tmp_path / "000001", "vq", codebook_size=8)
+    for channel in ({"replace_after": 10}, {"update": "ema"}):
+        child = begun_with(tmp_path / "000001", "vq", codebook_size=8, **channel)
+        assert torch.equal(child.channel.codebook, parent.channel.codebook)
+    assert torch.equal(child.channel.totals, parent.channel.codebook)  # as if each was the mean of one message
+    pool = trained_under(tmp_path / "000002", "dvq", pool=[[1, 4], [2, 4]])
+    for channel in ({"replace_after": 10}, {"update": "ema"}):
+        child = begun_with(tmp_path / "000002", "dvq", pool=[[1, 4], [2, 4]], **channel)
+        assert all(
+            torch.equal(own, theirs) for own, theirs in zip(child.channel.books, pool.channel.books, strict=True)
+        )
+    assert torch.equal(child.channel.counts[1].totals, pool.channel.books[1])
+
+
+def test_a_scale_is_that_of_the_settings(tmp_path):
+    trained_under(tmp_path / "000001", "uniform", bits=4, step="fixed")
+    fixed = begun_with(tmp_path / "000001", "uniform", bits=8, step="fixed").channel
+    assert fixed.steps() == pytest.approx([2 / 255] * 4)
+    parent = trained_under(tmp_path / "000002", "uniform", bits=8)
+    same, coarse = (begun_with(tmp_path / "000002", "uniform", bits=bits).channel for bits in (8, 2))
+    assert torch.equal(same.log_step, parent.channel.log_step)
+    fresh = team_names(experiment({"policy": SMALL, "channel": {"name": "uniform", "bits": 2}}))
+    assert torch.equal(coarse.log_step, fresh.make_policy(fresh.make_env(), 0).channel.log_step)
+
+
+def test_a_range_is_taken_from_what_is_said_where_numbers_are_heard(tmp_path):
+    """And from nothing that an untrained team says."""
+    settings = experiment({"policy": SMALL, "channel": {"name": "continuous"}})
+    names = team_names(settings)
+    policy = names.make_policy(names.make_env(), 0)
+    with torch.no_grad():
+        policy.state_dict()["to_message.weight"].mul_(30.0)  # far from -1 to 1
+    checkpoint.write(tmp_path / "000001", {}, settings.as_data(), weights=states(policy))
+    coarse, fine = (begun_with(tmp_path / "000001", "post_training", bits=bits).channel for bits in (1, 12))
+    assert torch.equal(coarse.low, fine.low)
+    assert coarse.low.min() < -2
+    untrained = team(channel="post_training")[1].channel
+    assert (untrained.low.tolist(), untrained.step.tolist()) == ([-1.0] * 4, pytest.approx([2 / 15] * 4))
+
+
 def test_a_channel_of_its_own_that_lacks_weights_is_not_calibrated_anew(tmp_path):
     def settings(**channel):
         return experiment({"policy": SMALL, "channel": {"name": "vq", **channel}})

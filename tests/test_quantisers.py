@@ -273,7 +273,7 @@ SIGNS = [(LFQSettings, False), (BSQSettings, True)]
 
 
 @pytest.mark.parametrize(("settings", "spherical"), SIGNS)
-@pytest.mark.parametrize("bits", [1, 3, 8, 16])
+@pytest.mark.parametrize("bits", [2, 3, 8, 16])
 def test_signs_say_what_the_library_says(settings, spherical, bits):
     channel = LFQChannel(bits, settings(bits=bits))
     theirs = library.LFQ(dim=bits, spherical=spherical).eval()

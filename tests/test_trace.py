@@ -101,6 +101,17 @@ def test_what_is_no_trace_is_refused(tmp_path):
         Trace.read(tmp_path / "missing.npz")
 
 
+def test_packets_are_of_the_stream_that_was_played(tmp_path):
+    env, trained = team()
+    code = frozen_code(env, trained, 0, 40)
+    usual, tuning = record(env, trained, 0, 20, code), record(env, trained, 0, 20, code, "tuning")
+    assert not np.array_equal(usual.actions, tuning.actions)
+    tuning.write(tmp_path / "wire.npz")
+    prove(env, trained, Trace.read(tmp_path / "wire.npz"))
+    with pytest.raises(WireError):
+        prove(env, trained, replace(tuning, about=tuning.about | {"stream": "evaluation"}))
+
+
 @pytest.fixture(scope="module")
 def stored(tmp_path_factory):
     env, trained = team()

@@ -27,7 +27,6 @@ from marlcomm.wire.alphabet import Alphabet
 
 ENOUGH = 0.95  # of what the symbols are worth together
 _WORLDS_AT_ONCE = 1000
-_STREAM = "evaluation"
 
 
 @dataclass(frozen=True)
@@ -47,14 +46,14 @@ class Curve:
     effective: int
 
 
-def measure(env: TeamEnv, policy: TeamPolicy, seed: int, episodes: int) -> Curve:
+def measure(env: TeamEnv, policy: TeamPolicy, seed: int, episodes: int, stream: str = "evaluation") -> Curve:
     """Play the same episodes with the first 0, 1, ... S symbols of every message heard.
 
     Raises:
         ConfigError: a symbol cannot be taken out of these messages, or there are several in an episode.
     """
     others = _fate_of_others(env, policy)
-    player, found = Player(env, policy, seed, _STREAM), list[Tensor]()
+    player, found = Player(env, policy, seed, stream), list[Tensor]()
     for worlds in torch.split(torch.arange(episodes, device=env.device), _WORLDS_AT_ONCE):
         first = torch.zeros_like(worlds)
         with policy.channel.evaluation():
@@ -113,7 +112,7 @@ def measure_run(run: Run, episodes: int | None = None, seed: int | None = None) 
     settings = run.experiment()
     env, policy = load_team(settings, run.last_checkpoint())
     episodes = settings.evaluation.episodes if episodes is None else episodes
-    return measure(env, policy, settings.seed if seed is None else seed, episodes)
+    return measure(env, policy, settings.seed if seed is None else seed, episodes, settings.evaluation.stream)
 
 
 def write(curve: Curve, run: Run, file: Path, command: str) -> None:

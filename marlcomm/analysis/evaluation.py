@@ -49,7 +49,7 @@ def load_team(settings: Experiment, folder: Path, trained: Experiment | None = N
     if trained is not None and trained.env != settings.env:
         _check_widths(env.spec, team_names(trained).make_env(final=True).spec, settings)
     stored = checkpoint.read(folder)
-    weights = stored.policy()
+    weights = names.start(stored)
     policy = names.make_policy(env, settings.seed, weights)
     missing = policy.state_dict().keys() - what_fits(policy, weights)
     if not _is_of(stored, settings.channel):
@@ -152,7 +152,7 @@ def evaluate_run(
     groups = {"evaluation": evaluate(env, policy, seed, episodes, stream=stream, code=code)}
     watch("greedy actions")
     groups["greedy"] = evaluate(env, policy, seed, episodes, stream=stream, greedy=True, code=code)
-    if policy.channel.carries and env.worlds_at_once != 1:
+    if policy.channel.carries and env.worlds_at_once != 1 and episodes > 1:
         watch("messages of other episodes")
         groups["shuffled"] = evaluate_shuffled(env, policy, seed, episodes, stream=stream)
     for group, script in (("floor", env.spec.floor), ("ceiling", env.spec.ceiling)):

@@ -21,6 +21,9 @@ import numpy as np
 
 from marlcomm.envs.communicating_goal.settings import CommunicatingGoalSettings
 from marlcomm.envs.communicating_goal.walks import Maps, Outcome, Tours
+from marlcomm.registry import ConfigError
+
+_WORTH_NOTHING = 1e-9  # a return, up to rounding
 
 Block = tuple[int, ...]
 Partition = tuple[Block, ...]
@@ -84,6 +87,10 @@ def points(settings: CommunicatingGoalSettings, listener: Literal["memory", "mem
     goals = len(settings.goals)
     outcomes = _outcomes(walks.outcome, goals)
     silent, oracle = references(settings)
+    if oracle - silent < _WORTH_NOTHING:
+        raise ConfigError(
+            "env: in this world the best silent listener is as good as the oracle: naming is worth nothing"
+        )
     found = []
     for partition in partitions(goals):
         told = [outcomes[block] for block in partition]

@@ -27,7 +27,6 @@ from marlcomm.wire.packets import read_header, read_packets, write_packets
 
 FILE = "wire.npz"
 _FORMAT = 1
-_STREAM = "evaluation"
 _WORLDS_AT_ONCE = 250
 
 
@@ -69,6 +68,7 @@ class Trace:
             raise WireError(f"{file} is no trace: {error}") from None
         if about.pop("format", None) != _FORMAT:
             raise WireError(f"{file} is a trace of another format, wanted {_FORMAT}")
+        about.setdefault("stream", _STREAMS[0])  # older ones know no other
         trace = Trace(about=about, **arrays)
         if not trace._fits_together:
             raise WireError(f"{file} is no trace: its parts do not fit together")
@@ -81,10 +81,15 @@ class Trace:
         shapes |= {"actions": (episodes,), "returns": (episodes,)}
         kinds = {"data": "u", "sizes": "i", "episodes": "i", "actions": "u", "returns": "f"}
         found = {name: (getattr(self, name).shape, getattr(self, name).dtype.kind) for name in _ARRAYS}
-        return self.about.keys() == _ABOUT and found == {name: (shapes[name], kinds[name]) for name in _ARRAYS}
+        return (
+            self.about.keys() == _ABOUT
+            and self.about["stream"] in _STREAMS
+            and found == {name: (shapes[name], kinds[name]) for name in _ARRAYS}
+        )
 
 
-_ABOUT = {"seed", "episodes", "team", "packets", "code"}
+_ABOUT = {"seed", "episodes", "stream", "team", "packets", "code"}
+_STREAMS = ("evaluation", "tuning")
 _ARRAYS = ("data", "sizes", "episodes", "actions", "returns")
 
 
@@ -94,7 +99,7 @@ def record_run(run: Run, settings: Experiment, *, episodes: int | None = None, s
     seed = settings.seed if seed is None else seed
     wanted = settings.evaluation
     code = frozen_code(env, policy, seed, wanted.code_episodes, learned_prior=wanted.learned_prior)
-    trace = record(env, policy, seed, wanted.episodes if episodes is None else episodes, code)
+    trace = record(env, policy, seed, wanted.episodes if episodes is None else episodes, code, wanted.stream)
     trace.write(run.folder / FILE)
     return run.folder / FILE
 
@@ -108,13 +113,15 @@ def prove_run(run: Run, settings: Experiment) -> Trace:
     return trace
 
 
-def record(env: TeamEnv, policy: TeamPolicy, seed: int, episodes: int, code: FrozenCode) -> Trace:
+def record(
+    env: TeamEnv, policy: TeamPolicy, seed: int, episodes: int, code: FrozenCode, stream: str = "evaluation"
+) -> Trace:
     """Play an evaluation and keep every packet."""
     data, sizes, whose, actions, returns = [], [], [], [], []
     for worlds in torch.arange(episodes).split(_WORLDS_AT_ONCE):
-        rollout = _play(env, policy, seed, worlds)
+        rollout = _play(Player(env, policy, seed, stream), worlds)
         sent = rollout.sent.cpu().numpy()
-        context = code.context(rollout, seed, _STREAM)
+        context = code.context(rollout, seed, stream)
         writer = code.of(None if context is None else context[sent])
         world, steps, senders = np.nonzero(sent)
         packets = write_packets(writer, steps, senders, rollout.talk.symbols.cpu().numpy()[sent])
@@ -127,6 +134,7 @@ def record(env: TeamEnv, policy: TeamPolicy, seed: int, episodes: int, code: Fro
     about = {
         "seed": seed,
         "episodes": episodes,
+        "stream": stream,
         "team": _team(policy),
         "packets": _hash(columns[0]),
         "code": code.state(),
@@ -146,33 +154,35 @@ def prove(env: TeamEnv, policy: TeamPolicy, trace: Trace) -> None:
     if trace.about["packets"] != _hash(trace.data):
         raise WireError("the packets of the trace are damaged: they have another hash than when they were stored")
     seed, code = int(trace.about["seed"]), FrozenCode.from_state(trace.about["code"], policy.channel)
+    player = Player(env, policy, seed, trace.about["stream"])
     starts = np.cumsum(trace.sizes) - trace.sizes
     for worlds in torch.arange(int(trace.about["episodes"])).split(_WORLDS_AT_ONCE):
         own = (trace.episodes >= int(worlds[0])) & (trace.episodes <= int(worlds[-1]))
         ends = (starts + trace.sizes)[own]
         first, last = (int(starts[own][0]), int(ends[-1])) if own.any() else (0, 0)
         packets = Packets(trace.data[first:last].tobytes(), trace.sizes[own], 8 * trace.sizes[own])
-        heard = _heard(env, policy, seed, worlds, code, packets, trace.episodes[own] - int(worlds[0]))
-        rollout = _play(env, policy, seed, worlds, heard)
+        heard = _heard(player, worlds, code, packets, trace.episodes[own] - int(worlds[0]))
+        rollout = _play(player, worlds, heard)
         _same("who spoke", rollout.sent.cpu().numpy(), heard.spoke.numpy(), worlds)
         _same("actions", _hashes(rollout), trace.actions[worlds], worlds)
         _same("returns", _returns(rollout), trace.returns[worlds], worlds)
 
 
-def _play(env: TeamEnv, policy: TeamPolicy, seed: int, worlds: Tensor, heard: Talk | None = None) -> Rollout:
-    with policy.channel.evaluation():
-        return Player(env, policy, seed, _STREAM).play(worlds, torch.zeros_like(worlds), heard=heard)
+def _play(player: Player, worlds: Tensor, heard: Talk | None = None) -> Rollout:
+    with player.policy.channel.evaluation():
+        return player.play(worlds, torch.zeros_like(worlds), heard=heard)
 
 
-def _heard(
-    env: TeamEnv, policy: TeamPolicy, seed: int, worlds: Tensor, code: FrozenCode, packets: Packets, world: Int
-) -> Talk:
+def _heard(player: Player, worlds: Tensor, code: FrozenCode, packets: Packets, world: Int) -> Talk:
     """What packets of worlds [M] say: symbols [B, T R, N, S] and who spoke [B, T R, N]."""
     talks, senders = read_header(packets)
-    agents, horizon, rounds = env.spec.num_agents, env.spec.horizon, policy.rounds
+    policy, spec = player.policy, player.env.spec
+    agents, horizon, rounds = spec.num_agents, spec.horizon, policy.rounds
     if ((talks >= horizon * rounds) | (senders >= agents)).any():
         raise WireError(f"a packet is of a step or an agent that there is not ({horizon} steps, {agents} agents)")
-    noise = channel_noise(policy.channel, seed, _STREAM, worlds, torch.zeros_like(worlds), horizon, agents, rounds)
+    noise = channel_noise(
+        policy.channel, player.seed, player.stream, worlds, torch.zeros_like(worlds), horizon, agents, rounds
+    )
     context = code.context_of(noise_of_talks(noise, rounds))
     _, _, symbols = read_packets(code.of(None if context is None else context[world, talks, senders]), packets)
     heard = np.zeros((len(worlds), horizon * rounds, agents, symbols.shape[1]), np.int32)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -88,12 +88,17 @@ class Channel(nn.Module, ABC):
         evaluating: whether what is sent now is part of an evaluation (see `evaluation`).
         differentiable: whether the receivers' loss has a gradient for the sender. Where False, the sender learns from
             the channel's own losses instead, and one of them must have a gradient for the messages.
+        keeps_scale: whether what it has learned means the same under other settings of its own.
+        stands_in: whether it is put in place of the numbers of a trained team: while it takes its range from what that
+            says, that is heard as it is; an untrained team has nothing to say that it could take.
         wants_credit: whether a learner is to tell the channel what other messages would have been worth to those who
             heard (see `search`). It costs as many passes of the receivers as there are samples of all senders.
     """
 
     noise_size: int = 0
     carries: ClassVar[bool] = True
+    keeps_scale: ClassVar[bool] = True
+    stands_in: ClassVar[bool] = False
     evaluating: bool = False
     differentiable: bool = True
     wants_credit: bool = False
@@ -146,6 +151,10 @@ class Channel(nn.Module, ABC):
     def loss_weights(self) -> dict[str, float]:
         """The present weight of each loss."""
         return {}
+
+    def adopt(self, loaded: Collection[str]) -> bool:
+        """Go on from state of another training, loaded under these names; True if nothing is left to `calibrate`."""
+        return self.state_dict().keys() <= set(loaded)
 
     def calibrate(self, messages: Tensor) -> None:
         """Choose what training starts from by what an untrained team says, messages [M, D]; called once, if overridden.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
+
 import torch
 from torch import Tensor, nn
 
@@ -82,6 +84,12 @@ class Upkeep:
         return self.module.get_buffer("usage"), self.module.get_buffer("totals")
 
     @torch.no_grad()
+    def adopt(self, codebook: Tensor, loaded: Collection[str]) -> None:
+        """Begin with a codebook that was loaded, if what counts for it was not, by their names in the module."""
+        if self.settings.update == "ema" and not {"usage", "totals"} <= set(loaded):
+            self.begin(codebook, codebook)
+
+    @torch.no_grad()
     def begin(self, codebook: Tensor, words: Tensor, counts: Tensor | float = 1.0) -> None:
         """Put words [B, L, w] in place; ema starts as if each was the mean of so many messages, [B, L] or all alike."""
         codebook.copy_(words)
@@ -121,6 +129,11 @@ class Upkeep:
                 usage, totals = self._running
                 usage[book, dead[book]] = 1.0
                 totals[book, dead[book]] = words
+
+
+def all_but_counts(state: Iterable[str]) -> set[str]:
+    """The names in a state without those of what an `Upkeep` counts."""
+    return {name for name in state if name.rpartition(".")[2] not in ("usage", "totals", "idle")}
 
 
 def key_of(purpose: str, env_steps: int) -> Tensor:

@@ -8,7 +8,7 @@ first and the third, ``evaluate: sampled`` the second.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from marlcomm import noise as random
 from marlcomm.channels.base import Channel, Peers, Transmission
-from marlcomm.channels.codebooks import Normalizer, Upkeep, key_of, look_up, nearest, tally, words_among
+from marlcomm.channels.codebooks import Normalizer, Upkeep, all_but_counts, key_of, look_up, nearest, tally, words_among
 from marlcomm.channels.settings import DVQSettings
 from marlcomm.wire.alphabet import Alphabet
 
@@ -177,6 +177,14 @@ class DVQChannel(Channel):
     def alphabet(self) -> Alphabet:
         quantisers = [Alphabet.fixed([size] * g) for g, size in self.settings.pool]
         return Alphabet.choice(quantisers + [Alphabet.raw(self.message_size)] * self.settings.continuous)
+
+    def adopt(self, loaded: Collection[str]) -> bool:
+        if not all_but_counts(self.state_dict()) <= set(loaded):
+            return False
+        for place, (upkeep, book) in enumerate(zip(self.upkeep, self.books, strict=True)):
+            prefix = f"counts.{place}."
+            upkeep.adopt(book, {name.removeprefix(prefix) for name in loaded if name.startswith(prefix)})
+        return True
 
     @torch.no_grad()
     def calibrate(self, messages: Tensor) -> None:

@@ -19,6 +19,7 @@ class PostTrainingChannel(Channel):
     range are clipped to it. (The gradient passes straight through, for who trains on.)
     """
 
+    keeps_scale, stands_in = False, True
     settings: PostTrainingSettings
     low: Tensor
     step: Tensor

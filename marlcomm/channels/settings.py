@@ -492,6 +492,13 @@ class BSQSettings(LFQSettings):
 
     spherical = True
 
+    bits: int = Field(
+        8,
+        ge=2,
+        le=16,
+        description="K, bits of a message; a learned linear map fits K to the message's size (lfq takes 1)",
+    )
+
 
 class RVQSettings(ChannelSettings):
     """Residual vector quantisation: a few indices, each refining the ones before it."""

@@ -6,6 +6,7 @@ CACOM (Li and Zhang 2024) sends its messages this way: the plain rival of every 
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,7 @@ class UniformChannel(Channel):
     integer. Learned is the logarithm of s, which the paper does not take: it keeps a step positive.
     """
 
+    keeps_scale = False
     settings: UniformSettings
     log_step: Tensor
 
@@ -35,13 +37,21 @@ class UniformChannel(Channel):
         step = (settings.high - settings.low) / last
         self.zero: int = math.floor(-settings.low / step + 0.5)
         self._range = (-self.zero, last - self.zero)
-        log_step = torch.full((1 if settings.shared_step else message_size,), math.log(step))
+        self._first = math.log(step)
+        log_step = torch.full((1 if settings.shared_step else message_size,), self._first)
         if settings.step == "learned":
             self.log_step = nn.Parameter(log_step)
         else:
             self.register_buffer("log_step", log_step)
         self._largest = self._range[1] or self.zero
         self._gradient_scale = 1 / math.sqrt(message_size // len(log_step) * self._largest)
+
+    @torch.no_grad()
+    def adopt(self, loaded: Collection[str]) -> bool:
+        if self.settings.step == "fixed":  # by the settings of now, whatever was loaded
+            self.log_step.fill_(self._first)
+            return True
+        return super().adopt(loaded)
 
     @torch.no_grad()
     def calibrate(self, messages: Tensor) -> None:

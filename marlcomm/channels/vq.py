@@ -7,11 +7,23 @@ moves while sampling: statistics of messages are taken once an update, over all 
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import torch
 from torch import Tensor, nn
 
 from marlcomm.channels.base import Channel, Peers
-from marlcomm.channels.codebooks import Normalizer, Upkeep, k_means, key_of, look_up, nearest, tally, words_among
+from marlcomm.channels.codebooks import (
+    Normalizer,
+    Upkeep,
+    all_but_counts,
+    k_means,
+    key_of,
+    look_up,
+    nearest,
+    tally,
+    words_among,
+)
 from marlcomm.channels.settings import VQSettings
 from marlcomm.wire.alphabet import Alphabet
 
@@ -52,6 +64,12 @@ class VQChannel(Channel):
     @property
     def parameter_count(self) -> int:
         return super().parameter_count + (self.codebook.numel() if self.settings.update == "ema" else 0)
+
+    def adopt(self, loaded: Collection[str]) -> bool:
+        if not all_but_counts(self.state_dict()) <= set(loaded):
+            return False
+        self.upkeep.adopt(self.codebook, loaded)
+        return True
 
     @torch.no_grad()
     def calibrate(self, messages: Tensor) -> None:

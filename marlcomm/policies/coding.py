@@ -188,7 +188,7 @@ def frozen_code(
 def shortest_code(alphabet: Alphabet, fitted_on: Symbols, chosen_on: Symbols, learned_prior: bool = False) -> Code:
     """Of all codes for an alphabet, fitted on messages [M, S], the one that is shortest on other messages [M', S]."""
     codes = [Code(alphabet)]
-    if not alphabet.has_raw and alphabet.columns and len(fitted_on):
+    if any(slot.kind != "raw" for slot in alphabet.slots) and len(fitted_on):
         names = ["huffman", *(["rice"] if any(slot.kind == "signed" for slot in alphabet.slots) else [])]
         names += ["learned"] * learned_prior
         codes += [Code.fit(alphabet, fitted_on, name) for name in names]

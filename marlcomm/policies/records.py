@@ -152,7 +152,8 @@ class Shuffled:
     """Everybody hears each sender of another world: messages as they are, that say nothing of one's own world.
 
     Attributes:
-        places: [B, N], draws that put the worlds in a row for each sender; each world hears the next one.
+        places: [B, N], draws that put the worlds in a row for each sender; each world hears the next one. A sender
+            that speaks nowhere else is heard as somebody else of another world, or as zeros where nobody speaks there.
         among: [B] bool, worlds whose messages are heard.
     """
 
@@ -164,7 +165,12 @@ class Shuffled:
         speaks = spoke & self.among.unsqueeze(-1)
         row = (self.places + ~speaks).argsort(0)  # draws are below 1, so speakers come first
         following = (row.argsort(0) + 1) % speaks.sum(0).clamp(min=1)
-        return received.gather(0, row.gather(0, following).unsqueeze(-1).expand_as(received))
+        heard = received.gather(0, row.gather(0, following).unsqueeze(-1).expand_as(received))
+        for world, sender in (speaks & (speaks.sum(0) == 1)).nonzero().tolist():  # it would hear itself
+            others = self.places.masked_fill(~speaks, 1.0).index_fill(0, torch.tensor(world, device=row.device), 1.0)
+            anybody = others.flatten().argmin()
+            heard[world, sender] = received.flatten(0, 1)[anybody] * (others.flatten()[anybody] < 1)
+        return heard
 
 
 # What agents may hear in place of what is said to them.

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from marlcomm import checkpoint
 from marlcomm.channels.base import Channel, Transmission
 from marlcomm.channels.readout import ReadoutChannel
 from marlcomm.channels.settings import ChannelSettings
@@ -72,11 +73,25 @@ class TeamNames:
             policy = self.build(env.spec)
             fitting = what_fits(policy, start or {})
             policy.load_state_dict(fitting, strict=False)
-            trained = all(f"{_CHANNEL}{name}" in fitting for name in policy.channel.state_dict())
-            if type(policy.quantiser).calibrate is not Channel.calibrate and not trained:
+            quantiser = policy.quantiser
+            calibrates = type(quantiser).calibrate is not Channel.calibrate and not (quantiser.stands_in and not start)
+            if calibrates and not quantiser.adopt(_loaded_by_the_quantiser(policy, fitting)):
                 home = env if env.device.type == "cpu" else self.make_env()  # where an untrained policy is
-                policy.quantiser.calibrate(_first_words(home, policy, seed))
+                quantiser.calibrate(_first_words(home, policy, seed))
             return policy
+
+    def start(self, stored: checkpoint.Checkpoint) -> dict[str, np.ndarray]:
+        """The weights of a checkpoint that mean the same in this team.
+
+        What a channel without `Channel.keeps_scale` has learned under other settings is not among them.
+        """
+        weights, settings = stored.policy(), dict((stored.settings or {}).get("channel", {}))
+        row = CHANNELS.row(self.channel)
+        if row.load().keeps_scale or settings.pop("name", None) != self.channel:
+            return weights
+        if row.settings_model()(**settings) == CHANNELS.check(self.channel, self.channel_config):
+            return weights
+        return {name: value for name, value in weights.items() if not name.startswith(_CHANNEL)}
 
     def build(self, spec: TeamSpec) -> TeamPolicy:
         """The policy for worlds of a spec, with weights by torch's generator and no calibration.
@@ -104,26 +119,38 @@ def what_fits(policy: TeamPolicy, weights: Mapping[str, np.ndarray]) -> dict[str
     return fitting
 
 
+def _loaded_by_the_quantiser(policy: TeamPolicy, fitting: Collection[str]) -> set[str]:
+    """The names of the quantiser's own state among those that were loaded into its policy."""
+    place = next(name for name, module in policy.channel.named_modules() if module is policy.quantiser)
+    prefix = f"{_CHANNEL}{place}." if place else _CHANNEL
+    return {name.removeprefix(prefix) for name in fitting if name.startswith(prefix)}
+
+
 def _first_words(env: TeamEnv, policy: TeamPolicy, seed: int) -> Tensor:
     """What a team gives to its channel before it is trained on: messages [M, D] of a few episodes."""
-    rollout, messages = overhear(Player(env, policy, seed, stream="calibration"), torch.arange(_CALIBRATION_WORLDS))
+    player, exactly = Player(env, policy, seed, stream="calibration"), policy.quantiser.stands_in
+    rollout, messages = overhear(player, torch.arange(_CALIBRATION_WORLDS), exactly)
     spoke = rollout.talk.quantised.spoke
     return messages[spoke & each_talk(rollout.acts, spoke)]
 
 
-def overhear(player: Player, worlds: Tensor) -> tuple[Rollout, Tensor]:
-    """One episode of every world, and the vectors [B, T R, N, D] that were given to the channel, wherever it is."""
-    rollouts, messages = zip(*(_overhear(player, some) for some in player.turns(worlds)), strict=True)
+def overhear(player: Player, worlds: Tensor, exactly: bool = False) -> tuple[Rollout, Tensor]:
+    """One episode of every world, and the vectors [B, T R, N, D] that were given to the channel, wherever it is.
+
+    With `exactly`, they are also what is heard, whatever the channel would make of them.
+    """
+    rollouts, messages = zip(*(_overhear(player, some, exactly) for some in player.turns(worlds)), strict=True)
     return join_rollouts(rollouts), torch.cat(messages)
 
 
-def _overhear(player: Player, worlds: Tensor) -> tuple[Rollout, Tensor]:
+def _overhear(player: Player, worlds: Tensor, exactly: bool) -> tuple[Rollout, Tensor]:
     policy, said = player.policy, list[Tensor]()
     channel, transmit = policy.quantiser, policy.quantiser.transmit
 
     def overheard(messages: Tensor, noise: Tensor | None = None) -> Transmission:
         said.append(messages)
-        return transmit(messages, noise)
+        sent = transmit(messages, noise)
+        return replace(sent, received=messages) if exactly else sent
 
     channel.transmit = overheard  # type: ignore[method-assign]
     try:

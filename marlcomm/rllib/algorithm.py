@@ -310,7 +310,10 @@ class TeamAlgorithm(Algorithm):
         found = [] if remark is None else [remark]
         if parent is not None:
             policy = cast("TeamRLModule", self.env_runner.module).policy
-            fresh = sorted(policy.state_dict().keys() - what_fits(policy, checkpoint.read(Path(parent)).policy()))
+            fresh = sorted(
+                policy.state_dict().keys()
+                - what_fits(policy, self.config.team_names().start(checkpoint.read(Path(parent))))
+            )
             found.append(f"weights of {parent}; new are {', '.join(fresh) or 'none'}")
         return found
 

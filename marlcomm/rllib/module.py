@@ -37,7 +37,9 @@ class TeamRLModule(TorchRLModule):
         env = names.make_env()
         self.spec: TeamSpec = env.spec
         start = config["init_from"]
-        self.policy = names.make_policy(env, self.seed, {} if start is None else checkpoint.read(Path(start)).policy())
+        self.policy = names.make_policy(
+            env, self.seed, {} if start is None else names.start(checkpoint.read(Path(start)))
+        )
         if start is not None:
             self.policy.quantiser.after_update(0)  # the channel's schedules begin anew
         values = ValueSettings(**config.get("values", {}))
