@@ -200,6 +200,11 @@ class _Head(Settings):
         return name
 
 
+def check_name(name: Any) -> None:
+    """Raise `ConfigError` unless a name is that of one folder."""
+    validate(_Head, {"name": name}, "")
+
+
 def experiment(data: Mapping[str, Any]) -> Experiment:
     """Check plain data. Raises `ConfigError` with one line for each thing that is wrong."""
     errors: list[str] = []

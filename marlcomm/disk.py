@@ -41,11 +41,16 @@ def appearing(folder: Path) -> Iterator[Path]:
 
 
 def write(file: Path, text: str) -> None:
-    """Write a file, whole or not at all."""
-    file.parent.mkdir(parents=True, exist_ok=True)
+    """Write a file, whole or not at all. Raises `DiskError` where the disk refuses."""
     partial = file.with_name(f".{file.name}.{os.getpid()}")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(file)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(file)
+    except OSError as error:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise DiskError(f"cannot write {file}: {reason(error)}") from error
 
 
 def _replace(folder: Path, whole: Path) -> None:

@@ -58,7 +58,11 @@ class Run:
         run = Run(new_folder(root / settings.name, time.strftime("%Y-%m-%d_%H-%M-%S")))
         found = versions(cast("EnvSettings", settings.env.settings).third_parties)
         origin = {"command": shlex.join(["marlcomm", *command]), "versions": found, "machine": machine()}
-        run._write_settings(settings, origin | before)
+        try:
+            run._write_settings(settings, origin | before)
+        except disk.DiskError:
+            run.discard()
+            raise
         return run
 
     @staticmethod
@@ -200,8 +204,7 @@ class Run:
     def summary_file(self, changes: Sequence[str] = ()) -> Path:
         """Where the evaluation of the team is kept, or of the team under changes ``channel.KEY=VALUE``."""
         words = (change.removeprefix("channel.").removeprefix("name=") for change in changes)
-        named = (re.sub(r"[^A-Za-z0-9._]+", "-", word).strip("-") for word in words)
-        return self.folder / f"{'-'.join(['summary', *named])}.json"
+        return self.folder / f"{'-'.join(['summary', *map(_in_a_name, words)])}.json"
 
     def write_summary(self, summary: dict[str, Any], changes: Sequence[str] = ()) -> Path:
         """Write an evaluation to `summary_file`."""
@@ -214,6 +217,14 @@ class Run:
         if not file.is_file():
             raise ConfigError(f"run: no summary yet in {self.folder}: marlcomm evaluate {self.folder} writes one")
         return cast(dict[str, Any], json.loads(file.read_text(encoding="utf-8")))
+
+
+def _in_a_name(change: str) -> str:
+    """KEY=VALUE as part of a file's name, with a hash where it says more than may stand there."""
+    whole = change.replace("=", "-", 1)
+    if re.fullmatch(r"[A-Za-z0-9._-]+", whole):
+        return whole
+    return f"{re.sub('[^A-Za-z0-9._]+', '-', whole).strip('-')}-{hashlib.sha256(change.encode()).hexdigest()[:8]}"
 
 
 def new_folder(parent: Path, name: str) -> Path:

@@ -42,16 +42,25 @@ def signature(data: Mapping[str, Any]) -> str | None:
 
     None where it names none, or where this user's files cannot be written.
     """
-    key = _key() if named(data) else None
-    if key is None:
+    if not named(data):
         return None
-    groups = {name: group for name, group in data.items() if name == "imports" or list(_functions(group))}
-    return hmac.new(key, json.dumps(groups, sort_keys=True).encode(), hashlib.sha256).hexdigest()
+    return seal({name: group for name, group in data.items() if name == "imports" or list(_functions(group))})
+
+
+def seal(data: Any) -> str | None:
+    """The user's signature of plain data; None where this user's files cannot be written."""
+    key = _key()
+    text = json.dumps(data, sort_keys=True)
+    return None if key is None else hmac.new(key, text.encode(), hashlib.sha256).hexdigest()
 
 
 def signed(data: Mapping[str, Any], found: object) -> bool:
     """Whether a signature is this user's of what the data names."""
-    wanted = signature(data)
+    return same(signature(data), found)
+
+
+def same(wanted: str | None, found: object) -> bool:
+    """Whether a signature that was found is the one that is wanted; never where there is none."""
     return wanted is not None and isinstance(found, str) and hmac.compare_digest(wanted, found)
 
 

@@ -1,5 +1,6 @@
 """A run never loses its last good checkpoint: killed, or without room, at any of the operations of a save."""
 
+import errno
 import json
 import re
 import subprocess
@@ -9,9 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from marlcomm import checkpoint
+from marlcomm import checkpoint, disk
+from marlcomm.config import experiment
 from marlcomm.disk import DiskError
 from marlcomm.log import MetricLog
+from marlcomm.runs import Run
 
 
 def struck(tmp_path, how):
@@ -52,6 +55,22 @@ def test_a_save_of_the_same_round_replaces_it(tmp_path):
         checkpoint.write(tmp_path / "000001", {}, weights=np.full(3, value))
     assert [path.name for path in tmp_path.iterdir()] == ["000001"]
     assert checkpoint.read(tmp_path / "000001").read("weights").tolist() == [2, 2, 2]
+
+
+def test_a_file_without_room_is_told_and_leaves_nothing(tmp_path, monkeypatch):
+    def refused(file, text, encoding):
+        file.touch()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    disk.write(tmp_path / "summary.json", "old")
+    monkeypatch.setattr(Path, "write_text", refused)
+    with pytest.raises(DiskError, match=r"cannot write .*summary\.json: No space left on device: make room"):
+        disk.write(tmp_path / "summary.json", "new")
+    assert [file.name for file in tmp_path.iterdir()] == ["summary.json"]
+    assert (tmp_path / "summary.json").read_bytes() == b"old"
+    with pytest.raises(DiskError):
+        Run.create(experiment({}), tmp_path / "runs", ["train"])
+    assert not list((tmp_path / "runs" / "run").iterdir())
 
 
 def test_a_log_without_room_is_told(tmp_path):

@@ -13,12 +13,14 @@ import pytest
 import supersuit
 import torch
 from commands import wait_for
+from gymnasium.spaces import Box
 from mpe2 import simple_reference_v3, simple_speaker_listener_v4
 from pettingzoo.butterfly import knights_archers_zombies_v11
 
 from marlcomm.envs.check import check_env
 from marlcomm.envs.faults import answered_within
 from marlcomm.envs.foreign.copies import CopyError
+from marlcomm.envs.foreign.spaces import Points
 from marlcomm.envs.foreign.world import copy_seeds
 from marlcomm.envs.pettingzoo import TeamParallelEnv
 from marlcomm.policies.evaluation import evaluate, evaluate_script
@@ -322,6 +324,13 @@ def test_a_failure_says_which_copy_when_and_where(world, processes):
     assert processes_below(os.getpid()) == set()
     with pytest.raises(RuntimeError, match="call reset first"):
         env.step(torch.zeros(30, 3).long())
+    assert env._first is None or processes  # the next episode has new copies, the first one among them
+
+
+def test_actions_stay_inside_a_box_in_its_own_type():
+    space = Box(-0.1, 0.1, (2,), np.float64)
+    points = Points("a", space, None, stripped=False)
+    assert space.contains(points.action(np.array([0.1, -0.1], np.float32)))  # float32's 0.1 lies beyond it
 
 
 def test_a_worker_that_ends_is_told(world):
@@ -490,6 +499,8 @@ def test_it_draws_the_environments_picture(world):
         ({"maker": ours("Leaver")}, "has no 'Leaver'; did you mean 'Leavers'?"),
         ({"maker": ours("number")}, "is int, wanted a function"),
         ({"maker": ours("Leavers"), "kwargs": {"size": 3}}, "Leavers(size=3) raised TypeError"),
+        ({"maker": ours("Leavers"), "kwargs": {"sizes": {3: 4}}}, "wanted what a config can hold: finite numbers"),
+        ({"maker": ours("Leavers"), "kwargs": {"size": float("inf")}}, "wanted what a config can hold"),
         ({"maker": ours("Alone")}, "makes Alone, which is of one agent, wanted PettingZoo's ParallelEnv or AECEnv"),
         ({"maker": "pathlib:Path"}, "Path, wanted PettingZoo's"),
         ({"maker": "pettingzoo.classic.connect_four_v3:env"}, "is_parallelizable"),

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 from importlib import metadata
+from pathlib import Path
 
 import pytest
 
@@ -257,6 +258,19 @@ def test_a_run_without_foreign_code_needs_no_key(make, another_user, monkeypatch
     monkeypatch.setattr(os, "link", lambda *names: (_ for _ in ()).throw(OSError("read-only")))
     assert trust.signature({"imports": ["x"]}) is None  # no key can be kept: whoever makes a run must say --trust
     assert not trust.signed({"imports": ["x"]}, None)
+
+
+def test_other_changes_have_other_files():
+    run, changes = Run(Path("x")), ["env.success_return=-20", "env.success_return=20", "channel.bits=4", "env.map=ood"]
+    assert [run.summary_file([change]).name for change in changes] == [
+        "summary-env.success_return--20.json",
+        "summary-env.success_return-20.json",
+        "summary-bits-4.json",
+        "summary-env.map-ood.json",
+    ]
+    pools = {run.summary_file([f"channel.pool={pool}"]).name for pool in ("[[1,4],[2,4]]", "[[1,4,2,4]]")}
+    assert len(pools) == 2
+    assert all(name.startswith("summary-pool-1-4-2-4-") for name in pools)
 
 
 def test_what_a_config_names_is_found_wherever_it_stands():

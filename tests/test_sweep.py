@@ -26,7 +26,7 @@ TINY = yaml.safe_load(TEXT)
 
 
 def settings(swept, **more):
-    return SweepSettings(command=("sweep",), config=TINY, swept=swept, jobs=2, **more)
+    return SweepSettings(**({"command": ("sweep",), "config": TINY, "swept": swept, "jobs": 2} | more))
 
 
 @pytest.fixture
@@ -95,6 +95,9 @@ def test_names_of_trials_are_folders_and_differ():
         ),
         ({"seed": "0,1"}, {"scheduler": "asha", "metric": "train/succes"}, "did you mean 'train/success'"),
         ({"run.evaluate_every": "null,2"}, {"scheduler": "asha"}, "run.evaluate_every is null"),
+        ({"seed": "0,1"}, {"config": TINY | {"name": "../out"}}, "name: got '../out', wanted a letter or digit"),
+        ({"seed": "0,1"}, {"config": TINY | {"name": 5}}, "name: got 5"),
+        ({"resources.num_env_runners": "0,2"}, {}, "resources.num_env_runners=2 asks for others: sweep them apart"),
     ],
 )
 def test_wrong_sweeps_are_refused_before_anything_starts(swept, more, words):
@@ -107,6 +110,21 @@ def test_a_sweep_is_named_on_the_command_line_too(tmp_path):
     (tmp_path / "tiny.yaml").write_text(TEXT)
     asked, _ = sweeping._settings(tmp_path / "tiny.yaml", ["seed=0,1", "name=mine"], [], 1, {})
     assert asked.config["name"] == "mine"
+
+
+def test_code_of_a_sweep_that_others_made_needs_a_word(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "mine"))
+    made = Sweep.create(settings({"seed": "0,1"}), tmp_path)
+    assert Sweep.open(made.folder, 3).settings.jobs == 3
+    asked = yaml.safe_load((made.folder / "sweep.yaml").read_text())
+    (made.folder / "sweep.yaml").write_text(yaml.safe_dump(asked | {"swept": {"imports": "[os],[sys]"}}))
+    with pytest.raises(ConfigError, match=r"names code that is not marlcomm's: tiny_world, os, sys; .*--trust"):
+        Sweep.open(made.folder)
+    (made.folder / "sweep.yaml").write_text(yaml.safe_dump(asked))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "theirs"))
+    with pytest.raises(ConfigError, match="was not made by you here"):
+        Sweep.open(made.folder)
+    assert Sweep.open(made.folder, trusted=True).settings == made.settings
 
 
 def test_what_is_no_sweep_is_told(here, tmp_path):

@@ -42,6 +42,13 @@ def main() -> None:
         for line in str(error).splitlines():
             complain(line)
         sys.exit(2)
+    except RuntimeError as error:
+        from marlcomm.disk import DiskError
+
+        if not isinstance(error, DiskError):
+            raise
+        complain(str(error))
+        sys.exit(1)
 
 
 def _version(wanted: bool) -> None:

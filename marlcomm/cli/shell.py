@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import sys
 from collections.abc import Iterable
@@ -78,7 +79,7 @@ def program(name: str) -> str:
 
 def resume_command(run: Run) -> str:
     """What continues a run."""
-    return f"{program('marlcomm')} train --resume {run.folder}"
+    return f"{program('marlcomm')} train --resume {shlex.quote(str(run.folder))}"
 
 
 def command_line() -> str:

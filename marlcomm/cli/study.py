@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -118,7 +119,7 @@ def _goes_on() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        again = f"{program('marlcomm')} {' '.join(sys.argv[1:])}"
+        again = f"{program('marlcomm')} {shlex.join(sys.argv[1:])}"
         say_command("stopped and saved; continue with", again)
         raise typer.Exit(130) from None
 

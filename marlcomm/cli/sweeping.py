@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,6 +16,7 @@ from marlcomm import config
 from marlcomm.cli.shell import (
     ConfigFile,
     Imports,
+    Trust,
     err,
     file_and_changes,
     out,
@@ -63,6 +65,7 @@ def sweep(
     resume: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="go on with a sweep that was stopped", show_default=False)
     ] = None,
+    trust: Trust = False,
 ) -> None:
     """Train and evaluate a config under many settings, side by side, each in a run of its own.
 
@@ -72,9 +75,9 @@ def sweep(
 
     if resume is not None:
         sources = {name: getattr(context.get_parameter_source(name), "name", "") for name in context.params}
-        if {name for name, source in sources.items() if source == "COMMANDLINE"} - {"resume", "jobs"}:
-            raise ConfigError("--resume takes a sweep, and --jobs if wished: it goes on with the settings it has")
-        going = Sweep.open(resume, jobs)
+        if {name for name, source in sources.items() if source == "COMMANDLINE"} - {"resume", "jobs", "trust"}:
+            raise ConfigError("--resume takes a sweep, --jobs and --trust: it goes on with the settings it has")
+        going = Sweep.open(resume, jobs, trust)
         checked = check(going.settings)
     else:
         deciding = {"scheduler": scheduler, "metric": metric, "mode": mode, "grace": grace, "factor": factor}
@@ -146,7 +149,7 @@ def _run(sweep: Sweep, settings: Experiment) -> None:
     for row in failed:
         words = " ".join(f"{key}={value}" for key, value in row["settings"].items())
         say_aside(f"[bold red]failed:[/bold red] {escape(words)}: {escape(row['reason'])}")
-    again = f"{program('marlcomm')} sweep --resume {sweep.folder}"
+    again = f"{program('marlcomm')} sweep --resume {shlex.quote(str(sweep.folder))}"
     if stop.requested or failed:
         say_command("continue with", again)
         raise typer.Exit(stop.exit_code if stop.requested else 1)

@@ -18,18 +18,19 @@ from typing import Any, cast
 
 from omegaconf import OmegaConf
 
-from marlcomm import checkpoint, disk
-from marlcomm.config import Experiment, experiment, merge
+from marlcomm import checkpoint, disk, trust
+from marlcomm.config import Experiment, check_name, experiment, merge
 from marlcomm.glossary import glossary
 from marlcomm.registry import ConfigError, nearest, validate
 from marlcomm.runs import Run, new_folder
-from marlcomm.sweeps.settings import SweepSettings, ends, label, points
+from marlcomm.sweeps.settings import SweepSettings, ends, label, points, values
 
 _FIGURES = {
     "success": "evaluation/success",
     "return": "evaluation/return",
     "bits": "evaluation/coded_bits_per_agent_step",
 }
+_SIGNATURE = "signature"
 _SHORT = {"short_success": "validation/success", "short_return": "validation/return"}
 
 
@@ -44,12 +45,16 @@ class Sweep:
     def create(settings: SweepSettings, root: Path) -> Sweep:
         """A new folder ``root/NAME/sweep_STAMP``."""
         folder = new_folder(root / settings.config["name"], f"sweep_{time.strftime('%Y-%m-%d_%H-%M-%S')}")
-        OmegaConf.save(OmegaConf.create(settings.model_dump(mode="json")), folder / "sweep.yaml")
+        data = settings.model_dump(mode="json")
+        OmegaConf.save(OmegaConf.create(data | {_SIGNATURE: _seal(settings)}), folder / "sweep.yaml")
         return Sweep(folder.absolute(), settings)  # trials run elsewhere
 
     @staticmethod
-    def open(folder: Path, jobs: int | None = None) -> Sweep:
-        """An existing sweep, by its folder or the newest one directly below a folder; with other jobs, if given."""
+    def open(folder: Path, jobs: int | None = None, trusted: bool = False) -> Sweep:
+        """An existing sweep, by its folder or the newest one directly below a folder; with other jobs, if given.
+
+        Raises `ConfigError` also where it names code of others, and neither this user made it here nor is it trusted.
+        """
         found = [folder, *sorted(folder.glob("sweep_*"), reverse=True)]
         folder = next((one for one in found if (one / "sweep.yaml").is_file()), folder)
         file = folder / "sweep.yaml"
@@ -61,10 +66,18 @@ class Sweep:
             raise ConfigError(f"--resume: cannot read {str(file)!r}: {error}") from None
         if not isinstance(data, dict):
             raise ConfigError(f"--resume: {str(file)!r} must hold keys and values")
-        settings = validate(
-            SweepSettings, cast(dict[str, Any], data) | ({} if jobs is None else {"jobs": jobs}), "sweep"
+        data = cast(dict[str, Any], data)
+        signature = data.pop(_SIGNATURE, None)
+        settings = cast(
+            SweepSettings, validate(SweepSettings, data | ({} if jobs is None else {"jobs": jobs}), "sweep")
         )
-        return Sweep(folder.absolute(), cast(SweepSettings, settings))
+        code = [] if trusted else _code(settings)
+        if code and not trust.same(_seal(settings), signature):
+            raise ConfigError(
+                f"--resume: {file} was not made by you here, and names code that is not marlcomm's: {', '.join(code)}; "
+                "if you trust it, say --trust"
+            )
+        return Sweep(folder.absolute(), settings)
 
     def experiment(self, point: Mapping[str, Any]) -> Experiment:
         """The settings of a trial, checked."""
@@ -94,10 +107,28 @@ class Sweep:
         return rows
 
 
+def _seal(settings: SweepSettings) -> str | None:
+    """The user's signature of all that a sweep's trials are made of."""
+    return trust.seal(settings.model_dump(mode="json", exclude={"jobs"}))
+
+
+def _code(settings: SweepSettings) -> list[str]:
+    """What a sweep names of others' code, wherever it stands."""
+    swept = [f"{key}={value}" for key, text in settings.swept.items() for value in values(text)]
+    changed = [merge({}, [change])[0] for change in (*settings.changes, *swept)]
+    return list(dict.fromkeys(name for data in (settings.config, *changed) for name in trust.named(data)))
+
+
 def check(settings: SweepSettings) -> list[Experiment]:
     """The settings of all trials, or of those at the ends of a search; raises `ConfigError` where one is wrong."""
+    check_name(settings.config["name"])
     tried = points(settings.swept) if settings.search == "grid" else ends(settings.swept)
     checked = [trial_settings(settings, point) for point in tried]
+    first = bundles(checked[0])
+    for point, one in zip(tried, checked, strict=True):
+        if bundles(one) != first:
+            told = ", ".join(f"{key}={value}" for key, value in point.items())
+            raise ConfigError(f"sweep: trials share their resources, but {told} asks for others: sweep them apart")
     for one in checked if settings.decides else ():
         _check_metric(settings.metric, one)
     return checked
@@ -122,6 +153,14 @@ def _check_metric(metric: str, settings: Experiment) -> None:
         raise ConfigError(f"--metric: {metric!r} is of short evaluations, and run.evaluate_every is null")
 
 
+def bundles(settings: Experiment) -> list[dict[str, float]]:
+    """The CPUs and GPUs of a trial's processes: that which trains first, then those that play and learn."""
+    resources = settings.resources
+    gpus = {"GPU": resources.num_gpus_per_learner} if resources.num_gpus_per_learner else {}
+    main = {"CPU": float(resources.threads or 1)} | ({} if resources.num_learners else gpus)
+    return [main, *[{"CPU": 1.0}] * resources.num_env_runners, *[gpus or {"CPU": 1.0}] * resources.num_learners]
+
+
 @dataclass(frozen=True)
 class TrialFolder:
     """What is known of a trial."""
@@ -143,8 +182,9 @@ class TrialFolder:
 
     def run(self) -> Run | None:
         """Its newest run that has begun."""
-        runs = [Run(file.parent) for file in sorted(self.folder.glob("*/config.yaml"))]
-        return next((run for run in reversed(runs) if run.checkpoints()), None)
+        folders = [file.parent for file in sorted(self.folder.glob("*/config.yaml"))]
+        newest = next((folder for folder in reversed(folders) if Run(folder).checkpoints()), None)
+        return None if newest is None else Run.open(newest)
 
     def status(self) -> tuple[str, str]:
         """finished, stopped, failed, interrupted or waiting; and the traceback of a failure."""

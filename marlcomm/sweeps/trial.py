@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from marlcomm.config import Experiment
 from marlcomm.runs import Run
-from marlcomm.sweeps.folder import Sweep, TrialFolder
+from marlcomm.sweeps.folder import Sweep, TrialFolder, bundles
 from marlcomm.sweeps.settings import space
 from marlcomm.training import built, rounds
 
@@ -91,14 +91,6 @@ class Trial:
         return Run.create(self._settings, self._sweep.folder / "trials", self._sweep.settings.command), False
 
 
-def bundles(settings: Experiment) -> list[dict[str, float]]:
-    """The CPUs and GPUs of a trial's processes: that which trains first, then those that play and learn."""
-    resources = settings.resources
-    gpus = {"GPU": resources.num_gpus_per_learner} if resources.num_gpus_per_learner else {}
-    main = {"CPU": float(resources.threads or 1)} | ({} if resources.num_learners else gpus)
-    return [main, *[{"CPU": 1.0}] * resources.num_env_runners, *[gpus or {"CPU": 1.0}] * resources.num_learners]
-
-
 def cpus(settings: Experiment) -> int:
     """The CPUs of a trial."""
     return math.ceil(sum(bundle.get("CPU", 0.0) for bundle in bundles(settings)))
@@ -164,5 +156,6 @@ def _what(sweep: Sweep, seed: int) -> Grid | Search:
     left = [trial.point for trial in trials if not trial.over]
     if asked.search == "grid":
         return Grid([*(trial.point for trial in over if asked.decides), *left])
-    tried = [(trial.point, trial.latest()[asked.metric]) for trial in over]
+    told = [(trial.point, trial.latest()) for trial in over]  # of a short training nobody may know the metric
+    tried = [(point, latest[asked.metric]) for point, latest in told if asked.metric in latest]
     return Search(space(asked.swept), asked.metric, asked.mode, seed, asked.trials, tried, left)

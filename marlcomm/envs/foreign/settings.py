@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any, Self
 
@@ -48,6 +49,17 @@ class PettingZooSettings(EnvSettings):
     @property
     def third_parties(self) -> tuple[str, ...]:
         return self.maker.partition(":")[0].partition(".")[0], "supersuit"
+
+    @field_validator("kwargs")
+    @classmethod
+    def _are_kept_as_they_are(cls, kwargs: dict[str, Any]) -> dict[str, Any]:
+        try:
+            kept = json.loads(json.dumps(kwargs, allow_nan=False)) == kwargs
+        except (TypeError, ValueError):
+            kept = False
+        if not kept:
+            raise ValueError("what a config can hold: finite numbers, texts, lists, and groups whose keys are texts")
+        return kwargs
 
     @field_validator("maker", "floor", "ceiling")
     @classmethod

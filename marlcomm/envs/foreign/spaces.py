@@ -130,8 +130,10 @@ class Points(Deeds):
     def action(self, padded: Any) -> NDArray[Any]:
         chosen = padded[: self.own]
         if not self.shared:
-            chosen = np.clip(self.low + (chosen + 1) * 0.5 * (self.high - self.low), self.low, self.high)
-        return np.concatenate([chosen.astype(self._given.dtype), self._rest]).reshape(self._given.shape)
+            chosen = self.low + (chosen + 1) * 0.5 * (self.high - self.low)
+        # In the environment's own type: the float32 that is nearest to a bound may lie beyond it.
+        chosen = np.clip(chosen.astype(self._given.dtype), self.low, self.high)
+        return np.concatenate([chosen, self._rest]).reshape(self._given.shape)
 
 
 def deeds_of(agent: str, space: gym.Space[Any], words: int | None, stripped: bool) -> Deeds:

@@ -34,8 +34,9 @@ class PettingZooWorld(TeamEnv):
     def __init__(self, settings: PettingZooSettings, device: torch.device | str = "cpu") -> None:
         super().__init__(device)
         self.settings = settings
-        self._first = Copy(settings)
-        self._facts = self._first.facts
+        first = Copy(settings)
+        self._first: Copy | None = first
+        self._facts = first.facts
         self._players: Local | Workers | None = None
         self._past_worker_seconds = 0.0
         self.worlds_at_once = settings.copies
@@ -67,9 +68,11 @@ class PettingZooWorld(TeamEnv):
 
     def _started(self) -> Local | Workers:
         if self._players is None:
-            self._players = (
-                Workers(self.settings, self._facts) if self.settings.processes else Local(self.settings, self._first)
-            )
+            if self.settings.processes:
+                self._players = Workers(self.settings, self._facts)
+            else:
+                first, self._first = self._first, None  # a later player makes its own
+                self._players = Local(self.settings, first or Copy(self.settings))
         return self._players
 
     def _attempt(self, play: Callable[[], None]) -> None:

@@ -66,7 +66,7 @@ class TrafficJunctionSettings(EnvSettings):
         if self.curriculum is not None and self.first_rate >= self.final_rate:
             raise ValueError(
                 f"a curriculum must rise, but curriculum.first_rate is {self.first_rate:g} and add_rate, "
-                f"where it ends, {self.final_rate:g}"
+                f"where it ends, {self.final_rate:g} (env.curriculum=null plays that rate from the start)"
             )
         return self
 
