@@ -260,6 +260,14 @@ def test_a_run_without_foreign_code_needs_no_key(make, another_user, monkeypatch
     assert not trust.signed({"imports": ["x"]}, None)
 
 
+def test_a_wrong_path_of_a_run_is_told_with_the_nearest(make):
+    home = make().folder.parent
+    with pytest.raises(ConfigError, match=f"no run in .*; did you mean '{home}'"):
+        Run.open(home.with_name(f"{home.name}s"))
+    with pytest.raises(ConfigError, match=f"no run in '{home.parent}': .*known: {home}"):
+        Run.open(home.parent)
+
+
 def test_other_changes_have_other_files():
     run, changes = Run(Path("x")), ["env.success_return=-20", "env.success_return=20", "channel.bits=4", "env.map=ood"]
     assert [run.summary_file([change]).name for change in changes] == [
