@@ -482,6 +482,14 @@ def test_what_is_wrong_with_an_evaluation_is_told_before_any_training(folder, mo
         run(Study.read(folder / "study.yaml", folder / "results"), folder / "runs", 1)
 
 
+def test_an_evaluation_under_another_channel_drops_what_the_team_had_set(folder):
+    text = STUDY.partition("tuning_seeds")[0].replace(
+        "vq: [channel.name=vq]", "vq: [channel.name=vq, channel.segments=2]"
+    )
+    (folder / "study.yaml").write_text(text.replace("of: continuous, changes: [", "of: vq, changes: ["))
+    assert len(ahead(Study.read(folder / "study.yaml", folder / "results"), folder / "runs")) == 6
+
+
 def test_without_settings_to_choose_from_nothing_is_tuned_or_stored(folder):
     (folder / "study.yaml").write_text(STUDY.partition("tuning_seeds")[0])
     with pytest.raises(ConfigError, match=r"study\.trials: there are none"):
@@ -521,6 +529,8 @@ def test_nobody_is_close_to_who_is_not_there_or_no_evidence(folder):
         write(study, "vq", seed, success=0.97)
     assert rows(study)[0].reached is None
     assert f"{wanted}**not to be told yet**" in section(study, rows(study))
+    missed = Study(study.name, asked.model_copy(update={"worst": {"vq": 0.99}}), study.config, study.results)
+    assert rows(missed)[0].reached is False
     write(study, "continuous", 1, success=0.97)
     assert f"{wanted}**reached** so far, by 1 of 2 seeds" in section(study, rows(study))
     write(study, "continuous", 1, settings=["algorithm.lr=0.5"], success=0.97)

@@ -120,11 +120,20 @@ def test_code_of_a_sweep_that_others_made_needs_a_word(tmp_path, monkeypatch):
     (made.folder / "sweep.yaml").write_text(yaml.safe_dump(asked | {"swept": {"imports": "[os],[sys]"}}))
     with pytest.raises(ConfigError, match=r"names code that is not marlcomm's: tiny_world, os, sys; .*--trust"):
         Sweep.open(made.folder)
+    parts = ["env.kwargs.l=[os]", "imports=${oc.select:env.kwargs.l,null}"]
+    (made.folder / "sweep.yaml").write_text(yaml.safe_dump(asked | {"config": {}, "changes": parts}))
+    with pytest.raises(ConfigError, match=r"not marlcomm's: \$\{\.\.\.\}; "):
+        Sweep.open(made.folder)
     (made.folder / "sweep.yaml").write_text(yaml.safe_dump(asked))
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "theirs"))
     with pytest.raises(ConfigError, match="was not made by you here"):
         Sweep.open(made.folder)
     assert Sweep.open(made.folder, trusted=True).settings == made.settings
+
+
+def test_a_search_over_a_wide_range_is_opened_again(tmp_path):
+    made = Sweep.create(settings({"algorithm.learning_starts": "1000..50000"}, search="optuna"), tmp_path)
+    assert Sweep.open(made.folder).settings == made.settings
 
 
 def test_what_is_no_sweep_is_told(here, tmp_path):
@@ -213,7 +222,7 @@ def test_optuna_suggests_within_ranges_and_goes_on_with_what_was_tried():
     ranges = space({"channel.delta": "0.05..0.5", "algorithm.lr": "log:1e-4..1e-2", "policy.hidden_size": "[8],[16]"})
     tried = [({"channel.delta": 0.1, "algorithm.lr": 1e-3, "policy.hidden_size": "[8]"}, 0.5)]
     begun = [{"channel.delta": 0.3, "algorithm.lr": 2e-3, "policy.hidden_size": "[16]"}]
-    search = Search(ranges, "train/return", "max", seed=3, trials=5, tried=tried, begun=begun)
+    search = Search(ranges, "train/return", "max", seed=3, trials=5, over=len(tried), tried=tried, begun=begun)
     assert search.samples == 4
     searcher = search.searcher()
     suggested = [searcher.suggest(str(number))["settings"] for number in range(4)]

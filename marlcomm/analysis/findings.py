@@ -235,7 +235,7 @@ def _reached(
     if label in settings.within:
         lost = {seed: sign * (own[seed] - numbers[seed]) for seed in own.keys() & numbers.keys()}
         if not lost:
-            return None
+            return None if all(found) else False
         found.append(_mean(lost) <= settings.within[label])
     return all(found) if found else None
 

@@ -20,7 +20,7 @@ from marlcomm import disk
 from marlcomm.analysis.study_settings import StudySettings
 from marlcomm.analysis.trainings import Progress, Watch, evaluated, progress, team_name, told_of, train
 from marlcomm.changes import Changes, check_evaluated, differences, of_training
-from marlcomm.config import experiment, load
+from marlcomm.config import experiment, load, merge
 from marlcomm.config import read as config_data
 from marlcomm.registry import ConfigError, nearest, validate
 from marlcomm.runs import Run, anywhere
@@ -241,7 +241,7 @@ def _asked(
     for label, afterwards in study.settings.afterwards.items():
         with told_of(label):  # before anything is trained for hours
             check_evaluated(afterwards.changes)
-            experiment(config_data(study.config, [*teams[afterwards.of], *afterwards.changes])[0])
+            experiment(merge(config_data(study.config, teams[afterwards.of])[0], afterwards.changes)[0])
     labels = study.settings.trained_here if labels is None else list(labels)
     for label in labels:
         if label not in teams:

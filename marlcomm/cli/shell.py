@@ -53,7 +53,10 @@ def file_to_write(option: typer.CallbackParam, target: Path | None) -> Path | No
     """Callback of an option: a file that can be written, told before hours are spent on what will be in it."""
     if target is not None and target.is_dir():
         raise ConfigError(f"{option.opts[0]}: {str(target)!r} is a folder, wanted a file")
-    folder_to_write(option, None if target is None else target.parent)
+    if target is None or not target.exists():
+        folder_to_write(option, None if target is None else target.parent)
+    elif not os.access(target, os.W_OK):
+        raise ConfigError(f"{option.opts[0]}: {str(target)!r} cannot be written to")
     return target
 
 

@@ -214,6 +214,8 @@ class TeamLearner(TorchLearner):
         Only moments, that is; all else is of the settings of now. Another kind of optimiser than before begins anew.
         """
         optimizers = self._named_optimizers
+        for name, one in state.items():  # the rate too, until RLlib sets it after the first step
+            optimizers[name].param_groups[0]["lr"] = float(one["state"]["param_groups"][0]["lr"])
         state = {name: one for name, one in state.items() if _same_kind(one["state"], optimizers[name])}
         super()._set_optimizer_state(copy.deepcopy(state))
         for optimizer in optimizers.values():

@@ -98,8 +98,9 @@ class Search:
     Attributes:
         space: key -> values to choose from, or a range of numbers.
         trials: how many, those of before included.
-        tried: settings and metric of trials that are over.
-        begun: settings of trials that are not.
+        over: how many of these are over.
+        tried: settings and metric of those of which the metric is known.
+        begun: settings of trials that are not over.
     """
 
     space: Mapping[str, Sequence[str] | Range]
@@ -107,12 +108,13 @@ class Search:
     mode: str
     seed: int
     trials: int
+    over: int = 0
     tried: Sequence[tuple[Mapping[str, Any], float]] = ()
     begun: Sequence[Mapping[str, Any]] = ()
 
     @property
     def samples(self) -> int:
-        return self.trials - len(self.tried)
+        return self.trials - self.over
 
     def param_space(self) -> None:
         return None  # the searcher knows it

@@ -23,7 +23,7 @@ from marlcomm.config import Experiment, check_name, experiment, merge
 from marlcomm.glossary import glossary
 from marlcomm.registry import ConfigError, nearest, validate
 from marlcomm.runs import Run, new_folder
-from marlcomm.sweeps.settings import SweepSettings, ends, label, points, values
+from marlcomm.sweeps.settings import SweepSettings, ends, label, parts, points
 
 _FIGURES = {
     "success": "evaluation/success",
@@ -36,10 +36,17 @@ _SHORT = {"short_success": "validation/success", "short_return": "validation/ret
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep and its folder."""
+    """A sweep and its folder.
+
+    Attributes:
+        folder: where it is.
+        settings: what was asked for.
+        trusted: whether the user said that the code which it names may be loaded, whoever made it.
+    """
 
     folder: Path
     settings: SweepSettings
+    trusted: bool = False
 
     @staticmethod
     def create(settings: SweepSettings, root: Path) -> Sweep:
@@ -74,24 +81,25 @@ class Sweep:
         code = [] if trusted else _code(settings)
         if code and not trust.same(_seal(settings), signature):
             raise ConfigError(
-                f"--resume: {file} was not made by you here, and names code that is not marlcomm's: {', '.join(code)}; "
+                f"--resume: {file} was not made by you here (or before sweeps were signed), and names code that is not "
+                f"marlcomm's: {', '.join(code)}; "
                 "if you trust it, say --trust"
             )
-        return Sweep(folder.absolute(), settings)
+        return Sweep(folder.absolute(), settings, trusted)
 
     def experiment(self, point: Mapping[str, Any]) -> Experiment:
         """The settings of a trial, checked."""
         return trial_settings(self.settings, point)
 
     def trial(self, point: Mapping[str, Any]) -> TrialFolder:
-        return TrialFolder(self.folder / "trials" / label(point), dict(point))
+        return TrialFolder(self.folder / "trials" / label(point), dict(point), self.trusted)
 
     def trials(self) -> list[TrialFolder]:
         """All of a grid, or those that a search has begun, oldest first."""
         if self.settings.search == "grid":
             return [self.trial(point) for point in points(self.settings.swept)]
         files = sorted(self.folder.glob("trials/*/trial.json"), key=lambda file: file.stat().st_mtime_ns)
-        return [TrialFolder(file.parent, json.loads(file.read_text(encoding="utf-8"))) for file in files]
+        return [TrialFolder(file.parent, json.loads(file.read_text(encoding="utf-8")), self.trusted) for file in files]
 
     def write_results(self) -> list[dict[str, Any]]:
         """Write and return the row of each trial, whatever became of it."""
@@ -113,10 +121,12 @@ def _seal(settings: SweepSettings) -> str | None:
 
 
 def _code(settings: SweepSettings) -> list[str]:
-    """What a sweep names of others' code, wherever it stands."""
-    swept = [f"{key}={value}" for key, text in settings.swept.items() for value in values(text)]
-    changed = [merge({}, [change])[0] for change in (*settings.changes, *swept)]
-    return list(dict.fromkeys(name for data in (settings.config, *changed) for name in trust.named(data)))
+    """What a sweep names of others' code, wherever it stands; texts that are put together (``${...}``) may be some."""
+    swept = [f"{key}={part}" for key, text in settings.swept.items() for part in parts(text)]
+    changed = [merge({}, [change])[0] for change in (*settings.changes, *swept) if "${" not in change]
+    found = [name for data in (settings.config, *changed) for name in trust.named(data)]
+    asked = json.dumps(settings.model_dump(mode="json", exclude={"command"}))
+    return list(dict.fromkeys([*found, *(["${...}"] if "${" in asked else [])]))
 
 
 def check(settings: SweepSettings) -> list[Experiment]:
@@ -167,6 +177,7 @@ class TrialFolder:
 
     folder: Path
     point: dict[str, Any]
+    trusted: bool = False
 
     def begin(self) -> None:
         """Keep the settings; what became of the trial before is forgotten."""
@@ -184,7 +195,7 @@ class TrialFolder:
         """Its newest run that has begun."""
         folders = [file.parent for file in sorted(self.folder.glob("*/config.yaml"))]
         newest = next((folder for folder in reversed(folders) if Run(folder).checkpoints()), None)
-        return None if newest is None else Run.open(newest)
+        return None if newest is None else Run.open(newest, self.trusted)
 
     def status(self) -> tuple[str, str]:
         """finished, stopped, failed, interrupted or waiting; and the traceback of a failure."""

@@ -66,7 +66,7 @@ def values(text: str) -> list[str]:
     (['0.1', '0.2'], ['0', '1', '2', '7'], ['[[0,1],[9,2]]', '3'])
     """
     found = []
-    for part in _split(text):
+    for part in parts(text):
         if not part:
             raise ConfigError(f"got {text!r}, wanted values between commas, as in 1,2,3")
         ends = _WHOLE_RANGE.fullmatch(part)
@@ -82,7 +82,7 @@ def values(text: str) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _split(text: str) -> list[str]:
+def parts(text: str) -> list[str]:
     """Parts between those commas that stand in no bracket and no quotes."""
     parts, depth, quote = [""], 0, ""
     for letter in text:
@@ -101,7 +101,7 @@ def _split(text: str) -> list[str]:
 
 def is_swept(text: str) -> bool:
     """Whether a value stands for several."""
-    return len(_split(text)) > 1 or _RANGE.fullmatch(text) is not None
+    return len(parts(text)) > 1 or _RANGE.fullmatch(text) is not None
 
 
 def points(swept: Mapping[str, str]) -> list[dict[str, str]]:

@@ -158,4 +158,4 @@ def _what(sweep: Sweep, seed: int) -> Grid | Search:
         return Grid([*(trial.point for trial in over if asked.decides), *left])
     told = [(trial.point, trial.latest()) for trial in over]  # of a short training nobody may know the metric
     tried = [(point, latest[asked.metric]) for point, latest in told if asked.metric in latest]
-    return Search(space(asked.swept), asked.metric, asked.mode, seed, asked.trials, tried, left)
+    return Search(space(asked.swept), asked.metric, asked.mode, seed, asked.trials, len(over), tried, left)
