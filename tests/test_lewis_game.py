@@ -246,14 +246,14 @@ def test_data_from_the_command_line(here, tmp_path):
     ("arguments", "words"),
     [
         (["--out", "r.npz", "--min-symbols", 1], "nearest: distractors"),
-        (["--out", "r.npz", "--min-symbols", 21], "env.min_symbols: got 21, wanted at most attributes, 20"),
+        (["--out", "r.npz", "--min-symbols", 21], "--min-symbols: got 21, wanted at most attributes, 20"),
         (["--out", "none/r.npz"], "--out: no folder 'none'"),
         (["--out", "r.npz", "--format", "eg"], "--format: unknown 'eg'; did you mean 'egg'?"),
         (
             ["--out", "r.npz", "--rounds", 10, "--validation", 10],
             "--validation: got 10, wanted fewer than --rounds, 10",
         ),
-        (["--out", "r.npz", "--values", 99], "env.values: got 99, wanted less than or equal to 16"),
+        (["--out", "r.npz", "--values", 99], "--values: got 99, wanted less than or equal to 16"),
         (["--out", "."], "--out: '.' is a folder, wanted a file"),
     ],
 )
