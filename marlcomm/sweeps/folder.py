@@ -82,8 +82,7 @@ class Sweep:
         if code and not trust.same(_seal(settings), signature):
             raise ConfigError(
                 f"--resume: {file} was not made by you here (or before sweeps were signed), and names code that is not "
-                f"marlcomm's: {', '.join(code)}; "
-                "if you trust it, say --trust"
+                f"marlcomm's: {', '.join(code)}; if you trust it, say --trust"
             )
         return Sweep(folder.absolute(), settings, trusted)
 
