@@ -22,7 +22,7 @@ from marlcomm import glossary
 from marlcomm.analysis.capacity import Relation
 from marlcomm.analysis.findings import rows
 from marlcomm.analysis.results_page import table
-from marlcomm.analysis.study import Study
+from marlcomm.analysis.study import FAILED, Study
 from marlcomm.analysis.study_settings import StudySettings
 from marlcomm.config import ClusterSettings, EvaluationSettings, ResourceSettings, RunSettings
 from marlcomm.envs.cards import cards
@@ -247,7 +247,8 @@ def lewis_table() -> str:
     ]
     for least in (2, 3):
         for length in range(1, 6):
-            found = [_read(file) for file in sorted((RESULTS / f"lewis_game_min{least}").glob(f"L___{length}-*.json"))]
+            files = sorted((RESULTS / f"lewis_game_min{least}").glob(f"L___{length}-*.json"))
+            found = [team for team in map(_read, files) if FAILED not in team]
             symbols = _read(RESULTS / "lewis_game" / f"min{least}_L{length}_effective.json")["effective"]
             accuracy, sampled = (
                 statistics.fmean(team[f"{how}/success"] for team in found) for how in ("greedy", "evaluation")

@@ -12,6 +12,7 @@ from typing import Any, Literal, cast
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import Field, field_validator, model_validator
+from pydantic_core import to_jsonable_python
 
 from marlcomm.registry import TABLES, ConfigError, Settings, check_multiple, nearest, validate
 
@@ -170,8 +171,27 @@ class Experiment:
             "init_from": self.init_from,
         }
 
+    def with_defaults(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        """Data of another experiment: settings of its parts that were not there yet when it was written, by default."""
+        found = dict(data)
+        for part in (*GROUPS, *_SECTIONS):
+            chosen, own = getattr(self, part), dict(data.get(part, {}))
+            settings, name = (chosen.settings, chosen.name) if part in GROUPS else (chosen, None)
+            if own.get("name") == name:
+                found[part] = _defaults(type(settings)) | own
+        return found
+
     def as_yaml(self) -> str:
         return OmegaConf.to_yaml(OmegaConf.create(self.as_data()))
+
+
+def _defaults(model: type[Settings]) -> dict[str, Any]:
+    """What settings are where nobody says otherwise, as plain data."""
+    return {
+        name: to_jsonable_python(field.get_default(call_default_factory=True))
+        for name, field in model.model_fields.items()
+        if not field.is_required()
+    }
 
 
 _SECTIONS: dict[str, type[Settings]] = {
@@ -203,6 +223,11 @@ class _Head(Settings):
 def check_name(name: Any) -> None:
     """Raise `ConfigError` unless a name is that of one folder."""
     validate(_Head, {"name": name}, "")
+
+
+def check_seed(seed: Any) -> None:
+    """Raise `ConfigError` unless every draw can be keyed by a seed."""
+    validate(_Head, {"seed": seed}, "")
 
 
 def experiment(data: Mapping[str, Any]) -> Experiment:

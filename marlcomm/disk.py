@@ -74,12 +74,18 @@ def _sync(path: Path) -> None:
 
 
 def found(parent: Path, pattern: str, file: str) -> list[Path]:
-    """The folders below `parent` that appeared (they hold a file), by name; of two of one name the newer is the later.
+    """The folders below `parent` that appeared (they hold a file), by name, numbers by their value.
 
-    An older one of the same name is there only where a process died in the instant of its replacement.
+    Of two of one name the newer is the later; an older one is there only where a process died in the instant of its
+    replacement.
     """
     folders = [path for path in parent.glob(pattern) if (path / file).is_file()]
-    return sorted(folders, key=lambda path: (path.name.removesuffix(_REPLACED), not path.name.endswith(_REPLACED)))
+    return sorted(folders, key=_place)
+
+
+def _place(folder: Path) -> tuple[int, str, bool]:
+    name = folder.name.removesuffix(_REPLACED)
+    return (int(name) if name.isdecimal() else 0, name, not folder.name.endswith(_REPLACED))
 
 
 def remove(folder: Path) -> None:

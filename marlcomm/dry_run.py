@@ -7,11 +7,13 @@ import resource
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
 import torch
 
 from marlcomm.config import Experiment, RunSettings
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from marlcomm.rllib.algorithm import TeamAlgorithm
     from marlcomm.rllib.runner import TeamEnvRunner
 
+_POINTS = 1000  # of a run, at which the sizes of its rounds are looked at
 _ROUNDS = 2  # the first is slower than those that follow
 
 
@@ -36,6 +39,7 @@ class DryRun:
         parameters: how many trainable numbers each part has.
         figures: what the last round logged.
         env_steps: of a round, of the largest where they grow.
+        shrunk: env steps of the run -> by what the round there is smaller than that.
         round_seconds, evaluation_seconds: of a round, and of a short evaluation (zero where there is none).
         peak_bytes: memory of processes at their largest, by kind; of a whole run, whose replay is full.
         remarks: what the algorithm has to say of itself, in sentences.
@@ -45,6 +49,7 @@ class DryRun:
     parameters: dict[str, int]
     figures: dict[str, float]
     env_steps: float
+    shrunk: Callable[[float], float]
     round_seconds: float
     evaluation_seconds: float
     peak_bytes: dict[str, int]
@@ -52,21 +57,27 @@ class DryRun:
 
     def rounds(self, run: RunSettings) -> int:
         """How many rounds a whole run is expected to have."""
-        by_steps = math.inf if run.env_steps is None else run.env_steps / self.env_steps
-        by_time = math.inf if run.minutes is None else 60 * run.minutes / self.round_seconds
-        return math.ceil(min(by_steps, by_time))
+        env_steps = self._largest_rounds(run) * self.env_steps
+        shrunk = [self.shrunk(point) for point in np.linspace(0, env_steps, _POINTS)]
+        return math.ceil(round(self._largest_rounds(run) * float(np.mean(shrunk)), 6))
 
     def seconds(self, run: RunSettings) -> float:
         """How long a whole run is expected to take, short evaluations included."""
-        rounds = self.rounds(run)
-        evaluations = 0 if run.evaluate_every is None else rounds // run.evaluate_every
-        return rounds * self.round_seconds + evaluations * self.evaluation_seconds
+        evaluations = 0 if run.evaluate_every is None else self.rounds(run) // run.evaluate_every
+        return math.ceil(self._largest_rounds(run)) * self.round_seconds + evaluations * self.evaluation_seconds
+
+    def _largest_rounds(self, run: RunSettings) -> float:
+        """How many rounds the run would have if all were as large as the largest; a smaller one is as much quicker."""
+        by_steps = math.inf if run.env_steps is None else run.env_steps / self.env_steps
+        by_time = math.inf if run.minutes is None else 60 * run.minutes / self.round_seconds
+        return min(by_steps, by_time)
 
 
 def dry_run(settings: Experiment) -> DryRun:
     """Build everything, play and learn two rounds, evaluate once if the run will; no run folder is left."""
     run = settings.run
-    dearest = cast(Training, settings.algorithm.settings).at_its_dearest()
+    own = cast(Training, settings.algorithm.settings)
+    dearest = own.at_its_dearest()
     short = replace(
         settings,
         run=run.model_copy(update={"evaluate_every": None}),
@@ -89,6 +100,7 @@ def dry_run(settings: Experiment) -> DryRun:
             parameters=_parameters(algorithm),
             figures=figures,
             env_steps=algorithm.env_steps / _ROUNDS,
+            shrunk=lambda env_steps: dearest.episodes_at(env_steps) / own.episodes_at(env_steps),
             round_seconds=round_seconds,
             evaluation_seconds=0.0 if run.evaluate_every is None else perf_counter() - clock,
             peak_bytes=_peaks(algorithm),

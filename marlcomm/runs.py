@@ -29,7 +29,7 @@ from marlcomm.registry import ConfigError, nearest
 if TYPE_CHECKING:
     from marlcomm.envs.settings import EnvSettings
 
-_INIT_FROM = "init_from"
+_INIT_FROM, _RESUMED = "init_from", "resumed"
 _KEPT_CHECKPOINTS = 2
 _PACKAGES = ("marlcomm", "torch", "ray", "numpy", "gymnasium", "pettingzoo", "mpe2")
 
@@ -88,7 +88,7 @@ class Run:
         Raises `ConfigError` also where it names code of others that this user neither named before nor trusts now.
         """
         settings = self._settings()
-        edited = of_training(self.changes(settings))
+        edited = self._untold(settings)
         if edited:
             raise ConfigError(
                 f"run: config.yaml of {self.folder} is not what it was trained with: {told(edited)}; put it back"
@@ -98,7 +98,12 @@ class Run:
     def resumed(self, overrides: Sequence[str] = (), force: bool = False) -> Experiment:
         """The settings with which the run goes on; those of the training may not be others, unless by `force`."""
         settings = self._settings(overrides)
-        changed = of_training(self.changes(settings))
+        if settings.init_from != (began := self._settings().init_from):
+            raise ConfigError(
+                f"init_from: got {settings.init_from!r}, wanted {began!r}: it is read once, when a run begins; "
+                "marlcomm train --init-from begins another one"
+            )
+        changed = self._untold(settings)
         if changed and not force:
             raise ConfigError(
                 f"--resume: the run would not be one training any more: {told(changed)}; --force goes on all the same, "
@@ -126,12 +131,45 @@ class Run:
         then = checkpoint.read(found[-1]).settings or read(self.folder / "config.yaml")[0]  # format 1 has none
         return differences(then, settings.as_data())
 
-    def keep_changes(self, settings: Experiment, changes: Changes, round_: int, command: Sequence[str]) -> None:
-        """Make settings those of the run, which goes on with them from a round; origin.json tells what changed."""
-        forced = list(of_training(changes))
-        entry = {"command": shlex.join(["marlcomm", *command]), "round": round_, "changes": changes, "forced": forced}
-        origin = self._origin()
-        self._write_settings(settings, origin | {"resumed": [*origin.get("resumed", []), entry]})
+    def keep_changes(self, settings: Experiment, command: Sequence[str]) -> None:
+        """Make settings those with which the run goes on from its last checkpoint; origin.json tells what changed.
+
+        To be called before the next checkpoint is written: whatever is killed in between, what was forced stays told.
+        """
+        round_, resumed = self._last_round(), self._resumed()
+        changes = self.changes(settings)
+        if self._pending() is not None:
+            resumed = resumed[:-1]  # nothing came of it
+        if changes:
+            told_of = {"command": shlex.join(["marlcomm", *command]), "round": round_, "changes": changes}
+            resumed = [*resumed, told_of | {"forced": list(of_training(changes))}]
+        origin = {name: value for name, value in self._origin().items() if name != _RESUMED}
+        self._write_settings(settings, origin | ({_RESUMED: resumed} if resumed else {}))
+
+    def is_told_otherwise(self, settings: Experiment) -> bool:
+        """Whether `keep_changes` would change what the run's files say."""
+        return bool(self.changes(settings)) or self._pending() is not None
+
+    def _untold(self, settings: Experiment) -> Changes:
+        """Changes of what is learned that origin.json does not tell of yet."""
+        changes = of_training(self.changes(settings))
+        pending = self._pending() if changes else None
+        told_of = {} if pending is None else {key: new for key, (_, new) in pending["changes"].items()}
+        return {key: (old, new) for key, (old, new) in changes.items() if told_of.get(key, old) != new}
+
+    def _pending(self) -> dict[str, Any] | None:
+        """What origin.json tells of the newest changes, where no checkpoint has been written since."""
+        resumed = self._resumed()
+        return resumed[-1] if resumed and resumed[-1]["round"] == self._last_round() else None
+
+    def _resumed(self) -> list[dict[str, Any]]:
+        """What origin.json tells of how the run went on."""
+        return list(self._origin().get(_RESUMED, []))
+
+    def _last_round(self) -> int | None:
+        """Of the last checkpoint; None before there is one."""
+        found = self.checkpoints()
+        return int(checkpoint.read(found[-1]).counters["round"]) if found else None
 
     def origin(self) -> dict[str, Any]:
         """What began the run: ``command``, ``versions`` of packages, ``machine``; how it went on, where that changed.
@@ -146,7 +184,7 @@ class Run:
             found = {name: origin[name] for name in ("command", "versions", "machine")}
         except KeyError as error:
             raise ConfigError(f"run: {str(self._origin_file)!r} does not say what began it: {error}") from None
-        return found | {name: origin[name] for name in (_INIT_FROM, "resumed") if name in origin}
+        return found | {name: origin[name] for name in (_INIT_FROM, _RESUMED) if name in origin}
 
     @property
     def _origin_file(self) -> Path:
@@ -182,6 +220,11 @@ class Run:
         if not found:
             raise ConfigError(f"run: no checkpoint yet in {self.folder}")
         return found[-1]
+
+    def over(self) -> float:
+        """The share of the training that its last checkpoint has behind it."""
+        counters = checkpoint.read(self.last_checkpoint()).counters
+        return self.experiment().run.done(counters["env_steps"], counters["seconds"])
 
     def curve(self, tag: str) -> list[tuple[int, float]]:
         """Env steps and values of a figure that training logged; short evaluations are ``validation/...``."""

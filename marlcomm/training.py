@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import sys
@@ -12,11 +13,13 @@ from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Protocol, Self
 
 from marlcomm.config import Experiment
+from marlcomm.registry import ConfigError
 from marlcomm.runs import Run
 
 if TYPE_CHECKING:
     from marlcomm.rllib.algorithm import TeamAlgorithm
 
+_LOCK = "lock"  # a file of the run's folder
 _EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 0}
 
 
@@ -71,21 +74,38 @@ class Interruption:
 
 
 @contextmanager
+def held(run: Run) -> Iterator[None]:
+    """Nobody else trains the run meanwhile: both would save, and each would remove what the other is writing.
+
+    Raises `ConfigError` where somebody does. On disks that know no locks, nobody is kept out.
+    """
+    with (run.folder / _LOCK).open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(f"run: another process is training {run.folder}: wait for its end, or stop it") from None
+        except OSError:
+            pass
+        yield
+
+
+@contextmanager
 def built(run: Run, settings: Experiment, resume: bool) -> Iterator[TeamAlgorithm]:
     """The algorithm of a run, at its beginning or at its last checkpoint; stopped in the end."""
     from marlcomm.algorithms.build import algorithm_config
     from marlcomm.rllib.checkpoint import restore
 
-    if resume:
-        folder = run.last_checkpoint()
-        settings = replace(settings, init_from=None)  # what it began with is in the checkpoint
-    algorithm: TeamAlgorithm = algorithm_config(settings).logging(log_dir=run.folder).build_algo()
-    try:
+    with held(run):
         if resume:
-            restore(algorithm, folder)
-        yield algorithm
-    finally:
-        algorithm.stop()
+            folder = run.last_checkpoint()
+            settings = replace(settings, init_from=None)  # what it began with is in the checkpoint
+        algorithm: TeamAlgorithm = algorithm_config(settings).logging(log_dir=run.folder).build_algo()
+        try:
+            if resume:
+                restore(algorithm, folder)
+            yield algorithm
+        finally:
+            algorithm.stop()
 
 
 def rounds(algorithm: TeamAlgorithm, run: Run, settings: Experiment, interruption: Stop) -> Iterator[dict[str, float]]:
@@ -112,7 +132,7 @@ def _rounds(algorithm: TeamAlgorithm, run: Run, settings: Experiment, interrupti
 
 
 class _Saves:
-    """Saves of a run; with the first of them, settings that were changed when it went on are the run's.
+    """Saves of a run; from just before the first of them, settings that were changed when it went on are the run's.
 
     Attributes:
         last: the last round that is saved.
@@ -120,7 +140,7 @@ class _Saves:
 
     def __init__(self, algorithm: TeamAlgorithm, run: Run, settings: Experiment) -> None:
         self._algorithm, self._run, self._settings = algorithm, run, settings
-        self._begun, self._changes = algorithm.round, run.changes(settings)
+        self._otherwise = run.is_told_otherwise(settings)
         self.last, self._seconds = algorithm.round, algorithm.seconds
         if not run.checkpoints():
             self.save()
@@ -136,9 +156,9 @@ class _Saves:
     def save(self) -> None:
         from marlcomm.rllib.checkpoint import save
 
+        if self._otherwise:
+            self._run.keep_changes(self._settings, sys.argv[1:])
+            self._otherwise = False
         save(self._algorithm, self._run.checkpoint(self._algorithm.round), self._settings.as_data())
         self._run.drop_old_checkpoints()
         self.last, self._seconds = self._algorithm.round, self._algorithm.seconds
-        if self._changes:
-            self._run.keep_changes(self._settings, self._changes, self._begun, sys.argv[1:])
-            self._changes = {}

@@ -14,11 +14,11 @@ from marlcomm.analysis.evidence import (
     Interval,
     Scale,
     above_hull,
+    best_mixture,
     compare,
     few_bits_count,
     interval,
     shortcomings,
-    upper_hull,
 )
 from marlcomm.config import EvaluationSettings
 from marlcomm.envs.foreign.world import copy_seeds
@@ -171,27 +171,53 @@ def test_a_claim_takes_five_pairs_and_an_interval_without_zero():
     assert compare(better, {7: 0.1}) is None
 
 
+def test_the_interval_of_five_seeds_is_students():
+    # Mean .2, deviation sqrt(.025) = .158; t of four degrees of freedom is 2.776.
+    found = interval([0.0, 0.1, 0.2, 0.3, 0.4])
+    assert (found.low, found.high) == pytest.approx((0.2 - 0.1963, 0.2 + 0.1963), abs=1e-4)
+    assert interval([0.9, 0.95, 1.0], most=1.0).high == 1.0  # nobody crosses more often than always
+
+
+def test_noise_is_rarely_claimed():
+    random = np.random.default_rng(5)
+    draws = random.normal(size=(2000, 2, 5))
+    claims = [compare(*(dict(enumerate(team)) for team in pair)).claim for pair in draws]
+    assert 0.035 < np.mean([claim is not None for claim in claims]) < 0.065  # 5 %
+    bits, values = random.uniform(4, 12, size=(500, 10, 1)).repeat(5, 2), random.normal(size=(500, 10, 5))
+    worlds = [[_by_seed(team) for team in world] for world in np.stack([bits, values], -1)]
+    found = [one for own, *others in worlds if (one := above_hull(own, others)) is not None]
+    assert abs(np.mean([one.difference.mean for one in found])) < 0.1  # the best of nine by chance is no better
+    assert np.mean([one.claim is not None for one in found]) < 0.1
+
+
+def _by_seed(points):
+    return {seed: tuple(point) for seed, point in enumerate(points.tolist())}
+
+
 def test_the_upper_hull_is_what_mixtures_of_two_reach():
     points = np.array([[2.0, 0.0], [4.0, 10.0], [6.0, 3.0], [8.0, 14.0]])
-    heights = {2.0: 0.0, 3.0: 5.0, 4.0: 10.0, 6.0: 12.0, 8.0: 14.0, 20.0: 14.0}  # 6 bits: half 4, half 8
-    assert {bits: upper_hull(points, bits) for bits in heights} == pytest.approx(heights)
-    assert upper_hull(points, 1.0) == np.inf  # nobody can do with so few
+    shares = {2.0: [1, 0, 0, 0], 3.0: [0.5, 0.5, 0, 0], 6.0: [0, 0.5, 0, 0.5], 20.0: [0, 0, 0, 1]}
+    assert {bits: best_mixture(points, bits).tolist() for bits in shares} == shares
+    assert best_mixture(points, 1.0) is None  # nobody can do with so few
 
 
-def test_a_team_is_compared_with_a_hull_of_means_over_common_seeds():
+def test_a_team_is_compared_with_a_hull_over_common_seeds():
     line = [{seed: (bits, bits + 0.1 * seed) for seed in range(5)} for bits in (2.0, 6.0)]
     found = above_hull({seed: (4.0, 5.0 + 0.1 * seed + 0.01 * seed**2) for seed in range(5)}, line)
     assert (found.pairs, found.claim) == (5, "higher")
     assert found.difference.mean == pytest.approx(1.06)
-    assert 1 < found.difference.low < 1.06 < found.difference.high < 1.17
+    assert found.difference.low == pytest.approx(
+        1.06 - 2.776 * np.std([0, 0.01, 0.04, 0.09, 0.16], ddof=1) / 5**0.5, 1e-3
+    )
     flat = above_hull(
         dict.fromkeys(range(5), (4.0, 5.0)), [dict.fromkeys(range(5), p) for p in ((2.0, 1.0), (6.0, 3.0))]
     )
     assert (flat.difference, flat.claim) == (Interval(3.0, 3.0, 3.0), "higher")  # all seeds say the same
     few = [dict.fromkeys(range(5), point) for point in ((10.0, 0.9), (20.0, 0.95))]
-    rarely = {seed: (9.1 if seed == 4 else 11.0, 0.88 - 0.01 * seed) for seed in range(5)}
-    assert above_hull(rarely, few).difference.low is None  # in some resamples it sends fewer bits than all others
-    assert above_hull({0: (1.0, 9.0)}, line) is None  # fewer bits than any of them
+    rarely = {seed: (5.1 if seed == 4 else 11.0, 0.88 - 0.01 * seed) for seed in range(5)}
+    assert above_hull(rarely, few) is None  # without some seed it sends fewer bits than all others
+    assert above_hull(dict.fromkeys(range(2), (1.0, 9.0)), line) is None  # fewer bits than any of them
+    assert above_hull({0: (4.0, 9.0)}, line) is None  # no seed is left to hold it against
     assert above_hull({7: (4.0, 9.0)}, line) is None  # a seed of its own
 
 

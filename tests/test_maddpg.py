@@ -799,8 +799,11 @@ def test_what_is_no_number_is_skipped(build, monkeypatch):
         found = original(*arguments)
         return replace(found, total=found.total * next(spoilt, 1.0))
 
+    follow, followed = ActorCritic.follow, []
+    monkeypatch.setattr(ActorCritic, "follow", lambda self, tau: (follow(self, tau), followed.append(tau)))
     monkeypatch.setattr(objective, "loss", loss)
     team.train()
+    assert len(followed) == team.updates - 2  # copies stay where they are, too
     assert team.figures["update/skipped"] == 2
     assert not same(before, weights(team))
     files = sorted(file.name for file in (team.folder / "skipped").iterdir())  # updates 1 and 2 of round 0

@@ -15,7 +15,7 @@ from test_objectives import ANSWER, BATCH, NO, YES, decision, ppo, rollout
 from marlcomm import config
 from marlcomm.algorithms.build import algorithm_config
 from marlcomm.algorithms.settings import MAPPOTraining
-from marlcomm.dry_run import dry_run
+from marlcomm.dry_run import DryRun, dry_run
 from marlcomm.envs.actions import BoxActions
 from marlcomm.objectives.base import channel_loss
 from marlcomm.objectives.entropy import HIGHEST_ENTROPY, LOWEST_ENTROPY, EntropyTarget, EntropyWeight
@@ -586,6 +586,15 @@ def test_a_dry_run_tells_and_leaves_nothing(trains_here, tmp_path, workers):
     assert ("memory of env runners (1)" in words) == bool(workers)
     assert not list(tmp_path.iterdir())
     assert "leave out --resume" in trains_here("train", "--dry-run", "--resume", "x", cwd=tmp_path, code=2).stderr
+
+
+def test_a_dry_run_of_rounds_that_grow_counts_the_small_ones():
+    """A quarter of the largest for half of the run: ten rounds, and two and a half that take four times as long."""
+    tried = DryRun({}, {}, {}, 400, lambda env_steps: 4 if env_steps < 1000 else 1, 8.0, 1.0, {}, [])
+    run = config.RunSettings(env_steps=2000, evaluate_every=4)
+    assert tried.rounds(run) == 13
+    assert tried.seconds(run) == 5 * 8 + 3
+    assert MAPPOTraining(episodes=[[0, 1], [1000, 1], [1001, 4]]).episodes_at(500) == 1
 
 
 def test_a_dry_run_of_a_replay_learns_at_once_and_counts_all_of_it(cluster, monkeypatch):

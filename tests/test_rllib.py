@@ -7,7 +7,8 @@ import pytest
 import torch
 from learning import normalize_advantages, weights
 
-from marlcomm.algorithms import MAPPO, IC3NetConfig, MAPPOConfig
+from marlcomm.algorithms import MAPPO, IC3NetConfig, MADDPGConfig, MAPPOConfig
+from marlcomm.checkpoint import read, write
 from marlcomm.glossary import glossary
 from marlcomm.registry import ConfigError
 from marlcomm.rllib import checkpoint
@@ -308,6 +309,11 @@ def test_checkpoints_of_another_team_are_refused(build, tmp_path):
     checkpoint.save(build(channel="ddcl"), tmp_path / "000000")
     with pytest.raises(ConfigError, match=r"of another policy or channel: they differ in .*policy\.channel\.codebook"):
         checkpoint.restore(build(channel="vq"), tmp_path / "000000")
+    stored = read(tmp_path / "000000")
+    wider = {name: np.zeros(99) if "value" in name else tensor for name, tensor in stored.read("weights").items()}
+    write(tmp_path / "000001", dict(stored.counters), weights=wider, optimizer=stored.read("optimizer"))
+    with pytest.raises(ConfigError, match=r"of another policy or channel: they differ in .*value"):
+        checkpoint.restore(build(channel="ddcl"), tmp_path / "000001")
 
 
 # --- RLlib's side -----------------------------------------------------------------------------------------------------
@@ -364,7 +370,12 @@ def test_short_evaluations_draw_the_curve(tmp_path):
         (lambda c: c.callbacks(on_episode_end=print), "callbacks: on_episode_end is not honoured for teams"),
         (lambda c: c.callbacks(EpisodeHooks), "callbacks: on_episode_start is not honoured for teams"),
         (lambda c: c.env_runners(sample_timeout_s=0), "sample_timeout_s: got 0, wanted seconds, more than 0"),
-        (lambda c: c.debugging(seed=None), "seed: got None, wanted an integer"),
+        (lambda c: c.debugging(seed=None), "seed: got None, wanted a valid integer"),
+        (lambda c: c.debugging(seed=2**40), "seed: got 1099511627776, wanted less than 2147483648"),
+        (lambda c: c.env_runners(num_env_runners="2"), "num_env_runners: got '2', wanted 0 or more"),
+        (lambda c: c.communication(channel_config=None), "channel_config: got None, wanted settings by their names"),
+        (lambda c: c.communication(imports="math"), r"imports=\.\.\.\): got 'math', wanted a list: \['math'\]"),
+        (lambda c: MADDPGConfig().training(num_epochs=4), r"training\(num_epochs=\.\.\.\): unknown setting"),
     ],
 )
 def test_configs_that_cannot_be_honoured_are_refused(tmp_path, change, words):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from marlcomm import checkpoint, runs, trust
+from marlcomm import checkpoint, runs, training, trust
 from marlcomm.analysis.evidence import shortcomings
 from marlcomm.changes import MAY_CHANGE, differences, of_training
 from marlcomm.config import experiment
@@ -47,7 +47,7 @@ def edit(run, old, new):
     [
         ["run.env_steps=2000000", "run.minutes=5", "run.evaluate_every=null", "run.checkpoint_minutes=1"],
         ["resources.num_env_runners=2", "resources.threads=1", "evaluation.episodes=10", "name=other"],
-        ["imports=[tiny_world]", "init_from=elsewhere"],
+        ["imports=[tiny_world]"],
     ],
 )
 def test_what_only_prolongs_a_run_or_moves_it_may_change(make, words):
@@ -85,15 +85,20 @@ def test_what_may_change_is_what_there_is():
     assert not {"env", "policy", "channel", "algorithm", "seed", "run"} & MAY_CHANGE.keys()
 
 
+def test_what_a_run_began_with_is_read_once(make):
+    with pytest.raises(ConfigError, match="init_from: got 'elsewhere', wanted None: it is read once"):
+        make().resumed(["init_from=elsewhere"], force=True)
+
+
 def test_changes_become_the_runs_with_its_next_checkpoint(make):
     run = make()
     words = ["channel.delta=0.5", "run.env_steps=2000000"]
     settings = run.resumed(words, force=True)
-    changes = run.changes(settings)
     assert run.experiment().channel.settings.delta == 0.25  # nothing has been trained with it yet
+    run.keep_changes(settings, ["train", "--resume", "x", *words, "--force"])
     checkpoint.write(run.checkpoint(5), {"round": 5}, settings.as_data())
-    run.keep_changes(settings, changes, 3, ["train", "--resume", "x", *words, "--force"])
     assert run.experiment() == settings
+    assert not run.is_told_otherwise(settings)
     (session,) = run.origin()["resumed"]
     assert session == {
         "command": "marlcomm train --resume x channel.delta=0.5 run.env_steps=2000000 --force",
@@ -104,6 +109,39 @@ def test_changes_become_the_runs_with_its_next_checkpoint(make):
     assert run.origin()["command"] == "marlcomm train x.yaml"
     assert shortcomings(SUMMARY | run.origin()) == ["from round 3 on it was trained with another channel.delta"]
     assert shortcomings(SUMMARY) == []
+
+
+def test_what_was_forced_stays_told_where_no_checkpoint_came_of_it(make):
+    """Killed between telling and saving: the run goes on with either, and tells of what it went on with."""
+    run = make()
+    forced = run.resumed(["channel.delta=0.5"], force=True)
+    run.keep_changes(forced, ["train", "--force"])
+    assert run.experiment() == run.resumed() == forced
+    assert shortcomings(SUMMARY | run.origin()) == ["from round 3 on it was trained with another channel.delta"]
+    assert run.is_told_otherwise(forced)  # by another command, and so anew
+    run.keep_changes(forced, ["train", "--again"])
+    (session,) = run.origin()["resumed"]
+    assert (session["command"], session["forced"]) == ("marlcomm train --again", ["channel.delta"])
+    as_before = run.resumed(["channel.delta=0.25"])
+    run.keep_changes(as_before, ["train"])
+    assert "resumed" not in run.origin()
+    assert run.experiment() == as_before
+
+
+def test_checkpoints_are_ordered_by_their_rounds(make):
+    run = make()
+    for round_ in (999_990, 1_000_000):
+        checkpoint.write(run.checkpoint(round_), {"round": round_})
+    assert run.last_checkpoint() == run.checkpoint(1_000_000)
+
+
+def test_nobody_else_trains_a_run_meanwhile(make):
+    run = make()
+    another = training.held(run)
+    with training.held(run), pytest.raises(ConfigError, match=r"another process is training .*: wait for its end"):
+        another.__enter__()
+    with training.held(run):
+        pass
 
 
 def test_a_run_says_what_was_spent_on_the_weights_it_began_with(make):
@@ -121,7 +159,7 @@ def test_a_run_says_what_was_spent_on_the_weights_it_began_with(make):
     third = make(init_from=str(second.checkpoint(5)))
     assert third.origin()["init_from"]["env_steps"] == 750  # of the first run too
     assert third.origin()["init_from"]["core_seconds"] == 13.3
-    third.keep_changes(third.experiment(), {}, 3, ["train"])
+    third.keep_changes(third.experiment(), ["train"])
     shutil.rmtree(second.folder)  # it may be gone, when the run is evaluated
     assert third.origin()["init_from"]["run"] == str(second.folder)
 

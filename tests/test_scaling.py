@@ -114,6 +114,23 @@ def test_asynchronous_rounds_are_played_with_the_weights_before_the_last_update(
     assert same(played_with(ahead), first)
     behind.train()
     assert behind.figures["replay/ratio_error"] < 1e-4
+    in_runner(ahead, 1, count_questions)
+    ahead.train()
+    assert in_runner(ahead, 1, lambda runner: runner.asked) == 0  # RLlib's own would wait for the round to be played
+    module = ahead.get_module()
+    learned = weights(ahead)
+    assert all(np.array_equal(value.detach(), learned[name]) for name, value in module.named_parameters())
+
+
+def count_questions(runner):
+    """Count in a runner how often it is asked for its state."""
+    get_state, runner.asked = runner.get_state, 0
+
+    def counted(*arguments, **settings):
+        runner.asked += 1
+        return get_state(*arguments, **settings)
+
+    runner.get_state = counted
 
 
 def played_with(algorithm):

@@ -130,6 +130,8 @@ def write(study, label, seed, settings=None, env_steps=100, curve=(), setting="e
         "no_evidence": [],
         "command": "marlcomm",
     }
+    if (command := study.evaluation_command(label, seed)) is not None:
+        summary["evaluation_command"] = command
     summary |= {
         "floor": "always_gas",
         "ceiling": "scheduler",
@@ -211,6 +213,7 @@ def test_who_plays_other_worlds_stands_beside_nobody_unless_it_is_asked_for(fold
             "seed 1: trained with channel.codebook_size = 3, otherwise than the study says now",
         ),
         (["run.env_steps=80"], "seed 1: trained with run.env_steps = 80, otherwise than the study says now"),
+        (["init_from=parent"], "seed 1: trained with init_from = 'parent', otherwise than the study says now"),
         (["resources.threads=1", "name=other"], None),
     ],
 )
@@ -260,6 +263,42 @@ def test_a_failed_seed_is_told_and_nothing_is_claimed(folder):
     assert "Not run yet: continuous (seeds 1, 2, 3, 4, 5); continuous, 2 bits." in told
 
 
+def test_settings_that_came_later_were_the_defaults(folder):
+    study = Study.read(folder / "study.yaml", folder / "results")
+    then = trainings.experiment(trainings.config_data(study.config, study.recipes()["vq"])[0]).as_data()
+    del then["policy"]["slot_bias"]
+    assert study.strays("vq", [then]) == [{}]
+    now = replace(study, settings=study.settings.model_copy(update={"changes": ("policy.slot_bias=true",)}))
+    stray = {"policy.slot_bias": (False, True)}
+    assert now.strays("vq", [then])[0].items() >= stray.items()
+
+
+def test_what_is_wrong_with_a_training_is_wrong_with_what_came_of_it(folder):
+    """A seed that failed, and an evaluation that the study now says otherwise."""
+    text = STUDY.replace("[0, 1]", "[0, 1, 2, 3, 4, 5]").partition("trials:")[0]
+    (folder / "study.yaml").write_text(text)
+    study = Study.read(folder / "study.yaml", folder / "results")
+    for seed in range(5):
+        write(study, "continuous", seed, success=0.9 + 0.01 * seed)
+        write(study, "continuous, 2 bits", seed, recipe="continuous", success=0.8)
+    study.keep_failure("continuous", 5, ConfigError("no memory"))
+    continuous, after = rows(study)
+    assert continuous.doubts == after.doubts == ["seed 5 failed: no memory"]
+    assert after.against["continuous"].claim is None
+    (folder / "study.yaml").write_text(text.replace("channel.bits=2", "channel.bits=1"))
+    after = rows(Study.read(folder / "study.yaml", folder / "results"))[1]
+    assert len(after.doubts) == 6
+    assert "seed 0: evaluated otherwise than by marlcomm evaluate runs/continuous-0" in after.doubts[0]
+
+
+def test_what_a_team_began_with_was_trained_too(folder):
+    study = Study.read(folder / "study.yaml", folder / "results")
+    write(study, "vq", 0, success=0.9)
+    (row,) = rows(study)
+    parent = {"run": "parent", "checkpoint": "000001", "env_steps": 900, "core_seconds": 120.0}
+    assert replace(row, summaries=[row.summaries[0] | {"init_from": parent}]).cost == (1000, 3)
+
+
 def test_few_bits_are_judged_beside_the_numbers_of_their_own_recipe(folder):
     text = STUDY.partition("afterwards:")[0] + "numbers: {vq: silent}\nagainst: {vq: [continuous]}\n"
     (folder / "study.yaml").write_text(text)
@@ -292,8 +331,25 @@ def begun(run_folder, arguments):
     words = [word for word in arguments if "=" in word]
     counters = {"env_steps": 40, "seconds": 10.0, "core_seconds": 30.0}
     checkpoint.write(run_folder / "checkpoints" / "000001", counters)
-    data = trainings.experiment(trainings.config_data(run_folder.parents[3] / "small.yaml", words)[0])
+    config = next(folder / "small.yaml" for folder in run_folder.parents if (folder / "small.yaml").is_file())
+    data = trainings.experiment(trainings.config_data(config, words)[0])
     (run_folder / "config.yaml").write_text(data.as_yaml())
+
+
+def ended(run_folder, env_steps=160, name="000004", words=None):
+    """Its training has come so far, and was evaluated there; it was begun by the words, if it was not before."""
+    if words is not None:
+        begun(run_folder, words)
+    counters = {"env_steps": env_steps, "seconds": 40.0, "core_seconds": 90.0}
+    checkpoint.write(run_folder / "checkpoints" / name, counters)
+    summary = {
+        "seed": 0,
+        "command": "marlcomm train",
+        "checkpoint": name,
+        "core_seconds": 90,
+        "evaluation/success": 0.5,
+    }
+    (run_folder / "summary.json").write_text(json.dumps(summary))
 
 
 def test_the_picture_has_a_dot_and_a_curve_for_every_seed(folder, monkeypatch):
@@ -409,9 +465,7 @@ def test_an_interrupted_study_goes_on(folder, monkeypatch):
             name = next(word for word in arguments if word.startswith("name="))[5:]
             begun(folder / "runs" / "study" / name / "now", arguments)
             raise ConfigError("stopped in the middle")
-        (next(folder.glob("runs/study/*/now")) / "summary.json").write_text(
-            '{"seed": 0, "command": "marlcomm train", "core_seconds": 90}'
-        )
+        ended(next(folder.glob("runs/study/*/now")))
 
     monkeypatch.setattr(trainings, "run", pretend)
     (folder / "study.yaml").write_text(STUDY.partition("trials:")[0])
@@ -490,6 +544,26 @@ def test_an_evaluation_under_another_channel_drops_what_the_team_had_set(folder)
     assert len(ahead(Study.read(folder / "study.yaml", folder / "results"), folder / "runs")) == 6
 
 
+def test_a_trial_that_fails_is_told_of_and_not_chosen(folder, monkeypatch):
+    def pretend(*arguments):
+        name = next(word for word in arguments if word.startswith("name="))[5:]
+        if name in failing:
+            raise ConfigError(f"{name} diverged")
+        ended(folder / "runs" / "study" / "tuning" / name / "now", words=arguments)
+
+    monkeypatch.setattr(trainings, "run", pretend)
+    study = Study.read(folder / "study.yaml", folder / "results")
+    failing = {"vq_0-1000"}
+    trials = tune(study, folder / "runs", 1)
+    assert [trial["chosen"] for trial in trials] == [False, True, True, False]
+    assert (trials[0]["failed"], trials[0]["by_seed"]) == ("vq_0-1000 diverged", {})
+    assert "| vq | `channel.codebook_size=4` |  | vq_0-1000 diverged |" in section(study, [])
+    shutil.rmtree(folder / "runs")
+    failing |= {"vq_1-1000"}
+    with pytest.raises(ConfigError, match="trials: all of vq failed: vq_0-1000 diverged"):
+        tune(study, folder / "runs", 1)
+
+
 def test_without_settings_to_choose_from_nothing_is_tuned_or_stored(folder):
     (folder / "study.yaml").write_text(STUDY.partition("tuning_seeds")[0])
     with pytest.raises(ConfigError, match=r"study\.trials: there are none"):
@@ -546,7 +620,7 @@ def test_what_fails_is_told_after_the_others(folder, monkeypatch):
         if name == "vq-0":
             raise ConfigError("vq-0 failed")
         begun(folder / "runs" / "study" / name / "now", arguments)
-        (folder / "runs" / "study" / name / "now" / "summary.json").write_text('{"seed": 0, "command": "marlcomm"}')
+        ended(folder / "runs" / "study" / name / "now")
 
     monkeypatch.setattr(trainings, "run", fails_for_vq)
     (folder / "study.yaml").write_text(STUDY.partition("afterwards:")[0])
@@ -570,7 +644,7 @@ def test_the_result_is_that_of_the_run_that_was_checked(folder, monkeypatch):
 
     def resume(*arguments):
         commands.append(arguments)
-        (run_folder / "summary.json").write_text('{"seed": 0, "command": "marlcomm train", "core_seconds": 90}')
+        ended(run_folder)
 
     monkeypatch.setattr(trainings, "run", resume)
     (folder / "study.yaml").write_text(STUDY.partition("trials:")[0])
@@ -578,6 +652,31 @@ def test_the_result_is_that_of_the_run_that_was_checked(folder, monkeypatch):
     run(study, folder / "runs", 1, ["silent"], [0])
     assert commands == [("train", "--resume", str(run_folder))]
     assert study.evaluations()["silent"][0]["settings"]["algorithm"]["lr"] == 1e-3
+
+
+@pytest.mark.parametrize("looked_at", [40, 160], ids=["in the middle", "before it was prolonged"])
+def test_a_training_that_was_looked_at_goes_on(folder, monkeypatch, looked_at):
+    """A summary of an earlier checkpoint, or of a training that is not over, is not the result."""
+    words = ["run.env_steps=160", "channel.name=silent", "name=silent-0", "resources.threads=1", "resources.num_cpus=1"]
+    run_folder = folder / "runs" / "study" / "silent-0" / "1"
+    begun(run_folder, words)
+    ended(run_folder, looked_at)
+    if looked_at == 160:
+        later = run_folder / "checkpoints" / "000005"
+        checkpoint.write(later, {"env_steps": 200, "seconds": 50.0, "core_seconds": 110.0})
+    commands = []
+
+    def resume(*arguments):
+        commands.append(arguments)
+        ended(run_folder, name="000006")
+
+    monkeypatch.setattr(trainings, "run", resume)
+    (folder / "study.yaml").write_text(STUDY.partition("trials:")[0])
+    study = Study.read(folder / "study.yaml", folder / "results")
+    assert ahead(study, folder / "runs", ["silent"], [0])[0].over < 1
+    run(study, folder / "runs", 1, ["silent"], [0])
+    assert commands == [("train", "--resume", str(run_folder))]
+    assert ahead(study, folder / "runs", ["silent"], [0])[0].over == 1
 
 
 CHILD = """

@@ -120,7 +120,7 @@ def measure_run(run: Run, episodes: int, seed: int | None = None) -> Team:
     counts = np.bincount(said.member, minlength=len(names))
     return Team(
         run=settings.name,
-        seed=settings.seed,
+        seed=settings.seed if seed is None else seed,
         bits=float(said.bits.mean()),
         shares=dict(zip(names, (counts / counts.sum()).tolist(), strict=True)),
         relations={name: relation(values, said.bits, said.episode) for name, values in said.measures.items()},

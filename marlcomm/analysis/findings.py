@@ -23,8 +23,9 @@ from marlcomm.analysis.evidence import (
 from marlcomm.analysis.study import Study
 from marlcomm.analysis.study_settings import CONTINUOUS, SILENT, StudySettings
 
-_BITS = "evaluation/coded_bits_per_agent_step"
-_READ = "evaluation/bottleneck_bits_per_agent_step"
+_BITS = "coded_bits_per_agent_step"
+_READ = "bottleneck_bits_per_agent_step"
+_ENDS = {"success": (0.0, 1.0)}  # that no figure lies beyond
 _SAME_BUDGET = 0.05  # by which env steps of teams that are compared may differ
 
 
@@ -33,6 +34,7 @@ class Row:
     """What teams of one label did.
 
     Attributes:
+        group: which actions its figures are of, see `StudySettings.group`.
         by_seed: the headline figure, seed -> value.
         bits_by_seed: coded bits per living agent's step; of channels at the read-out, bits read there.
         figure, bits: over seeds.
@@ -45,6 +47,7 @@ class Row:
     """
 
     label: str
+    group: str
     by_seed: dict[int, float]
     bits_by_seed: dict[int, float]
     figure: Interval
@@ -55,9 +58,9 @@ class Row:
     reasons: list[str] | None
     reached: bool | None
 
-    def mean(self, key: str) -> float | None:
-        """The mean of a figure over seeds; None where one lacks it."""
-        values = [summary.get(key) for summary in self.summaries]
+    def mean(self, name: str, group: str | None = None) -> float | None:
+        """The mean of a figure over seeds, of this or another group; None where one lacks it."""
+        values = [summary.get(f"{group or self.group}/{name}") for summary in self.summaries]
         return None if None in values else float(np.mean(cast(list[float], values)))
 
     @property
@@ -67,15 +70,20 @@ class Row:
 
     def way(self, name: str) -> float | None:
         """How far from floor to ceiling success or return have come, mean over seeds; None where there is no way."""
-        ways = [come for summary in self.summaries if (come := way(summary, name)) is not None]
+        ways = [come for summary in self.summaries if (come := way(summary, name, self.group)) is not None]
         return float(np.mean(ways)) if ways else None
 
     @property
     def cost(self) -> tuple[float, float]:
-        """Env steps and minutes of a core that training took, means over seeds."""
-        costs = [(summary["env_steps"], summary["core_seconds"] / 60) for summary in self.summaries]
-        steps, minutes = np.mean(costs, axis=0)
-        return float(steps), float(minutes)
+        """Env steps and minutes of a core, means over seeds, that training took, with that of what it began with."""
+        spent = [(one["env_steps"], one["core_seconds"]) for one in map(_all_trained, self.summaries)]
+        steps, seconds = np.mean(spent, axis=0)
+        return float(steps), float(seconds) / 60
+
+
+def _all_trained(summary: Mapping[str, Any]) -> dict[str, float]:
+    before = summary.get("init_from", {})
+    return {name: summary[name] + before.get(name, 0) for name in ("env_steps", "core_seconds")}
 
 
 def rows(study: Study) -> list[Row]:
@@ -84,15 +92,17 @@ def rows(study: Study) -> list[Row]:
     values = {label: _by_seed(study, summaries, study.settings.group) for label, summaries in evaluations.items()}
     failures = study.failures()
     no_evidence = {
-        label: _doubts(study, label, summaries, failures.get(label, {})) for label, summaries in evaluations.items()
+        label: _doubts(study, label, summaries, failures.get(study.settings.trained(label), {}))
+        for label, summaries in evaluations.items()
     }
     teams = {
         label: Row(
             label,
+            group=(group := study.settings.group),
             by_seed=(own := values[label]),
-            bits_by_seed=(spent := {summary["seed"]: summary.get(_READ, summary[_BITS]) for summary in summaries}),
-            figure=interval(list(own.values())),
-            bits=interval(list(spent.values())),
+            bits_by_seed=(spent := {summary["seed"]: _read(summary, group) for summary in summaries}),
+            figure=interval(list(own.values()), *_ENDS.get(study.settings.metric, ())),
+            bits=interval(list(spent.values()), least=0.0),
             summaries=summaries,
             doubts=no_evidence[label],
             against={},
@@ -106,9 +116,14 @@ def rows(study: Study) -> list[Row]:
     return list(found.values())
 
 
+def _read(summary: Mapping[str, Any], group: str) -> float:
+    """Bits that somebody reads: of links, or of a channel at the read-out those there."""
+    return cast(float, summary.get(f"{group}/{_READ}", summary[f"{group}/{_BITS}"]))
+
+
 def bits_told(found: Sequence[Row]) -> str:
     """What the bits of some rows are, in words."""
-    read = any(_READ in summary for row in found for summary in row.summaries)
+    read = any(f"{row.group}/{_READ}" in summary for row in found for summary in row.summaries)
     return "coded bits per agent step" + (" (at the read-out: bits read)" if read else "")
 
 
@@ -120,6 +135,8 @@ def _doubts(study: Study, label: str, summaries: Sequence[Mapping[str, Any]], fa
         f"seed {summary['seed']}: its settings were not recorded" for summary in summaries if summary not in known
     ]
     for summary, strays in zip(known, study.strays(label, [one["settings"] for one in known]), strict=True):
+        if (now := study.evaluation_command(label, summary["seed"])) not in (None, summary.get("evaluation_command")):
+            found.append(f"seed {summary['seed']}: evaluated otherwise than by {now}, as the study says now")
         if strays:
             changed = ", ".join(f"{key} = {then!r}" for key, (then, _) in strays.items())
             found.append(f"seed {summary['seed']}: trained with {changed}, otherwise than the study says now")

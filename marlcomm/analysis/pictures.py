@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from marlcomm.analysis.evidence import upper_hull
+from marlcomm.analysis.evidence import best_mixture
 from marlcomm.analysis.findings import bits_told, plays
 from marlcomm.analysis.shannon import SOURCES
 from marlcomm.analysis.study import CURVE
@@ -88,7 +88,7 @@ def draw_proving_ground(teams: Sequence[Trained], curve: Sequence[tuple[float, f
         panel.set_xlabel("coded bits per agent step (packets under frozen codes)")
         panel.grid(alpha=0.3)
     whole.set_xscale("symlog", linthresh=1.0)
-    whole.set_xlim(left=-0.1)
+    whole.set_xlim(-0.1, 1.6 * whole.dataLim.xmax)
     whole.set_ylabel("return: 0 the best silent listener, 1 the oracle")
     whole.set_title("all teams", fontsize=11)
     near.set_xlim(0.7, 2.2 * curve[-1][0])  # more than twice what naming every goal costs is not close
@@ -229,7 +229,8 @@ def draw_study(study: Study, rows: Sequence[Row], scale: Scale, file: Path) -> N
     for panel in panels:
         panel.grid(alpha=0.3)
     share = "" if study.settings.share == 1 else f" / {study.settings.share}"
-    panels[0].set_ylabel(f"{study.settings.metric}{share}")
+    unit = " (steps)" if study.settings.metric == "length" else ""
+    panels[0].set_ylabel(f"{study.settings.metric}{share}{unit}")
     if study.settings.metric == "length":
         panels[0].invert_yaxis()  # less is better
     figure.suptitle(study.settings.title, fontsize=11)
@@ -271,7 +272,8 @@ def _draw_near(
     furthest = 1.1 * max(row.bits.mean for row in (*of, *above))
     bits = np.linspace(means[:, 0].min(), furthest, 500)
     _draw_seeds(panel, rows, looks)
-    panel.plot(bits, [upper_hull(means, each) for each in bits], "k", linewidth=1)
+    heights = [np.nan if (shares := best_mixture(means, each)) is None else shares @ means[:, 1] for each in bits]
+    panel.plot(bits, heights, "k", linewidth=1)
     reached = [figure for row in above for figure in row.by_seed.values()]
     low, high = min(reached), max([*reached, *(figure for row in of for figure in row.by_seed.values())])
     panel.set_xlim(0, furthest)
@@ -286,8 +288,12 @@ def _draw_seeds(panel: Any, rows: Sequence[Row], looks: dict[str, tuple[str, str
         bits = list(row.bits_by_seed.values())
         panel.scatter(bits, list(row.by_seed.values()), 25, c=color, marker=marker, alpha=0.6, linewidths=0)
         panel.scatter(
-            row.bits.mean, row.figure.mean, 120, marker=marker, facecolors="none", edgecolors=color, label=row.label
+            row.bits.mean, row.figure.mean, 120, marker=marker, facecolors="none", edgecolors=color, label=_named(row)
         )
+
+
+def _named(row: Row) -> str:
+    return f"{row.label} (no evidence)" if row.doubts else row.label
 
 
 def _draw_curves(panel: Any, study: Study, rows: Sequence[Row], looks: dict[str, tuple[str, str]]) -> None:
@@ -295,5 +301,7 @@ def _draw_curves(panel: Any, study: Study, rows: Sequence[Row], looks: dict[str,
         for summary in row.summaries:
             points = [(env_steps / 1e6, study.settings.shared(value)) for env_steps, value in summary.get(CURVE, [])]
             if points:
-                panel.plot(*zip(*points, strict=True), color=looks[row.label][0], linewidth=1, alpha=0.7)
-    panel.set_xlabel("million env steps\n(short evaluations, a line for each seed)")
+                color, marker = looks[row.label]
+                look = {"color": color, "marker": marker, "markevery": [-1], "markersize": 5}
+                panel.plot(*zip(*points, strict=True), **look, linewidth=1, alpha=0.7)
+    panel.set_xlabel("million env steps\n(short evaluations, sampled actions, a line for each seed)")

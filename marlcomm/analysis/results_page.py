@@ -8,7 +8,7 @@ from typing import Any
 
 from marlcomm.analysis.evidence import Interval
 from marlcomm.analysis.findings import Row, doubts, plays, scale
-from marlcomm.analysis.study import Study
+from marlcomm.analysis.study import FAILED, Study
 
 _HEAD = """# Results
 
@@ -16,17 +16,18 @@ Made by `{command}` from the files in `{results}/`, which hold everything that a
 settings, versions, machine, env steps and processor time of its training. Every figure is of a run's last checkpoint,
 on 2,000 episodes of the stream `evaluation`, whose worlds no training has seen. What is otherwise, or was trained
 otherwise than the study says now, is *no evidence*: it says so, counts for nothing and claims nothing. The same holds
-of a team of which a seed failed. The first figure is of sampled actions, unless a column says *sampled*; *greedy*
-takes the likeliest. *Shuffled* lets everybody hear what is said in another episode: a team that talks loses by it.
+of a team of which a seed failed. The first figure is of sampled actions, and a column *greedy* of the likeliest; where
+a column says *sampled* it is the other way round, and way and bits are of the likeliest actions too. *Shuffled* lets
+everybody hear what is said in another episode, with sampled actions: a team that talks loses by it.
 *Way* is how far its return, and where success is the figure its success, have come from floor to ceiling, where the
 two differ (the floor is a script that hears nobody; it may be good by one and bad by the other). Intervals are of the
-mean over seeds, 95 %, by bootstrap, from three seeds on (of so few they are too narrow). Bits are coded ones for each
-living agent's step ([bits](bits.md)), and of a channel at the read-out those that are read there, while its links carry
-float32 numbers; *times fewer* compares what links carry with float32 numbers. Few bits *count* where a team is as good
-as `continuous` under the same recipe (within 2 points, or 2 % of the way from floor to ceiling) and its coded bits are
-few enough not to spell out where everybody is. Differences are claimed from five paired seeds on, if the interval
-excludes 0. Where a study lists no trials, its settings were chosen by hand, on results of seed 0: of that seed they
-may be a little too good.
+mean over seeds, 95 %, Student's, from three seeds on. Bits are coded ones for each living agent's step
+([bits](bits.md)), and of a channel at the read-out those that are read there, while its links carry float32 numbers;
+*times fewer* compares what links carry with float32 numbers. Few bits *count* where a team is as good as `continuous`
+under the same recipe (within 2 points, or 2 % of the way from floor to ceiling) and its coded bits are few enough not
+to spell out where everybody is. Differences are claimed from five paired seeds on, if the interval excludes 0; what
+stands on an upper hull is chosen on other seeds than it is compared on. Where a study lists no trials, its settings
+were chosen by hand, on results of seed 0: of that seed they may be a little too good.
 """
 
 
@@ -89,16 +90,22 @@ def table(study: Study, found: Sequence[Row]) -> str:
     for label, value in [*references, *settings.known.items()]:
         lines.append(f"| *{label.replace('_', ' ')}* | {_number(value)} |" + " |" * len(columns) + " |")
     for row in found:
-        others = (row.mean(f"{group}/{settings.metric}") for group in (other, "shuffled"))
+        others = (row.mean(settings.metric, group) for group in (other, "shuffled"))
         cells = [_interval(row.figure), " ".join(_number(value) for value in row.by_seed.values())]
         cells += ["-" if value is None else _number(settings.shared(value)) for value in others]
         cells.append(", ".join("-" if come is None else f"{round(100 * come)}%" for come in map(row.way, ways)))
-        ratio = row.mean("evaluation/compression_ratio")
-        cells += [f"{row.bits.mean:.2f}", "-" if ratio is None else f"{ratio:.1f}", row.counts]
+        ratio = row.mean("compression_ratio")
+        cells += [f"{row.bits.mean:.2f}", "-" if ratio is None else f"{ratio:.1f}", _counts(study, row)]
         env_steps, core_minutes = row.cost
         cells += [f"{env_steps / 1e6:.2f} M", f"{core_minutes:.1f}"]
         lines.append(f"| {row.label} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _counts(study: Study, row: Row) -> str:
+    """Whether its few bits count, and by how many seeds if not by all."""
+    seeds, whole = len(row.by_seed), len(study.settings.seeds)
+    return f"yes, by {seeds} of {whole} seeds" if row.counts == "yes" and seeds < whole else row.counts
 
 
 def _asked(study: Study, found: Sequence[Row]) -> list[str]:
@@ -153,7 +160,7 @@ def _sizes(found: Sequence[Row]) -> list[str]:
     said = [
         f"{row.label} {bits:.2f} bits"
         for row in found
-        if (bits := row.mean("evaluation/selector_entropy_bits_per_message")) is not None
+        if (bits := row.mean("selector_entropy_bits_per_message")) is not None
     ]
     sentences = [f"Parameters (of them the channel's): {', '.join(sizes)}."] if sizes else []
     return sentences + ([f"Entropy of the selector in a message: {', '.join(said)}."] if said else [])
@@ -210,7 +217,7 @@ def _trials(trials: Sequence[Mapping[str, Any]]) -> str:
     lines = ["Tried before, on the stream `tuning`:", "", "| team | settings | by seed | chosen |", "|---|---|---|---|"]
     for trial in trials:
         by_seed = " ".join(f"{seed}: {_number(value)}" for seed, value in trial["by_seed"].items())
-        chosen = "yes" if trial["chosen"] else ""
+        chosen = "yes" if trial["chosen"] else trial.get(FAILED, "")
         lines.append(f"| {trial['team']} | `{' '.join(trial['changes'])}` | {by_seed} | {chosen} |")
     return "\n".join(lines)
 
@@ -218,8 +225,15 @@ def _trials(trials: Sequence[Mapping[str, Any]]) -> str:
 def _interval(figure: Interval) -> str:
     if figure.low is None or figure.high is None:
         return _number(figure.mean)
-    return f"{_number(figure.mean)} [{_number(figure.low)}, {_number(figure.high)}]"
+    mean, low, high = _numbers(figure.mean, figure.low, figure.high)
+    return f"{mean} [{low}, {high}]"
 
 
 def _number(value: float) -> str:
-    return f"{value:.3f}" if abs(value) < 1.5 else f"{value:.2f}"
+    return _numbers(value)[0]
+
+
+def _numbers(*values: float) -> list[str]:
+    """Numbers that are told together, all to as many places."""
+    places = 3 if max(map(abs, values)) < 1.5 else 2
+    return [f"{value:.{places}f}" for value in values]

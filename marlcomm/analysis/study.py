@@ -27,7 +27,7 @@ from marlcomm.runs import Run, anywhere
 
 CURVE = "curve"  # of a result file: pairs of env steps and the headline of a short evaluation
 FAILED = "failed"  # of a result file: what the training died of; nothing else is in it but the seed
-_BUDGET = ("run.env_steps", "run.minutes")  # may change while a run goes on, but are of the recipe
+_OF_THE_RECIPE = ("run.env_steps", "run.minutes", "init_from")  # though they may change while a run goes on
 _TUNING = "tuning"
 _TRIALS = "trials.json"
 
@@ -81,10 +81,16 @@ class Study:
 
     def strays(self, label: str, settings: Sequence[Mapping[str, Any]]) -> list[Changes]:
         """How results were trained otherwise than their team would be now, whatever the seed: key -> (then, now)."""
-        trained = self.settings.afterwards[label].of if label in self.settings.afterwards else label
-        now = experiment(config_data(self.config, self.recipes()[trained])[0]).as_data()
-        found = [differences(then, now | {"seed": then["seed"]}) for then in settings]
-        return [of_training(one) | {key: one[key] for key in _BUDGET if key in one} for one in found]
+        now = experiment(config_data(self.config, self.recipes()[self.settings.trained(label)])[0])
+        found = [differences(now.with_defaults(then), now.as_data() | {"seed": then["seed"]}) for then in settings]
+        return [of_training(one) | {key: one[key] for key in _OF_THE_RECIPE if key in one} for one in found]
+
+    def evaluation_command(self, label: str, seed: int) -> str | None:
+        """What evaluates a team that was trained as another; None of the others."""
+        if label not in self.settings.afterwards:
+            return None
+        afterwards = self.settings.afterwards[label]
+        return shlex.join(["marlcomm", "evaluate", f"runs/{team_name(afterwards.of, seed)}", *afterwards.changes])
 
     def trials(self) -> list[dict[str, Any]]:
         """What was tried before: a team, changes, the figure on each tuning seed, and whether it was chosen."""
@@ -116,10 +122,8 @@ class Study:
         data = json.loads(summary.read_text(encoding="utf-8"))
         data["command"] = anywhere(data["command"])
         data["settings"] = run.experiment().as_data()
-        if label in self.settings.afterwards:
-            afterwards = self.settings.afterwards[label]
-            trained = f"runs/{team_name(afterwards.of, seed)}"
-            data["evaluation_command"] = shlex.join(["marlcomm", "evaluate", trained, *afterwards.changes])
+        if (command := self.evaluation_command(label, seed)) is not None:
+            data["evaluation_command"] = command
         else:
             data[CURVE] = run.curve(f"validation/{self.settings.metric}")
         self._write(self._file(label, seed), data)
@@ -257,7 +261,10 @@ def _asked(
 
 
 def tune(study: Study, root: Path, jobs: int, watch: Watch = lambda what: None) -> list[dict[str, Any]]:
-    """Try all trials on the tuning seeds and worlds, and choose the best of each team; stores and returns what was."""
+    """Try all trials on the tuning seeds and worlds, and choose the best of each team; stores and returns what was.
+
+    A trial that fails is told of, and not chosen. Raises `ConfigError` where all of a team's do.
+    """
     settings = study.settings
     if not settings.trials:
         raise ConfigError(f"{study.name}.trials: there are none, wanted a team's settings to choose from")
@@ -270,21 +277,33 @@ def tune(study: Study, root: Path, jobs: int, watch: Watch = lambda what: None) 
         name: (*settings.changes, *settings.teams[label], *changes, f"evaluation.stream={_TUNING}")
         for name, (label, changes) in tried.items()
     }
-    summaries = train(study.config, teams, settings.tuning_seeds, root / study.name / _TUNING, jobs, watch)
+    figures: dict[str, dict[str, float]] = {name: {} for name in tried}
+    failures: dict[str, str] = {}
+
+    def done(name: str, seed: int, summary: Path) -> None:
+        data = json.loads(summary.read_text(encoding="utf-8"))
+        figures[name][str(seed)] = data[f"{settings.group}/{settings.metric}"]
+
+    def failed(name: str, seed: int, error: ConfigError) -> None:
+        failures[name] = str(error)
+
+    try:
+        train(study.config, teams, settings.tuning_seeds, root / study.name / _TUNING, jobs, watch, done, failed)
+    except ConfigError:
+        if not failures:  # nothing was tried
+            raise
     found: list[dict[str, Any]] = []
     for name, (label, changes) in tried.items():
-        own = [
-            json.loads(summaries[name, seed].read_text(encoding="utf-8"))[f"{settings.group}/{settings.metric}"]
-            for seed in settings.tuning_seeds
-        ]
-        by_seed = dict(zip(map(str, settings.tuning_seeds), own, strict=True))
-        found.append({"team": label, "changes": list(changes), "metric": settings.metric, "by_seed": by_seed})
+        found.append(
+            {"team": label, "changes": list(changes), "metric": settings.metric, "by_seed": figures[name]}
+            | ({FAILED: failures[name]} if name in failures else {})
+        )
     sign = -1 if settings.metric == "length" else 1
     for label in settings.trials:
-        best = max(
-            (trial for trial in found if trial["team"] == label),
-            key=lambda trial: sign * float(np.mean(list(trial["by_seed"].values()))),
-        )
+        trials = [trial for trial in found if trial["team"] == label and FAILED not in trial]
+        if not trials:
+            raise ConfigError(f"{study.name}.trials: all of {label} failed: {failures[f'{label} 0']}")
+        best = max(trials, key=lambda trial: sign * float(np.mean(list(trial["by_seed"].values()))))
         for trial in found:
             if trial["team"] == label:
                 trial["chosen"] = trial is best

@@ -128,6 +128,10 @@ class StudySettings(Settings):
         """Labels of the teams that no other study trains."""
         return [label for label in self.teams if label not in self.same_as]
 
+    def trained(self, label: str) -> str:
+        """The team whose training a label's results are of."""
+        return self.afterwards[label].of if label in self.afterwards else label
+
     def numbers_of(self, label: str) -> str:
         """The team of the same recipe that sends numbers."""
         return self.numbers.get(label, CONTINUOUS)

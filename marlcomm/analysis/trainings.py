@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 import subprocess
@@ -31,7 +32,7 @@ _THREADS = ("resources.threads=1", "resources.num_cpus=1")
 
 
 class Progress(NamedTuple):
-    """How far a training has come: the share of it that is over, 1 where it is evaluated too, and what it took."""
+    """How far a training has come: the share of it that is over, 1 only where it is evaluated too, and what it took."""
 
     over: float
     core_seconds: float
@@ -99,9 +100,19 @@ def _progress(begun: Run | None, config: Path, overrides: Sequence[str]) -> Prog
     if begun is None:
         return Progress(0.0, 0.0)
     _check_same(begun, config, overrides)
-    counters = checkpoint.read(begun.last_checkpoint()).counters
-    over = min(_TRAINED, begun.experiment().run.done(counters["env_steps"], counters["seconds"]))
-    return Progress(1.0 if begun.summary_file().is_file() else over, counters["core_seconds"])
+    over = 1.0 if _ended(begun) else min(_TRAINED, begun.over())
+    return Progress(over, checkpoint.read(begun.last_checkpoint()).counters["core_seconds"])
+
+
+def _ended(begun: Run) -> bool:
+    """Whether a training is over, and evaluated."""
+    return begun.over() >= 1 and _is_of_the_last(begun, begun.summary_file())
+
+
+def _is_of_the_last(begun: Run, summary: Path) -> bool:
+    """Whether a summary is there, and of the last checkpoint: the training may have gone on after it."""
+    last = begun.last_checkpoint().name
+    return summary.is_file() and json.loads(summary.read_text(encoding="utf-8"))["checkpoint"] == last
 
 
 def _finish(root: Path, config: Path, changes: Sequence[str], label: str, seed: int) -> None:
@@ -109,14 +120,14 @@ def _finish(root: Path, config: Path, changes: Sequence[str], label: str, seed: 
     begun = _begun(root, label, seed)
     if begun is None:
         run("train", str(config), *_overrides(changes, label, seed), "--runs", str(root))
-    elif not begun.summary_file().is_file():
+    elif not _ended(begun):
         run("train", "--resume", str(begun.folder))
 
 
 def evaluated(trained: Run, changes: Sequence[str]) -> Path:
     """The summary of a trained team under changes, which is evaluated if it was not before."""
     file = trained.summary_file(changes)
-    if not file.is_file():
+    if not _is_of_the_last(trained, file):
         run("evaluate", str(trained.folder), *changes)
     return file
 
@@ -224,6 +235,6 @@ def _begun(root: Path, label: str, seed: int) -> Run | None:
 def _summary(root: Path, label: str, seed: int) -> Path:
     """The evaluation of a team that is trained."""
     begun = _begun(root, label, seed)
-    if begun is None or not begun.summary_file().is_file():
+    if begun is None or not _ended(begun):
         raise ConfigError(f"{label}, seed {seed}: its training left no summary below {root}")
     return begun.summary_file()

@@ -80,7 +80,7 @@ def bench_card(
     for column in ("success", "return"):
         table.add_column(column, justify="right")
     for setting, card in measured.items():
-        figures = card.get("references", {}) | ({"silent": card["silent"]} if "silent" in card else {})
+        figures = card.get("references", {}) | ({"trained in silence": card["silent"]} if "silent" in card else {})
         for reference, scores in figures.items():
             table.add_row(setting, reference, f"{scores['success']:.3f}", f"{scores['return']:.2f}")
     out.print(table)

@@ -77,7 +77,8 @@ def tune(file: File, root: Root = Path("runs"), jobs: Jobs = 2, results: Results
         table.add_column(column)
     for trial in trials:
         by_seed = ", ".join(f"{seed}: {value:.3f}" for seed, value in trial["by_seed"].items())
-        table.add_row(trial["team"], escape(" ".join(trial["changes"])), by_seed, "yes" if trial["chosen"] else "")
+        chosen = "yes" if trial["chosen"] else escape(trial.get(studies.FAILED, ""))
+        table.add_row(trial["team"], escape(" ".join(trial["changes"])), by_seed, chosen)
     out.print(table)
     tell_where(study.results)
 

@@ -236,12 +236,21 @@ class TeamAlgorithm(Algorithm):
 
     def evaluate(self, parallel_train_future: Any = None, *, greedy: bool = False) -> dict[str, Any]:
         """A short evaluation in this process: ``evaluation_duration`` episodes of the validation stream."""
-        runner = cast(TeamEnvRunner, self.env_runner)
-        if self.env_runner_group.num_remote_env_runners():  # RLlib leaves the local one out
-            runner.set_state(self._learned_state())
-        figures = runner.evaluate(self.config.evaluation_duration, stream="validation", greedy=greedy)
+        figures = self._informed_runner().evaluate(self.config.evaluation_duration, stream="validation", greedy=greedy)
         self._figures |= {f"validation/{name}": value for name, value in figures.items()}
         return {ENV_RUNNER_RESULTS: figures | {EPISODE_RETURN_MEAN: figures["return"]}}
+
+    def get_module(self, module_id: str = DEFAULT_MODULE_ID) -> Any:
+        """The team as it has learned so far."""
+        self._informed_runner()
+        return super().get_module(module_id)
+
+    def _informed_runner(self) -> TeamEnvRunner:
+        """The local runner, with the weights of now: where there are remote ones, rounds leave it out."""
+        runner = cast(TeamEnvRunner, self.env_runner)
+        if self.env_runner_group.num_remote_env_runners():
+            runner.set_state(self._learned_state())
+        return runner
 
     def log_result(self, result: dict[str, Any]) -> None:
         self._log.write(self._figures, self.env_steps, self.round)
@@ -298,7 +307,8 @@ class TeamAlgorithm(Algorithm):
 
     def _play_again(self, stored: dict[str, Any]) -> None:
         """Have the round that was being played when a checkpoint was written played once more."""
-        how = stored.pop("how")
+        stored = dict(stored)
+        how = dict(stored.pop("how"))
         if "round" in how:  # its one episode, as checkpoints called it once
             how["episode"] = how.pop("round")
         self._play_ahead(how, stored)

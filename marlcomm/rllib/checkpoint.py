@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from marlcomm import checkpoint
 from marlcomm.registry import ConfigError
 from marlcomm.rllib.algorithm import TeamAlgorithm
@@ -43,7 +45,9 @@ def restore(algorithm: TeamAlgorithm, folder: Path) -> None:
     iteration = counters.pop("training_iteration")
     weights = stored.read(checkpoint.WEIGHTS)
     known = algorithm.learner_group.get_weights()[DEFAULT_MODULE_ID]
-    strange = sorted(weights.keys() ^ known.keys())  # RLlib would leave these as they are
+    strange = sorted(  # RLlib would leave these as they are, or raise
+        name for name in weights.keys() | known.keys() if _shape(weights, name) != _shape(known, name)
+    )
     if strange:
         raise ConfigError(f"checkpoint: {folder} is of another policy or channel: they differ in {', '.join(strange)}")
     learner = {
@@ -55,3 +59,7 @@ def restore(algorithm: TeamAlgorithm, folder: Path) -> None:
     )
     algorithm.load_parts(stored)
     algorithm.last_checkpoint = folder
+
+
+def _shape(weights: Mapping[str, Any], name: str) -> tuple[int, ...] | None:
+    return np.shape(weights[name]) if name in weights else None

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self, cast
 
 import torch
 
 from marlcomm.channels.settings import ChannelSettings
-from marlcomm.config import ResourceSettings, RunSettings, import_plugins
+from marlcomm.config import ResourceSettings, RunSettings, check_seed, import_plugins
 from marlcomm.objectives.entropy import EntropyTarget
 from marlcomm.policies.settings import PolicySettings
 from marlcomm.policies.team import TeamNames
@@ -102,6 +102,8 @@ class TeamConfig(AlgorithmConfig):
         # A worker that fails must not make the whole run wait a minute for its restart (RLlib's default).
         self.delay_between_env_runner_restarts_s = 1.0
         self.sample_timeout_s = ResourceSettings().sample_timeout
+        # Runners keep nothing but weights. RLlib would wait for those that play ahead, to ask what they have.
+        self.merge_env_runner_states = self.broadcast_env_runner_states = False
         self.torch_skip_nan_gradients = True  # our learners look once, at all of them; RLlib would at each, twice
 
     def communication(
@@ -125,6 +127,8 @@ class TeamConfig(AlgorithmConfig):
             init_from: checkpoint of a trained team (``RUN/checkpoints/ROUND``), on a disk that every worker reads:
                 start from its weights wherever name and shape are the same. None: start untrained.
         """
+        if isinstance(imports, str):
+            raise ConfigError(f"communication(imports=...): got {imports!r}, wanted a list: [{imports!r}]")
         given = {
             "policy": policy,
             "policy_config": policy_config,
@@ -156,7 +160,7 @@ class TeamConfig(AlgorithmConfig):
         ours = {name: settings.pop(name) for name in list(settings) if name in self.settings_model.model_fields}
         rllibs = inspect.signature(AlgorithmConfig.training).parameters
         for name in settings:
-            if name not in rllibs:
+            if name not in rllibs or name in OnPolicyTraining.model_fields:  # what we honour is ours
                 raise ConfigError(
                     f"training({name}=...): unknown setting; {nearest(name, self.settings_model.model_fields)}"
                 )
@@ -172,6 +176,9 @@ class TeamConfig(AlgorithmConfig):
 
     def validate(self) -> None:
         """Check everything. Raises `ConfigError` (a `ValueError`) that names the setting."""
+        for name in ("env_config", "policy_config", "channel_config"):
+            if not isinstance(given := getattr(self, name), Mapping):
+                raise ConfigError(f"{name}: got {given!r}, wanted settings by their names")
         import_plugins(self.imports)
         self.team_names().check()
         settings = self.algorithm_settings()
@@ -206,12 +213,11 @@ class TeamConfig(AlgorithmConfig):
             if not (isinstance(given, type) and issubclass(given, ours)):
                 raise ConfigError(f"{name}: got {given!r}, wanted {ours.__name__} or a subclass of it")
         for name in ("num_env_runners", "num_learners"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"{name}: got {getattr(self, name)}, wanted 0 or more")
+            if not isinstance(count := getattr(self, name), int) or count < 0:
+                raise ConfigError(f"{name}: got {count!r}, wanted 0 or more")
         if not self.sample_timeout_s or self.sample_timeout_s < 0:
             raise ConfigError(f"sample_timeout_s: got {self.sample_timeout_s}, wanted seconds, more than 0")
-        if not isinstance(self.seed, int):
-            raise ConfigError(f"seed: got {self.seed!r}, wanted an integer: every draw is keyed by it")
+        check_seed(self.seed)
         if self.is_multi_agent:
             raise ConfigError(
                 "multi_agent: not honoured for teams: a team is one module, see communication(policy=...)"

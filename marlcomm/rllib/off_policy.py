@@ -69,7 +69,8 @@ class OffPolicyLearner(TeamLearner):
 
     def apply_gradients(self, gradients_dict: dict[Any, Tensor]) -> None:
         super().apply_gradients(gradients_dict)
-        self._networks().follow(self.config.tau)
+        if not self._in_a_row:  # nothing was skipped
+            self._networks().follow(self.config.tau)
 
     def _learn(self, rows: Batch, lesson: Lesson) -> None:
         """One update; learner l takes the l-th part of its windows."""

@@ -12,7 +12,6 @@ from torch import Tensor
 from marlcomm.objectives.base import Batch, channel_loss
 from marlcomm.objectives.credit import message_credit
 from marlcomm.objectives.entropy import HIGHEST_ENTROPY, LOWEST_ENTROPY, EntropyTarget, EntropyWeight
-from marlcomm.objectives.schedule import Schedule
 from marlcomm.policies.records import Decision, each_talk, first_worlds
 from marlcomm.policies.rollout import log_probs
 from marlcomm.rllib.algorithm import TeamAlgorithm
@@ -20,6 +19,7 @@ from marlcomm.rllib.learner import Lesson, TeamLearner
 from marlcomm.rllib.module import DECISION
 from marlcomm.rllib.rows import ADVANTAGES, VALUE_TARGETS, add_moments, epoch_rows, standardize_advantages
 from marlcomm.rllib.runner import Sample
+from marlcomm.rllib.settings import RoundTraining
 
 _COMPARED_SYMBOLS = 500_000
 
@@ -33,11 +33,11 @@ class OnPolicyAlgorithm(TeamAlgorithm):
     def setup(self, config: Any) -> None:
         self.entropy_target: EntropyTarget | None = self.config.entropy_target()
         self.entropy_weight = None if self.entropy_target is None else self.entropy_target.start()
-        self._episodes = Schedule.of(self.config.episodes)
+        self._settings = cast(RoundTraining, self.config.algorithm_settings())
         super().setup(config)
 
     def _how_to_play(self) -> dict[str, Any]:
-        return super()._how_to_play() | {"episodes": round(self._episodes.at(self.env_steps))}
+        return super()._how_to_play() | {"episodes": self._settings.episodes_at(self.env_steps)}
 
     def _learn(self, samples: Sequence[Sample]) -> dict[str, float]:
         """All epochs over a round; returns the mean of each learner figure over the minibatches."""

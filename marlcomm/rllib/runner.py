@@ -36,7 +36,6 @@ class Sample:
 
     Attributes:
         batch: name -> [B, T, N, ...] or [B], as numpy arrays; of a remote runner, where they lie.
-        first_world: the first of them.
         episodes: of each world.
         moments: of advantages and value targets, where there are any.
         learned: rounds that the weights had learned from.
@@ -49,7 +48,6 @@ class Sample:
     """
 
     batch: Columns | Shipment
-    first_world: int
     episodes: int
     moments: dict[str, Moments]
     learned: int
@@ -110,7 +108,6 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
         statistics.add(rollout.rewards, rollout.lengths, rollout.info)
         return Sample(
             batch={name: values.numpy() for name, values in batch.items()},
-            first_world=self._first_world(),
             episodes=len(episodes),
             moments=round_moments(batch, self.objective.normalized_over(batch)) if ADVANTAGES in batch else {},
             learned=self._learned,

@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
 
+from marlcomm.objectives.schedule import Schedule
 from marlcomm.registry import ConfigError, Settings, check_multiple
 
 _POINTS = TypeAdapter(list[tuple[float, float]])
@@ -76,6 +77,10 @@ class Training(Settings):
         """The settings, of a round that takes as much time and memory as any; see a dry run."""
         return self
 
+    def episodes_at(self, env_steps: float) -> int:
+        """Episodes of every world in a round that begins after so many env steps."""
+        return 1
+
     optimizer: Literal["adam", "rmsprop", "sgd"] = Field("adam", description="adam, rmsprop or sgd")
     rmsprop_alpha: float = Field(0.97, ge=0, lt=1, description="smoothing of rmsprop")
     rmsprop_eps: float = Field(1e-6, gt=0, description="term that keeps rmsprop's divisor from zero")
@@ -111,6 +116,9 @@ class RoundTraining(Training):
         learners = max(num_learners, 1)
         reason = f"learners ({learners}) x algorithm.num_minibatches ({self.num_minibatches})"
         check_multiple(key, worlds, learners * self.num_minibatches, reason)
+
+    def episodes_at(self, env_steps: float) -> int:
+        return round(Schedule.of(self.episodes).at(env_steps))
 
     def at_its_dearest(self) -> Self:
         numbers = [self.episodes] if isinstance(self.episodes, int) else [number for _, number in self.episodes]
