@@ -35,8 +35,8 @@ _PACKAGES = ("marlcomm", "torch", "ray", "numpy", "gymnasium", "pettingzoo", "mp
 
 
 def anywhere(command: str) -> str:
-    """The command of a training without the folder of its runs, which is told last and means nothing elsewhere."""
-    return command.partition(" --runs ")[0]
+    """The command of a training without the folder of its runs, which means nothing elsewhere."""
+    return re.sub(r" --runs(=| )('[^']*'|\S+)", "", command)
 
 
 @dataclass(frozen=True)

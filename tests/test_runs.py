@@ -352,3 +352,9 @@ def test_the_package_neither_pickles_nor_evaluates(pytestconfig):
         assert not re.search(forbidden, code), (name, re.search(forbidden, code))
         if re.search(r"^\s*(import|from) subprocess", code, re.MULTILINE):
             assert name in allowed
+
+
+def test_the_folder_of_runs_is_left_out_of_a_command_wherever_it_stands():
+    for folder in ("--runs /a", "--runs '/a b'", "--runs=/a"):
+        assert runs.anywhere(f"marlcomm train x.yaml {folder} 'b=[1, 2]'") == "marlcomm train x.yaml 'b=[1, 2]'"
+        assert runs.anywhere(f"marlcomm train x.yaml {folder}") == "marlcomm train x.yaml"
