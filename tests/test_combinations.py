@@ -7,6 +7,7 @@ from itertools import product
 from typing import get_args
 
 import pytest
+import tiny_world  # noqa: F401 (registers worlds)
 import torch
 from learning import learned_module, weights
 from small_teams import SMALL_WORLDS, WORLDS, built_in, small, team

@@ -431,9 +431,8 @@ def test_a_listeners_critic_teaches_the_speaker(channel, together):
     (gradient,) = torch.autograd.grad(gain[..., 1].sum(), message, allow_unused=True, retain_graph=True)
     assert (gradient is not None and bool(gradient.any())) == (channel != "silent")
     # The speaker's own critic gives it nothing: the world does not obey it, and nobody talks to it.
-    if not together:
-        (own,) = torch.autograd.grad(gain[..., 0].sum(), message, allow_unused=True)
-        assert own is None or not own.any()
+    (own,) = torch.autograd.grad(gain[..., 0].sum(), message, allow_unused=True)
+    assert own is None or not own.any()
 
 
 # --- the replay -------------------------------------------------------------------------------------------------------

@@ -17,10 +17,12 @@ from marlcomm.algorithms.build import algorithm_config
 from marlcomm.algorithms.settings import MAPPOTraining
 from marlcomm.dry_run import DryRun, dry_run
 from marlcomm.envs.actions import BoxActions
+from marlcomm.envs.base import TeamSpec
 from marlcomm.objectives.base import channel_loss
 from marlcomm.objectives.entropy import HIGHEST_ENTROPY, LOWEST_ENTROPY, EntropyTarget, EntropyWeight
 from marlcomm.objectives.ppo import ValueLoss
 from marlcomm.objectives.schedule import Schedule
+from marlcomm.policies import values as team_values
 from marlcomm.policies.distributions import CATEGORICAL, DiagonalGaussian, SlotCategorical
 from marlcomm.policies.records import Moment
 from marlcomm.policies.rollout import Player, channel_noise, entropies, entropy_ranges
@@ -610,3 +612,23 @@ def test_a_dry_run_of_a_replay_learns_at_once_and_counts_all_of_it(cluster, monk
     assert "the replay holds the last 50 rounds" in tried.remarks[1]
     an_episode = episode_bytes(episode_shapes(names().make_env().spec, gated=False))
     assert tried.peak_bytes == {"training process": 1000 + 48 * 32 * an_episode}  # two rounds are there already
+
+
+def test_a_central_critic_is_as_it_is_written():
+    """e_j = relu(W [o_j, u_j, slot_j]), h_i = relu(A e_i + C sum_j e_j / sqrt(N)), v_i = w relu(V h_i)."""
+    torch.manual_seed(0)
+    spec = TeamSpec("by hand", 4, observation_size=3, num_actions=2, horizon=4, setting="by hand")
+    critic = CentralValue(spec, 2, 5)
+    observations, told, alive = torch.randn(4, 3), torch.randn(4, 2), torch.tensor([1.0, 1.0, 0.0, 1.0])
+    layer = {name: value.detach().numpy() for name, value in critic.named_parameters()}
+    entries = np.hstack([observations, told, np.eye(4)]) @ layer["embed.weight"].T + layer["embed.bias"]
+    each = np.maximum(entries, 0) * alive.numpy()[:, None]
+    hidden = each @ layer["own.weight"].T + layer["own.bias"] + each.sum(0) / 2 @ layer["team.weight"].T
+    second = np.maximum(np.maximum(hidden, 0) @ layer["second.weight"].T + layer["second.bias"], 0)
+    values = second @ layer["value_head.weight"].T + layer["value_head.bias"]
+    assert critic(observations, told, alive).tolist() == pytest.approx(values[:, 0].tolist(), abs=1e-5)
+
+
+def test_a_critic_is_told_what_was_paid_in_logarithms():
+    told = team_values._with_rewards(torch.tensor([[7.0], [8.0], [9.0]]), torch.tensor([0.0, np.e - 1, 1 - np.e]))
+    assert told.tolist() == [pytest.approx(row) for row in ([7.0, 0.0], [8.0, 1.0], [9.0, -1.0])]

@@ -167,6 +167,8 @@ def test_idle_codewords_become_messages(update):
     channel.absorb(messages, 200, Peers())
     assert channel.idle.tolist() == [[0, 0, 0, 0]]
     assert (channel.codebook[0, 3] == messages).all(-1).any()
+    if update == "ema":  # it goes on from there as the mean of one message
+        assert (channel.usage[0, 3], channel.totals[0, 3].tolist()) == (1.0, channel.codebook[0, 3].tolist())
     resumed = VQChannel(2, channel.settings)
     resumed.load_state_dict(before.state_dict())
     resumed.absorb(messages, 200, Peers())

@@ -156,9 +156,9 @@ class CriticsWord:
     def gain(self, batch: Batch, decision: Decision) -> Tensor:
         """Q [..., N] of what a decision makes of each agent's draws; it is to go up. Any rows [..., N] of agents."""
         codes = _relaxed(decision, batch["draws"], self.relaxation)
-        asked = (codes, batch["alive"]) if self.together else (batch["recorded"], batch["alive"], codes)
+        others = codes.detach() if self.together else batch["recorded"]
         weights = {name: value.detach() for name, value in self.critic.named_parameters()}
-        values: Tensor = functional_call(self.critic, weights, (batch["observations"], *asked))
+        values: Tensor = functional_call(self.critic, weights, (batch["observations"], others, batch["alive"], codes))
         return values
 
 
