@@ -69,6 +69,15 @@ def built(tmp_path):
 
 
 @pytest.fixture
+def start(built, monkeypatch):
+    """Builds the algorithms of experiments without Ray: its store is for workers, and there are none."""
+    from marlcomm.algorithms.build import algorithm_config
+
+    monkeypatch.setattr("ray.put", lambda value: value)
+    return lambda settings: built(algorithm_config(settings))
+
+
+@pytest.fixture
 def here(monkeypatch, capsys):
     """`marlcomm` in this process."""
     from commands import Here

@@ -22,15 +22,14 @@ from marlcomm.registry import ALGORITHMS, CHANNELS, ENVS, POLICIES, TABLES, Conf
 
 
 @pytest.fixture
-def train(built, monkeypatch):
-    """Two updates in this process: what RLlib puts into Ray's store is for workers, and there are none.
+def train(start):
+    """Two updates in this process.
 
     Returns the algorithm and the names of trainable parts that the updates left as they were.
     """
-    monkeypatch.setattr("ray.put", lambda value: value)
 
     def two_updates(data):
-        algorithm = built(algorithm_config(experiment(data)))
+        algorithm = start(experiment(data))
         before = weights(algorithm)
         for _ in range(2):
             algorithm.training_step()

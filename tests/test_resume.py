@@ -12,7 +12,6 @@ from learning import weights
 from small_teams import RELAY, WORLDS, built_in, choice, team
 
 from marlcomm import checkpoint
-from marlcomm.algorithms.build import algorithm_config
 from marlcomm.config import experiment
 from marlcomm.registry import ALGORITHMS, CHANNELS, POLICIES, TABLES
 from marlcomm.rllib.checkpoint import restore, save
@@ -65,13 +64,6 @@ ELSE = {
     "at the read-out": {"channel": stateful("channel", "dvq") | {"placement": "readout"}},
     "policies of their own": {"policy": choice("policy", "ic3net", parameters="per_agent")},
 }
-
-
-@pytest.fixture
-def start(built, monkeypatch):
-    """Builds algorithms in this process: what RLlib puts into Ray's store is for workers, and there are none."""
-    monkeypatch.setattr("ray.put", lambda value: value)
-    return lambda settings: built(algorithm_config(settings))
 
 
 def assert_resumes(start, folder, data):

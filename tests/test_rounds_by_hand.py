@@ -7,7 +7,6 @@ import torch
 from learning import learned_module, weights
 from small_teams import RELAY, WORLDS, team
 
-from marlcomm.algorithms.build import algorithm_config
 from marlcomm.config import experiment
 from marlcomm.objectives.base import channel_loss
 from marlcomm.objectives.maddpg import MADDPG, answers
@@ -68,13 +67,6 @@ REPLAY = {
 }
 
 
-@pytest.fixture
-def start(built, monkeypatch):
-    """Builds algorithms in this process: what RLlib puts into Ray's store is for workers, and there are none."""
-    monkeypatch.setattr("ray.put", lambda value: value)
-    return lambda data: built(algorithm_config(experiment(data)))
-
-
 def assert_same_weights(algorithm, **parts):
     ours = {f"{part}.{name}": value for part, module in parts.items() for name, value in module.state_dict().items()}
     theirs = weights(algorithm)
@@ -83,7 +75,7 @@ def assert_same_weights(algorithm, **parts):
 
 
 def test_rounds_of_mappo(start):
-    algorithm = start(team(RELAY, algorithm={"name": "mappo"} | MAPPO))
+    algorithm = start(experiment(team(RELAY, algorithm={"name": "mappo"} | MAPPO)))
     names = algorithm.config.team_names()
     env = names.make_env()
     policy = names.make_policy(env, SEED)
@@ -157,7 +149,9 @@ def test_rounds_of_mappo(start):
     ids=["discrete", "box"],
 )
 def test_rounds_of_maddpg(start, env, channel, settings, objective, shape, exploration):
-    algorithm = start(team(env, channel={"name": channel}, algorithm={"name": "maddpg"} | REPLAY | settings))
+    algorithm = start(
+        experiment(team(env, channel={"name": channel}, algorithm={"name": "maddpg"} | REPLAY | settings))
+    )
     names = algorithm.config.team_names()
     world = names.make_env()
     networks = ActorCritic.of(names.make_policy(world, SEED), shape, SEED)
@@ -200,7 +194,7 @@ def test_a_gradient_is_no_longer_than_it_may_be(start, name):
     """A step of plain gradient descent at rate 1 is the gradient; actors and critics are cut each on their own."""
     settings = {"name": name, "optimizer": "sgd", "lr": 1.0, "grad_clip": 1e-3}
     replay = {"critic_lr": 1.0, "learning_starts": 0, "env_steps_per_update": WORLDS * 4}  # an update a round
-    algorithm = start(team(RELAY, algorithm=settings | (replay if name == "maddpg" else {})))
+    algorithm = start(experiment(team(RELAY, algorithm=settings | (replay if name == "maddpg" else {}))))
     before = weights(algorithm)
     algorithm.training_step()
     assert getattr(algorithm, "updates", 1) == 1
