@@ -159,8 +159,9 @@ class Run:
 
     def _pending(self) -> dict[str, Any] | None:
         """What origin.json tells of the newest changes, where no checkpoint has been written since."""
-        resumed = self._resumed()
-        return resumed[-1] if resumed and resumed[-1]["round"] == self._last_round() else None
+        round_ = self._last_round()
+        resumed = [] if round_ is None else self._resumed()
+        return resumed[-1] if resumed and resumed[-1]["round"] == round_ else None
 
     def _resumed(self) -> list[dict[str, Any]]:
         """What origin.json tells of how the run went on."""

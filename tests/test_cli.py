@@ -79,6 +79,7 @@ def test_train_leaves_a_whole_run(finished):
     assert {path.name for path in folder.iterdir()} == {
         "config.yaml",
         "origin.json",
+        "lock",
         "metrics.jsonl",
         "tensorboard",
         "checkpoints",
