@@ -12,6 +12,7 @@ from dataclasses import replace
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Protocol, Self
 
+from marlcomm import disk
 from marlcomm.config import Experiment
 from marlcomm.registry import ConfigError
 from marlcomm.runs import Run
@@ -77,9 +78,14 @@ class Interruption:
 def held(run: Run) -> Iterator[None]:
     """Nobody else trains the run meanwhile: both would save, and each would remove what the other is writing.
 
-    Raises `ConfigError` where somebody does. On disks that know no locks, nobody is kept out.
+    Raises `ConfigError` where somebody does, and `DiskError` where the run's folder cannot be written. On disks that
+    know no locks, nobody is kept out.
     """
-    with (run.folder / _LOCK).open("w") as lock:
+    try:
+        lock = (run.folder / _LOCK).open("w")
+    except OSError as error:
+        raise disk.DiskError(f"cannot write {run.folder}: {disk.reason(error)}") from error
+    with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -106,6 +106,21 @@ def test_a_message_that_is_not_decoded_is_an_error(monkeypatch):
         evaluate(env, policy, 0, 5)
 
 
+@pytest.mark.parametrize("field", ["steps", "senders"])
+def test_a_message_of_another_step_or_sender_is_an_error(monkeypatch, field):
+    env, policy = team()
+    read = evaluation.read_packets
+
+    def wrong(code, packets):
+        steps, senders, symbols = read(code, packets)
+        {"steps": steps, "senders": senders}[field][3] += 1
+        return steps, senders, symbols
+
+    monkeypatch.setattr(evaluation, "read_packets", wrong)
+    with pytest.raises(WireError, match=r"1 of \d+ messages were not decoded to what was sent"):
+        evaluate(env, policy, 0, 5)
+
+
 def test_what_the_paper_counts_stands_beside():
     env, policy = team()
     figures = evaluate(env, policy, 0, 40)

@@ -300,6 +300,15 @@ def test_an_empty_slot_runs_on_where_asked_and_hears_nothing():
     assert torch.allclose(after["hidden"][0, 3], expected[0], atol=1e-6)
 
 
+def test_silence_does_not_deafen_whom_the_world_lets_only_listen():
+    env, policy = team("junction", deaf_when_silent=True)
+    policy._speakers = torch.tensor([True, True, True, True, False])
+    spoke = torch.tensor([[True, True, False, False, False]])
+    audible = policy.audible(spoke)[0]
+    assert audible[:, :2].any(-1).tolist() == [True, True, False, False, True]
+    assert audible[4].tolist() == [True, True, False, False, False]
+
+
 def test_gates_are_counted_apart_from_gates_that_matter():
     env, policy = team("junction")
     played = rollout(env, policy, worlds=1)
@@ -347,6 +356,16 @@ def test_independent_controllers_are_the_published_ones(core):
             assert memory == {}
         assert torch.allclose(decision.logits, policy.action_head(state), atol=1e-6)
         assert torch.allclose(decision.values, policy.value_head(state).squeeze(-1), atol=1e-6)
+
+
+def test_a_plain_recurrent_layer_waits_in_an_empty_slot():
+    env, policy = team("junction", core="rnn")
+    alive = torch.tensor([[True, False, True, True, True]])
+    memory = hidden_memory(policy)
+    with torch.no_grad():
+        _, after = policy.step(Moment(torch.zeros(1, 5, env.spec.observation_size), alive, ~alive, alive), memory)
+    kept = (after["hidden"] == memory["hidden"]).all(-1)
+    assert torch.equal(kept, ~alive)
 
 
 @pytest.mark.parametrize("name", ["ic", "iric", "commnet", "ic3net_predator_prey", "ic3net_published", "tarmac"])

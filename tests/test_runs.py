@@ -13,6 +13,7 @@ from marlcomm import checkpoint, runs, training, trust
 from marlcomm.analysis.evidence import shortcomings
 from marlcomm.changes import MAY_CHANGE, differences, of_training
 from marlcomm.config import experiment
+from marlcomm.disk import DiskError
 from marlcomm.registry import ConfigError
 from marlcomm.runs import Run
 
@@ -142,6 +143,10 @@ def test_nobody_else_trains_a_run_meanwhile(make):
         another.__enter__()
     with training.held(run):
         pass
+    (run.folder / "lock").unlink()
+    (run.folder / "lock").mkdir()
+    with pytest.raises(DiskError, match=r"cannot write .*: Is a directory"):
+        training.held(run).__enter__()
 
 
 def test_a_run_says_what_was_spent_on_the_weights_it_began_with(make):

@@ -148,7 +148,8 @@ def _beside(study: Study, row: Row, teams: Mapping[str, Row]) -> Row:
     settings = study.settings
     here = {label: team for label, team in teams.items() if plays(team) == plays(row)}
     numbers = settings.numbers_of(row.label)
-    beside = dict.fromkeys((numbers, SILENT), here) | dict.fromkeys(settings.against.get(row.label, ()), teams)
+    usual = () if row.label == SILENT else (numbers, SILENT)  # those are compared with the silent team already
+    beside = dict.fromkeys(usual, here) | dict.fromkeys(settings.against.get(row.label, ()), teams)
     against = {
         other: replace(comparison, withheld=_incomparable([row, among[other]]))
         for other, among in beside.items()
