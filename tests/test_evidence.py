@@ -30,6 +30,11 @@ from marlcomm.policies.settings import PolicySettings
 from marlcomm.policies.team import TeamNames, make_channel
 from marlcomm.registry import ENVS
 
+
+def went_on(key, old, new):
+    return {"resumed": [{"round": 3, "changes": {key: [old, new]}, "forced": []}]}
+
+
 FINE = {"episodes": 2000, "stream": "evaluation", "trained": 1.0}
 
 
@@ -40,6 +45,10 @@ FINE = {"episodes": 2000, "stream": "evaluation", "trained": 1.0}
         ({"episodes": 1999}, "1,999 episodes, and evidence takes 2,000"),
         ({"stream": "tuning"}, "played on the stream 'tuning'"),
         ({"trained": 0.5}, "only 50% of its training is over"),
+        (went_on("run.env_steps", 9000, 5000), "at round 3 its run.env_steps was cut from 9000 to 5000"),
+        (went_on("run.minutes", None, 5), "at round 3 its run.minutes was cut from no limit to 5"),
+        (went_on("run.minutes", 5, None), None),
+        (went_on("run.env_steps", 5000, 9000), None),
     ],
 )
 def test_what_is_no_evidence_says_why(change, reason):

@@ -128,6 +128,10 @@ def write(study, label, seed, settings=None, env_steps=100, curve=(), setting="e
         "env": "traffic_junction",
         "setting": setting,
         "no_evidence": [],
+        "episodes": 2000,
+        "stream": "evaluation",
+        "trained": 1.0,
+        "evaluation_seed": seed,
         "command": "marlcomm",
     }
     if (command := study.evaluation_command(label, seed)) is not None:
@@ -146,12 +150,20 @@ def write(study, label, seed, settings=None, env_steps=100, curve=(), setting="e
     (study.results / f"{trainings.team_name(label, seed)}.json").write_text(json.dumps(summary | {"curve": curve}))
 
 
-def test_rows_by_hand(folder):
+def untuned(folder):
+    """The study, its settings not to be chosen by trials."""
     study = Study.read(folder / "study.yaml", folder / "results")
+    return replace(study, settings=study.settings.model_copy(update={"trials": {}}))
+
+
+def test_rows_by_hand(folder):
+    study = untuned(folder)
     for seed in (0, 1):
         write(study, "continuous", seed, success=0.97 + 0.01 * seed)
         write(study, "vq", seed, success=0.962 - 0.01 * seed)
-    continuous, vq = rows(study)
+    assert rows(study)[1].reasons == ["there is no silent team to compare with"]
+    write(study, "silent", 0, success=0.2)
+    continuous, _, vq = rows(study)
     assert continuous.figure.mean == pytest.approx(0.975)
     assert (continuous.reasons, continuous.counts) == (None, "")
     assert continuous.way("return") == 0.75
@@ -165,22 +177,86 @@ def test_rows_by_hand(folder):
     assert vq.against["continuous"].claim is None  # two pairs
     hull = {"of": ["continuous"], "above": ["vq"]}
     beside = Study(study.name, study.settings.model_copy(update={"hull": Hull(**hull)}), study.config, study.results)
-    assert rows(beside)[1].against["upper hull of 1"].difference.mean == pytest.approx(-0.018)
+    assert rows(beside)[2].against["upper hull of 1"].difference.mean == pytest.approx(-0.018)
     write(study, "vq", 1, success=0.94)
-    assert rows(study)[1].reasons == ["0.024 worse than continuous, 0.02 is allowed"]
+    assert rows(study)[2].reasons == ["0.024 worse than continuous, 0.02 is allowed"]
     for within, reached in ((0.024, True), (0.0239, False)):
         asked = study.settings.model_copy(update={"within": {"vq": within + 1e-9}})
-        assert rows(Study(study.name, asked, study.config, study.results))[1].reached is reached
+        assert rows(Study(study.name, asked, study.config, study.results))[2].reached is reached
     ends = scale(study, vq.summaries)
     assert (ends.floor, ends.ceiling) == (pytest.approx(0.2), pytest.approx(1.0))
 
 
-def test_bits_of_a_read_out_are_told_and_do_not_count(folder):
+@pytest.mark.parametrize(
+    ("change", "doubt"),
+    [
+        ({"episodes": 50}, "50 episodes, and evidence takes 2,000"),
+        ({"stream": "tuning"}, "played on the stream 'tuning', on which settings are chosen"),
+        ({"evaluation_seed": 7}, "played the worlds of seed 7"),
+    ],
+)
+def test_results_are_judged_by_what_they_say_and_not_by_their_own_judgement(folder, change, doubt):
+    study = untuned(folder)
+    write(study, "vq", 1, success=0.97)
+    file = study.results / "vq-1.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    (vq,) = rows(study)
+    assert vq.doubts == [f"seed 1: {doubt}"]
+    assert "vq is no evidence" in vq.reasons
+
+
+def trial(team, rate, figure, chosen=False, seed=1000):
+    return {"team": team, "changes": [f"algorithm.lr={rate}"], "by_seed": {str(seed): figure}, "chosen": chosen}
+
+
+@pytest.mark.parametrize(
+    ("trials", "doubts"),
+    [
+        ([trial("continuous", "1e-3", 0.4), trial("continuous", "1e-4", 0.5, True)], []),
+        ([trial("continuous", "1e-4", 0.5, True)], ["its settings were chosen among others than the study's trials"]),
+        (
+            [trial("continuous", "1e-3", 0.6), trial("continuous", "1e-4", 0.5, True)],
+            ["its settings are not those of the best trial"],
+        ),
+        (
+            [trial("continuous", "1e-3", 0.4), trial("continuous", "1e-4", 0.5, True, seed=0)],
+            ["its settings were chosen on other seeds than the study's tuning_seeds"],
+        ),
+        (
+            [
+                trial("continuous", "1e-3", 0.9) | {"by_seed": {}, "failed": "out of memory"},
+                trial("continuous", "1e-4", 0.5, True),
+            ],
+            [],
+        ),
+    ],
+)
+def test_settings_are_those_of_the_best_of_the_studys_trials(folder, trials, doubts):
     study = Study.read(folder / "study.yaml", folder / "results")
+    study.keep_trials(trials)
+    write(study, "continuous", 0, success=0.97)
+    write(study, "silent", 0, success=0.2)
+    assert [row.doubts for row in rows(study)] == [doubts, []]
+
+
+def test_bits_are_compared_with_numbers_of_the_same_recipe(folder):
+    study = untuned(folder)
+    write(study, "continuous", 0, coded_bits_per_agent_step=64.0, compression_ratio=1.0, success=0.97)
+    write(
+        study, "vq", 0, coded_bits_per_agent_step=4.0, compression_ratio=128.0, success=0.97
+    )  # messages of 16 numbers
+    assert "| 4.00 | 16.0 |" in section(study, rows(study))
+    (study.results / "continuous-0.json").unlink()
+    assert "| 4.00 | 128.0 |" in section(study, rows(study))
+
+
+def test_bits_of_a_read_out_are_told_and_do_not_count(folder):
+    study = untuned(folder)
     for seed in (0, 1):
         write(study, "continuous", seed, success=0.97)
+        write(study, "silent", seed, success=0.2)
         write(study, "vq", seed, success=0.97, coded_bits_per_agent_step=64.0, bottleneck_bits_per_agent_step=4.0)
-    continuous, vq = rows(study)
+    continuous, _, vq = rows(study)
     assert (vq.bits_by_seed, vq.bits.mean) == ({0: 4.0, 1: 4.0}, 4.0)
     assert vq.reasons == ["64.0 bits, 16 are allowed"]  # links carry float32 numbers all the same
     assert bits_told([continuous]) == "coded bits per agent step"
@@ -188,7 +264,7 @@ def test_bits_of_a_read_out_are_told_and_do_not_count(folder):
 
 
 def test_who_plays_other_worlds_stands_beside_nobody_unless_it_is_asked_for(folder):
-    read = Study.read(folder / "study.yaml", folder / "results")
+    read = untuned(folder)
     asked = {"within": {"vq": 1.0}, "hull": Hull(of=("continuous",), above=("vq",))}
     for setting, partners in (("easy", ["continuous", "silent", "upper hull of 1"]), ("medium", [])):
         for seed in (0, 1):
@@ -263,6 +339,14 @@ def test_a_failed_seed_is_told_and_nothing_is_claimed(folder):
     assert "Not run yet: continuous (seeds 1, 2, 3, 4, 5); continuous, 2 bits." in told
 
 
+def test_what_was_trained_again_tells_why(folder):
+    study = untuned(folder)
+    write(study, "vq", 0, success=0.97)
+    file = study.results / "vq-0.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"failed_before": ["no memory"]}))
+    assert "- vq, seed 0: trained again after: no memory" in section(study, rows(study))
+
+
 def test_settings_that_came_later_were_the_defaults(folder):
     study = Study.read(folder / "study.yaml", folder / "results")
     then = trainings.experiment(trainings.config_data(study.config, study.recipes()["vq"])[0]).as_data()
@@ -320,7 +404,8 @@ def test_teams_of_other_budgets_are_not_compared(folder):
     for seed in range(5):
         write(study, "continuous", seed, success=0.9)
         write(study, "vq", seed, success=0.9, env_steps=200)
-    _, vq = rows(study)
+    write(study, "silent", 0, success=0.2, env_steps=200)
+    _, _, vq = rows(study)
     assert vq.doubts == []
     assert vq.reasons == ["trained for other env steps"]
     assert vq.against["continuous"].withheld == "trained for other env steps"
@@ -572,15 +657,15 @@ def test_without_settings_to_choose_from_nothing_is_tuned_or_stored(folder):
 
 
 def test_a_world_without_a_ceiling_is_reported_and_judges_no_bits(folder):
-    study = Study.read(folder / "study.yaml", folder / "results")
-    for label in ("continuous", "vq"):
+    study = untuned(folder)
+    for label in ("continuous", "silent", "vq"):
         write(study, label, 0, success=0.97)
         file = study.results / f"{label}-0.json"
         summary = json.loads(file.read_text())
         kept = {key: value for key, value in summary.items() if not key.startswith("ceiling")}
         file.write_text(json.dumps(kept))
     found = rows(study)
-    assert [row.counts for row in found] == ["", "no ceiling to judge it by"]
+    assert [row.counts for row in found] == ["", "", "no ceiling to judge it by"]
     write_page([(study, found)], folder / "docs" / "results.md", "marlcomm")
     page = (folder / "docs" / "results.md").read_text()
     assert "| *always gas* | 0.200 |" in page
@@ -588,14 +673,14 @@ def test_a_world_without_a_ceiling_is_reported_and_judges_no_bits(folder):
 
 
 def test_few_bits_are_judged_by_common_seeds(folder):
-    study = Study.read(folder / "study.yaml", folder / "results")
-    for label, seed, success in (("vq", 0, 0.99), ("vq", 1, 0.5), ("continuous", 1, 0.7)):
+    study = untuned(folder)
+    for label, seed, success in (("vq", 0, 0.99), ("vq", 1, 0.5), ("continuous", 1, 0.7), ("silent", 0, 0.2)):
         write(study, label, seed, success=success)
-    assert rows(study)[1].reasons == ["0.2 worse than continuous, 0.02 is allowed"]
+    assert rows(study)[2].reasons == ["0.2 worse than continuous, 0.02 is allowed"]
 
 
 def test_nobody_is_close_to_who_is_not_there_or_no_evidence(folder):
-    study = Study.read(folder / "study.yaml", folder / "results")
+    study = untuned(folder)
     asked = study.settings.model_copy(update={"within": {"vq": 0.02}, "reach": {}})
     study = Study(study.name, asked, study.config, study.results)
     wanted = "vq: mean not worse than that of continuous by more than 0.02: "
@@ -612,12 +697,12 @@ def test_nobody_is_close_to_who_is_not_there_or_no_evidence(folder):
 
 
 def test_what_fails_is_told_after_the_others(folder, monkeypatch):
-    done = []
+    done, failing = [], ["vq-0"]
 
     def fails_for_vq(*arguments):
         name = next(word for word in arguments if word.startswith("name="))[5:]
         done.append(name)
-        if name == "vq-0":
+        if name in failing:
             raise ConfigError("vq-0 failed")
         begun(folder / "runs" / "study" / name / "now", arguments)
         ended(folder / "runs" / "study" / name / "now")
@@ -631,6 +716,10 @@ def test_what_fails_is_told_after_the_others(folder, monkeypatch):
     assert sorted(file.name for file in study.results.iterdir()) == [f"{name}.json" for name in sorted(done)]
     assert study.failures() == {"vq": {0: "vq-0 failed"}}
     assert list(study.evaluations()) == ["continuous", "silent"]
+    failing.clear()
+    run(study, folder / "runs", 1, seeds=[0])
+    assert study.failures() == {}
+    assert json.loads((study.results / "vq-0.json").read_text())["failed_before"] == ["vq-0 failed"]
 
 
 def test_the_result_is_that_of_the_run_that_was_checked(folder, monkeypatch):

@@ -16,6 +16,7 @@ FEWEST_PAIRS = 5
 FEWEST_SEEDS = 3  # that an interval is told of
 CLOSE = 0.02  # to `continuous`: 2 points of success, or 2 % of the way from floor to ceiling
 _CONFIDENCE = 0.95
+_ENDS = ("run.env_steps", "run.minutes")  # of a training
 
 
 def shortcomings(summary: Mapping[str, Any]) -> list[str]:
@@ -31,6 +32,12 @@ def shortcomings(summary: Mapping[str, Any]) -> list[str]:
         f"from round {session['round']} on it was trained with another {', '.join(session['forced'])}"
         for session in summary.get("resumed", [])
         if session["forced"]
+    ]
+    found += [
+        f"at round {session['round']} its {key} was cut from {old or 'no limit'} to {new}, when figures could be seen"
+        for session in summary.get("resumed", [])
+        for key, (old, new) in session["changes"].items()
+        if key in _ENDS and new is not None and (old is None or new < old)
     ]
     return found
 

@@ -18,12 +18,13 @@ from marlcomm.analysis.evidence import (
     compare,
     few_bits_count,
     interval,
+    shortcomings,
     way,
 )
 from marlcomm.analysis.study import Study
 from marlcomm.analysis.study_settings import CONTINUOUS, SILENT, StudySettings
 
-_BITS = "coded_bits_per_agent_step"
+CODED_BITS = "coded_bits_per_agent_step"
 _READ = "bottleneck_bits_per_agent_step"
 _ENDS = {"success": (0.0, 1.0)}  # that no figure lies beyond
 _SAME_BUDGET = 0.05  # by which env steps of teams that are compared may differ
@@ -118,7 +119,7 @@ def rows(study: Study) -> list[Row]:
 
 def _read(summary: Mapping[str, Any], group: str) -> float:
     """Bits that somebody reads: of links, or of a channel at the read-out those there."""
-    return cast(float, summary.get(f"{group}/{_READ}", summary[f"{group}/{_BITS}"]))
+    return cast(float, summary.get(f"{group}/{_READ}", summary[f"{group}/{CODED_BITS}"]))
 
 
 def bits_told(found: Sequence[Row]) -> str:
@@ -129,7 +130,17 @@ def bits_told(found: Sequence[Row]) -> str:
 
 def _doubts(study: Study, label: str, summaries: Sequence[Mapping[str, Any]], failures: Mapping[int, str]) -> list[str]:
     """Why results are no evidence, in sentences."""
-    found = [f"seed {summary['seed']}: {reason}" for summary in summaries for reason in summary["no_evidence"]]
+    found = [
+        f"seed {summary['seed']}: {reason}"
+        for summary in summaries
+        for reason in dict.fromkeys([*shortcomings(summary), *summary["no_evidence"]])
+    ]
+    found += [
+        f"seed {summary['seed']}: played the worlds of seed {summary['evaluation_seed']}"
+        for summary in summaries
+        if summary["evaluation_seed"] != summary["seed"]
+    ]
+    found += study.untried(study.settings.trained(label))
     known = [summary for summary in summaries if "settings" in summary]
     found += [
         f"seed {summary['seed']}: its settings were not recorded" for summary in summaries if summary not in known
@@ -161,7 +172,7 @@ def _beside(study: Study, row: Row, teams: Mapping[str, Row]) -> Row:
     return replace(
         row,
         against=against,
-        reasons=None if most_bits is None else _why_not(study, row, here.get(numbers), most_bits),
+        reasons=None if most_bits is None else _why_not(study, row, here.get(numbers), here.get(SILENT), most_bits),
         reached=_reached(settings, row.label, row.by_seed, here[numbers].by_seed if numbers in here else {}),
     )
 
@@ -180,18 +191,20 @@ def _incomparable(compared: Sequence[Row]) -> str:
     return "trained for other env steps" if max(env_steps) > (1 + _SAME_BUDGET) * min(env_steps) else ""
 
 
-def _why_not(study: Study, row: Row, numbers: Row | None, most_bits: float) -> list[str]:
-    """Why a row's few bits do not count beside the numbers of another, in sentences."""
+def _why_not(study: Study, row: Row, numbers: Row | None, silent: Row | None, most_bits: float) -> list[str]:
+    """Why a row's few bits do not count beside the numbers of another and beside silence, in sentences."""
     partner = {} if numbers is None else numbers.by_seed
     both = row.by_seed.keys() & partner.keys()
     found = few_bits_count(
         _mean({seed: row.by_seed[seed] for seed in both}) if both else row.figure.mean,
         _mean({seed: partner[seed] for seed in both}) if both else None,
-        cast(float, row.mean(_BITS)),  # what links carry, wherever the channel is
+        cast(float, row.mean(CODED_BITS)),  # what links carry, wherever the channel is
         most_bits,
         scale(study, row.summaries),
     )
-    incomparable = _incomparable([row] if numbers is None else [row, numbers])
+    if silent is None:
+        found.append("there is no silent team to compare with")
+    incomparable = _incomparable([one for one in (row, numbers, silent) if one is not None])
     return [*found, incomparable] if incomparable else found
 
 

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from marlcomm.analysis.evidence import Interval
-from marlcomm.analysis.findings import Row, doubts, plays, scale
-from marlcomm.analysis.study import FAILED, Study
+from marlcomm.analysis.findings import CODED_BITS, Row, doubts, plays, scale
+from marlcomm.analysis.study import DIED, FAILED, Study
+from marlcomm.analysis.study_settings import CONTINUOUS
 
 _HEAD = """# Results
 
@@ -18,16 +19,17 @@ on 2,000 episodes of the stream `evaluation`, whose worlds no training has seen.
 otherwise than the study says now, is *no evidence*: it says so, counts for nothing and claims nothing. The same holds
 of a team of which a seed failed. The first figure is of sampled actions, and a column *greedy* of the likeliest; where
 a column says *sampled* it is the other way round, and way and bits are of the likeliest actions too. *Shuffled* lets
-everybody hear what is said in another episode, with sampled actions: a team that talks loses by it.
-*Way* is how far its return, and where success is the figure its success, have come from floor to ceiling, where the
-two differ (the floor is a script that hears nobody; it may be good by one and bad by the other). Intervals are of the
-mean over seeds, 95 %, Student's, from three seeds on. Bits are coded ones for each living agent's step
-([bits](bits.md)), and of a channel at the read-out those that are read there, while its links carry float32 numbers;
-*times fewer* compares what links carry with float32 numbers. Few bits *count* where a team is as good as `continuous`
-under the same recipe (within 2 points, or 2 % of the way from floor to ceiling) and its coded bits are few enough not
-to spell out where everybody is. Differences are claimed from five paired seeds on, if the interval excludes 0; what
-stands on an upper hull is chosen on other seeds than it is compared on. Where a study lists no trials, its settings
-were chosen by hand, on results of seed 0: of that seed they may be a little too good.
+everybody hear what is said in another episode, with sampled actions: a team that talks loses by it. *Way* is how far
+its return, and where success is the figure its success, have come from floor to ceiling, where the two differ (the
+floor is a script that hears nobody; it may be good by one and bad by the other). Intervals are of the mean over seeds,
+95 %, Student's, from three seeds on. Bits are coded ones for each living agent's step ([bits](bits.md)), and of a
+channel at the read-out those that are read there, while its links carry float32 numbers; *times fewer* compares what
+links carry with the float32 numbers of `continuous`, or where it is not there with as many of its own. Few bits *count*
+where a team is as good as `continuous` under the same recipe (within 2 points, or 2 % of the way from floor to
+ceiling), its coded bits are few enough not to spell out where everybody is, and a silent team of the same budget stands
+beside it. Differences are claimed from five paired seeds on, if the interval excludes 0; what stands on an upper hull
+is chosen on other seeds than it is compared on. Where a study lists no trials, its settings were chosen by hand, on
+results of seed 0: of that seed they may be a little too good.
 """
 
 
@@ -65,7 +67,7 @@ def section(study: Study, found: Sequence[Row]) -> str:
             table(study, found),
             *_asked(study, found),
             *_claims(found),
-            *_listed([*_elsewhere(study, found), *_sizes(found)]),
+            *_listed([*_elsewhere(study, found), *_sizes(found), *_died(found)]),
         ]
     parts += [*_listed(doubts(study, found)), *([_provenance(found)] if found else []), *_missing(study)]
     trials = study.trials()
@@ -94,12 +96,21 @@ def table(study: Study, found: Sequence[Row]) -> str:
         cells = [_interval(row.figure), " ".join(_number(value) for value in row.by_seed.values())]
         cells += ["-" if value is None else _number(settings.shared(value)) for value in others]
         cells.append(", ".join("-" if come is None else f"{round(100 * come)}%" for come in map(row.way, ways)))
-        ratio = row.mean("compression_ratio")
+        ratio = _times_fewer(study, row, found)
         cells += [f"{row.bits.mean:.2f}", "-" if ratio is None else f"{ratio:.1f}", _counts(study, row)]
         env_steps, core_minutes = row.cost
         cells += [f"{env_steps / 1e6:.2f} M", f"{core_minutes:.1f}"]
         lines.append(f"| {row.label} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _times_fewer(study: Study, row: Row, found: Sequence[Row]) -> float | None:
+    """How many times fewer bits links carry than with the float32 numbers of the same recipe, or else of its own."""
+    ratio, bits = row.mean("compression_ratio"), row.mean(CODED_BITS)
+    numbers = study.settings.numbers_of(row.label)
+    theirs = [other.mean(CODED_BITS) for other in found if other.label == numbers and plays(other) == plays(row)]
+    bounded = all(summary["channel"] != CONTINUOUS for summary in row.summaries)
+    return theirs[0] / bits if ratio is not None and bounded and theirs and theirs[0] and bits else ratio
 
 
 def _counts(study: Study, row: Row) -> str:
@@ -166,6 +177,16 @@ def _sizes(found: Sequence[Row]) -> list[str]:
     return sentences + ([f"Entropy of the selector in a message: {', '.join(said)}."] if said else [])
 
 
+def _died(found: Sequence[Row]) -> list[str]:
+    """What was trained again because it had failed."""
+    return [
+        f"{row.label}, seed {summary['seed']}: trained again after: {why}"
+        for row in found
+        for summary in row.summaries
+        for why in summary.get(DIED, [])
+    ]
+
+
 def _listed(sentences: Sequence[str]) -> list[str]:
     return ["\n".join(f"- {' '.join(sentence.split())}" for sentence in sentences)] if sentences else []
 
@@ -208,8 +229,12 @@ def _provenance(found: Sequence[Row]) -> str:
         for row in found
         for summary in row.summaries
     )
-    versions = found[0].summaries[0]["versions"]
-    kept = ", ".join(f"{name} {versions[name]}" for name in ("python", "torch", "ray") if name in versions)
+    versions = [summary["versions"] for row in found for summary in row.summaries]
+    kept = ", ".join(
+        f"{name} {' and '.join(dict.fromkeys(one[name] for one in versions if name in one))}"
+        for name in ("python", "torch", "ray")
+        if any(name in one for one in versions)
+    )
     return f"<details><summary>Commands ({'; '.join(machines)}; {kept})</summary>\n\n```\n{commands}\n```\n\n</details>"
 
 

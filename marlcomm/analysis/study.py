@@ -27,6 +27,7 @@ from marlcomm.runs import Run, anywhere
 
 CURVE = "curve"  # of a result file: pairs of env steps and the headline of a short evaluation
 FAILED = "failed"  # of a result file: what the training died of; nothing else is in it but the seed
+DIED = "failed_before"  # of a result file: what earlier attempts at this training died of
 _OF_THE_RECIPE = ("run.env_steps", "run.minutes", "init_from")  # though they may change while a run goes on
 _TUNING = "tuning"
 _TRIALS = "trials.json"
@@ -97,6 +98,26 @@ class Study:
         file = self.results / _TRIALS
         return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
 
+    def untried(self, label: str) -> list[str]:
+        """Why a team's settings were not chosen as the study says, in sentences; none where they were, or none are."""
+        wanted, sign = self.settings.trials.get(label), -1 if self.settings.metric == "length" else 1
+        if wanted is None:
+            return []
+        tried = [trial for trial in self.trials() if trial["team"] == label]
+        if sorted(tuple(trial["changes"]) for trial in tried) != sorted(wanted):
+            return ["its settings were chosen among others than the study's trials"]
+        ended = {
+            index: sign * float(np.mean([trial["by_seed"][str(seed)] for seed in self.settings.tuning_seeds]))
+            for index, trial in enumerate(tried)
+            if trial["by_seed"].keys() == set(map(str, self.settings.tuning_seeds))
+        }
+        if len(ended) < sum(FAILED not in trial for trial in tried):
+            return ["its settings were chosen on other seeds than the study's tuning_seeds"]
+        chosen = [index for index, trial in enumerate(tried) if trial["chosen"]]
+        if len(chosen) != 1 or ended.get(chosen[0]) != max(ended.values(), default=None):
+            return ["its settings are not those of the best trial"]
+        return []
+
     def evaluations(self) -> dict[str, list[dict[str, Any]]]:
         """The result files of trainings that ended well: label -> summaries by seed, in the order of the study."""
         found = {label: [data for data in own if FAILED not in data] for label, own in self._results().items()}
@@ -126,7 +147,11 @@ class Study:
             data["evaluation_command"] = command
         else:
             data[CURVE] = run.curve(f"validation/{self.settings.metric}")
-        self._write(self._file(label, seed), data)
+        file = self._file(label, seed)
+        before = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        if died := [*before.get(DIED, []), *([before[FAILED]] if FAILED in before else [])]:
+            data[DIED] = died
+        self._write(file, data)
 
     def keep_failure(self, label: str, seed: int, error: ConfigError) -> None:
         """Store what a training died of, unless it has a result already."""
