@@ -78,6 +78,21 @@ def start(built, monkeypatch):
 
 
 @pytest.fixture
+def resets(monkeypatch):
+    """The streams on which episodes begin from here on, each with its env."""
+    from marlcomm.envs.base import TeamEnv
+
+    seen, reset = [], TeamEnv.reset
+
+    def spy(self, seed, worlds, episodes, stream="train"):
+        seen.append((stream, self))
+        return reset(self, seed, worlds, episodes, stream)
+
+    monkeypatch.setattr(TeamEnv, "reset", spy)
+    return seen
+
+
+@pytest.fixture
 def here(monkeypatch, capsys):
     """`marlcomm` in this process."""
     from commands import Here

@@ -221,6 +221,10 @@ BROKEN = {
         {"_advance": lambda self, actions: Ponds._advance(self, actions * 0 + (actions == 1).any(1, keepdim=True))},
         "other actions in slots that are empty, or no actors, make a difference",
     ),
+    "others act": (
+        specified(actors=(True, False, False)),
+        "other actions in slots that are empty, or no actors, make a difference",
+    ),
     "early": (
         changed(truncated=lambda self, now: self._at_horizon() | (now.truncated | (self.time == 4))),
         f"is truncated at step 4, wanted at the horizon, {HORIZON}",

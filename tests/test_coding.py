@@ -127,8 +127,10 @@ def test_intervals_by_hand():
     assert width == pytest.approx(2 * 1.96 * lengths.std() / math.sqrt(4000), rel=0.15)
 
 
-def test_a_code_is_fitted_on_episodes_that_no_evaluation_plays():
+def test_a_code_is_fitted_on_episodes_that_no_evaluation_plays(resets):
     env, policy = team()
+    frozen_code(env, policy, 0, 4)
+    assert {stream for stream, _ in resets} == {"code"}
     worlds, first = torch.arange(20), torch.zeros(20, dtype=torch.int64)
     played = [Player(env, policy, 0, stream).play(worlds, first).observations for stream in ("code", "evaluation")]
     assert not torch.equal(*played)

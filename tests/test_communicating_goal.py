@@ -609,11 +609,12 @@ def test_the_pettingzoo_face_is_the_same_world():
     now = env.reset(3, torch.tensor([0]), torch.tensor([0]), stream="pettingzoo")
     while face.agents:
         moves = SCRIPTS["oracle"](env)[0].tolist()
-        observations, rewards, terminated, _, infos = face.step(dict(zip(face.agents, moves, strict=True)))
+        observations, rewards, terminated, truncated, infos = face.step(dict(zip(face.agents, moves, strict=True)))
         now = env.step(torch.tensor([moves]))
         assert np.array_equal(np.stack(list(observations.values())), now.observations[0].numpy())
         assert list(rewards.values()) == now.rewards[0].tolist()
     assert all(terminated.values())
+    assert not any(truncated.values())
     assert infos["agent_1"]["success"] == 1
     assert infos["agent_1"]["steps_to_goal"] == env.time
     assert GOALS[int(infos["agent_0"]["goal"])] in GOALS

@@ -143,6 +143,16 @@ def test_evaluations_play_the_end_of_a_curriculum():
     assert evaluate(final, policy, 0, 50) == evaluate(plain, policy, 0, 50)
 
 
+def test_short_evaluations_play_the_end_of_a_curriculum_on_their_own_stream(start, resets):
+    settings = {
+        "env": {"add_rate": 0.4, "curriculum": {"first_rate": 0.01}},
+        "policy": SMALL,
+        "run": {"worlds": 8, "evaluation_worlds": 8},
+    }
+    start(experiment(settings)).evaluate()
+    assert {(stream, env.settings.rate(0)) for stream, env in resets} == {("validation", 0.4)}
+
+
 def states(policy):
     return {f"policy.{name}": value.numpy() for name, value in policy.state_dict().items()}
 
@@ -162,6 +172,13 @@ def trained_under(folder, name, **channel):
 def begun_with(folder, name, **channel):
     names = team_names(experiment({"policy": SMALL, "channel": {"name": name, **channel}}))
     return names.make_policy(names.make_env(), 0, names.start(checkpoint.read(folder)))
+
+
+def test_a_trained_team_is_loaded_with_the_end_of_its_curriculum(tmp_path):
+    trained_under(tmp_path / "000001", "vq")
+    rises = {"env": {"add_rate": 0.4, "curriculum": {"first_rate": 0.01}}}
+    env, _ = load_team(experiment({"policy": SMALL, "channel": {"name": "vq"}} | rises), tmp_path / "000001")
+    assert (env.settings.curriculum, env.settings.rate(0)) == (None, 0.4)
 
 
 def test_a_codebook_is_kept_where_only_what_counts_for_it_is_new(tmp_path):

@@ -385,24 +385,40 @@ def test_the_frozen_code_may_be_a_learned_one():
     prove(env, policy, record(env, policy, 0, 10, code))
 
 
-def test_the_setting_chooses_among_the_learned_ones_too(monkeypatch, tmp_path):
+@pytest.fixture
+def summarise(monkeypatch, tmp_path):
+    """Evaluates a team as if a run had trained it, under changes of settings."""
+
+    def evaluated(env, policy, *words):
+        monkeypatch.setattr(final, "load_team", lambda settings, folder, trained: (env, policy))
+        counters = dict.fromkeys(("env_steps", "seconds", "core_seconds"), 0)
+        monkeypatch.setattr(checkpoint, "read", lambda folder: SimpleNamespace(counters=counters))
+        run = SimpleNamespace(last_checkpoint=lambda: tmp_path, origin=dict, experiment=lambda: experiment({}))
+        return final.evaluate_run(run, experiment(merge({}, words)[0]))
+
+    return evaluated
+
+
+def test_the_setting_chooses_among_the_learned_ones_too(summarise):
     env, policy = team("ddcl", {"delta": 0.05})
-    monkeypatch.setattr(final, "load_team", lambda settings, folder, trained: (env, policy))
-    monkeypatch.setattr(
-        checkpoint,
-        "read",
-        lambda folder: SimpleNamespace(counters=dict.fromkeys(("env_steps", "seconds", "core_seconds"), 0)),
-    )
-    run = SimpleNamespace(last_checkpoint=lambda: tmp_path, origin=dict, experiment=lambda: experiment({}))
     codes = []
     for learned in ("true", "false"):
         words = [f"evaluation.learned_prior={learned}", "evaluation.episodes=2", "evaluation.code_episodes=4"]
-        summary = final.evaluate_run(run, experiment(merge({}, words)[0]))
+        summary = summarise(env, policy, *words)
         codes.append((summary["code"], summary["stream_tables"]))
     learned = frozen_code(env, policy, 0, 4, learned_prior=True)
     assert codes[0] == (learned.digest, learned.links.tables.digest)
     assert codes[0][0] != codes[1][0]
     assert codes[0][1] != codes[1][1]
+
+
+def test_all_of_a_summary_is_played_on_the_stream_of_the_settings(summarise, resets):
+    env, policy = team("ddcl")
+    words = ["evaluation.stream=tuning", "evaluation.episodes=4", "evaluation.code_episodes=4"]
+    summary = summarise(env, policy, *words)
+    assert [stream for stream, _ in resets] == ["code", *["tuning"] * 5]  # sampled, greedy, shuffled, floor, ceiling
+    greedy = evaluate(env, policy, 0, 4, stream="tuning", greedy=True)
+    assert summary["greedy/return"] == greedy["return"] != summary["evaluation/return"]
 
 
 # --- the tutorial ----------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from learning import weights
+from test_objectives import EXAMPLE, rollout
 
 from marlcomm import checkpoint, noise
 from marlcomm.envs.actions import BoxActions
@@ -251,6 +252,12 @@ def test_exploration_adds_what_it_says():
     assert moved.abs().max() <= 1
 
 
+def test_exploration_has_draws_of_its_own():
+    team = Training(exploration=0.3)
+    draws = Player(team.env, team.policy, team.seed, exploration=0.3).draws(team.worlds, team.worlds)
+    assert not (draws.actions.unsqueeze(-1) == draws.exploration.unsqueeze(-2)).any()
+
+
 @pytest.mark.parametrize("hard", [True, False])
 def test_soft_actions_never_reach_a_discrete_world(hard):
     team = Training(relaxation=Relaxation(hard), exploration=0.1)
@@ -351,6 +358,23 @@ def test_targets_of_squashed_values_by_hand():
     targets = objective.targets(networks(None, [critic]), window(), spoken)
     # r + gamma Q' are 1 + 0.5 * 8 and -2
     assert targets[0, 0].tolist() == pytest.approx([6**0.5 - 1 + 0.005, -(3**0.5 - 1 + 0.002)], abs=1e-5)
+
+
+def test_rewards_of_the_replay_by_hand():
+    def kept(**how):
+        return MADDPG(gamma=0.9, regularizer=0.0, **how).columns(rollout(**EXAMPLE))["rewards"]
+
+    assert kept().tolist() == [[[-1.0, 0.0], [-2.0, -0.5]]]  # -10 is the newcomer's
+    mixed = torch.tensor([[[-0.5 - 2.75, -2.75], [-1.0 - 0.625, -0.25 - 0.625]]])
+    assert torch.equal(kept(mean_ratio=0.5), mixed)
+    assert torch.allclose(kept(mean_ratio=0.5, reward_scale=0.1), 0.1 * mixed)
+
+
+def test_actions_of_targets_are_drawn_on_their_own():
+    team = Training()
+    team.play()
+    spoken = answers(team.networks, team.batch(), team.seed)
+    assert not (spoken.draws == spoken.target_draws).any()
 
 
 @given(st.floats(-1e5, 1e5, width=32))
@@ -494,6 +518,8 @@ def test_sequences_have_what_came_before():
         length = [5, 1, 3, 5][int(batch["rewards"][row, 0, 0]) // 100]
         assert batch["acts"][row, :, 0].tolist() == [start + step < length for step in range(2)]
     assert batch["agent_steps"][0] == batch["acts"].sum()
+    assert batch["spoke"].all()  # also where an episode was over, which counts for nothing
+    assert batch["messages"][0] == batch["acts"].sum() < batch["acts"].numel()
 
 
 @pytest.mark.parametrize("policy", ["transformer", "ic3net", "commnet"])

@@ -508,6 +508,14 @@ def test_a_run_stops_where_steps_or_minutes_are_over(tmp_path, monkeypatch, sett
     assert plan.run.done(clockwork.env_steps, clockwork.seconds) >= 1
 
 
+def test_checkpoints_are_due_by_minutes_too(tmp_path, monkeypatch):
+    saved = []
+    monkeypatch.setattr("marlcomm.rllib.checkpoint.save", lambda algorithm, folder, settings: saved.append(folder.name))
+    plan = config.experiment({"run": {"env_steps": 700, "checkpoint_every": None, "checkpoint_minutes": 1}})
+    list(rounds(Clockwork(), Run(tmp_path), plan, Interruption(lambda: None)))
+    assert saved == ["000000", "000002", "000004", "000006", "000007"]  # a round takes half a minute
+
+
 def test_a_run_must_end():
     with pytest.raises(ConfigError, match="env_steps or minutes must be a number"):
         config.experiment({"run": {"env_steps": None}})

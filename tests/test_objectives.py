@@ -196,6 +196,14 @@ def test_the_reinforce_loss_by_hand():
     assert loss.total.item() == pytest.approx((-gain + 0.01 * (1.0 + 1.0 + 0.0)) / 2, rel=1e-5)  # env steps, not agents
 
 
+@pytest.mark.parametrize("objective", [ppo, reinforce])
+def test_the_entropy_bonus_follows_its_schedule(objective):
+    falling = objective(entropy_weight=Schedule.of([[0, 0.4], [100, 0.0]]))
+    for env_steps, weight in ((0, 0.4), (50, 0.2), (100, 0.0)):
+        fixed = objective(entropy_weight=Schedule.of(weight)).loss(BATCH, decision(*ANSWER), 0).total
+        assert falling.loss(BATCH, decision(*ANSWER), env_steps).total.item() == pytest.approx(fixed.item(), rel=1e-6)
+
+
 def test_gates_are_part_of_the_action():
     answer = decision([[[[0.8, 0.2]]]], [[[0.0]]], gates=[[[[0.25, 0.75]]]])
     assert log_probs(answer, torch.tensor([[[0]]]), torch.tensor([[[True]]])).item() == pytest.approx(

@@ -161,6 +161,12 @@ def test_statistics_are_those_of_mpe2(agents):
     assert now.info["coverage"].max() > 0
 
 
+def test_the_landmark_distance_is_a_mean_over_steps():
+    env, _ = placed([[-0.6, 0.0], [0.6, 0.0]], [[-0.6, 0.5], [0.6, 0.5]])
+    for _ in range(3):
+        assert env.step(torch.zeros(1, 2, dtype=torch.int64)).info["landmark_distance"].tolist() == [1.0]
+
+
 # --- rules by hand ---------------------------------------------------------------------------------------------------
 
 

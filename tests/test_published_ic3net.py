@@ -7,6 +7,7 @@ import pytest
 import torch
 from learning import normalize_advantages
 
+from marlcomm.algorithms.build import algorithm_config
 from marlcomm.algorithms.settings import IC3NetTraining
 from marlcomm.analysis.evaluation import team_names
 from marlcomm.config import experiment, read
@@ -250,6 +251,19 @@ def test_legacy_says_what_it_turns_on():
         0.97,
         1e-6,
     )
+
+
+@pytest.mark.parametrize("switch", ["slot_returns", "post_step_mask", "normalize_rewards"])
+@pytest.mark.parametrize(
+    ("policy", "changes", "ratio"),
+    [("ic3net", {}, 0.0), ("commnet", {}, 1.0), ("commnet", {"mean_ratio": 0.25}, 0.25)],
+)
+def test_the_objective_is_that_of_the_settings(policy, changes, ratio, switch):
+    given = {"gamma": 0.9, "vf_loss_coeff": 0.02, "entropy_coeff": 0.03, "reward_scale": 0.5, switch: True} | changes
+    wanted = objective(IC3NetTraining(**given), ratio)
+    wanted = replace(wanted, entropy_weight=Schedule.of(0.03), reward_scale=0.5)
+    settings = experiment({"policy": {"name": policy}, "algorithm": {"name": "ic3net"} | given})
+    assert algorithm_config(settings).objective() == wanted
 
 
 def test_a_mean_of_the_living_needs_a_shared_network():

@@ -7,6 +7,7 @@ import torch
 from learning import learned_module, weights
 from small_teams import RELAY, WORLDS, team
 
+from marlcomm.channels.vq import VQChannel
 from marlcomm.config import experiment
 from marlcomm.objectives.base import channel_loss
 from marlcomm.objectives.maddpg import MADDPG, answers
@@ -49,7 +50,7 @@ MAPPO = {
     "grad_clip": None,
     "vf_loss_coeff": 0.6,
     "reward_scale": 0.5,
-    "target_entropy": 0.6,
+    "target_entropy": [[0, 0.9], [300, 0.5]],
     "target_entropy_rate": 0.8,
     "target_entropy_gain": 3.0,
 }
@@ -75,7 +76,8 @@ def assert_same_weights(algorithm, **parts):
 
 
 def test_rounds_of_mappo(start):
-    algorithm = start(experiment(team(RELAY, algorithm={"name": "mappo"} | MAPPO)))
+    ddcl = {"name": "ddcl", "rate_weight": 0.1, "rate_warmup": 200}
+    algorithm = start(experiment(team(RELAY, algorithm={"name": "mappo"} | MAPPO, channel=ddcl)))
     names = algorithm.config.team_names()
     env = names.make_env()
     policy = names.make_policy(env, SEED)
@@ -83,7 +85,8 @@ def test_rounds_of_mappo(start):
     entropy = Schedule.of([[0, 0.3], [300, 0.01]])
     objective = PPO(0.9, 0.7, 0.13, 0.6, entropy, 0.5, 0.25, ValueLoss(0.7, 0.2))
     optimizer = torch.optim.Adam([*policy.parameters(), *values.parameters()], lr=1e-2, fused=True)
-    rates, steps, weight = Schedule.of([[0, 1e-2], [400, 1e-3]]), 0, 0.3
+    rates, wanted = Schedule.of([[0, 1e-2], [400, 1e-3]]), Schedule.of([[0, 0.9], [300, 0.5]])
+    steps, weight = 0, 0.3
     multiplier = weight
     for round_ in range(3):
         algorithm.training_step()
@@ -113,7 +116,7 @@ def test_rounds_of_mappo(start):
         own, low, high = (
             float(sum(one[f"policy/{kind}entropy"] for one in stats)) for kind in ("", "lowest_", "highest_")
         )
-        lacks = 0.6 - (own - low) / (high - low)
+        lacks = wanted.at(steps) - (own - low) / (high - low)
         multiplier *= np.exp(0.8 * lacks)
         weight = multiplier * np.exp(3.0 * lacks)
         assert algorithm.entropy_weight.present == pytest.approx(weight, rel=1e-6)
@@ -121,6 +124,25 @@ def test_rounds_of_mappo(start):
         assert_same_weights(algorithm, policy=policy, team_values=values)
         played, learned = algorithm.env_runner.module.state_dict(), learned_module(algorithm).state_dict()
         assert all(torch.equal(played[name], learned[name]) for name in learned)
+
+
+def test_losses_are_told_how_many_env_steps_there_were(start, monkeypatch):
+    told, loss = [], PPO.loss
+    monkeypatch.setattr(PPO, "loss", lambda self, *given: (told.append(given[-1]), loss(self, *given))[1])
+    algorithm = start(experiment(team(RELAY)))
+    for _ in range(2):
+        algorithm.training_step()
+    assert told == [4 * WORLDS, 2 * 4 * WORLDS]
+
+
+def test_what_was_said_is_absorbed_once_however_often_it_is_learned_from(start, monkeypatch):
+    counts, absorb = [], VQChannel.absorb
+    monkeypatch.setattr(
+        VQChannel, "absorb", lambda self, said, *given: (counts.append(len(said)), absorb(self, said, *given))[1]
+    )
+    algorithm = {"name": "mappo", "num_epochs": 3, "num_minibatches": 2}
+    start(experiment(team(RELAY, channel={"name": "vq", "update": "ema"}, algorithm=algorithm))).training_step()
+    assert counts == [4 * WORLDS * RELAY["agents"]]
 
 
 @pytest.mark.parametrize(

@@ -273,6 +273,18 @@ def test_the_published_curriculum(difficulty, epoch, rate):
     assert settings.rate(10 * epoch + 9) == pytest.approx(rate, abs=1e-9)
 
 
+@pytest.mark.parametrize(
+    ("difficulty", "epoch", "rate"),
+    [
+        ("easy", 1199, 0.28), ("easy", 1200, 0.29), ("medium", 1248, 0.19), ("medium", 1249, 0.2),
+        ("hard", 582, 0.02), ("hard", 583, 0.03), ("hard", 915, 0.03), ("hard", 916, 0.04), ("hard", 1249, 0.05),
+    ],
+)  # fmt: skip
+def test_the_legacy_curriculum_rises_when_the_published_one_does(difficulty, epoch, rate):
+    settings = TrafficJunctionSettings(difficulty=difficulty, curriculum=Curriculum(), legacy=True)
+    assert settings.rate(10 * epoch) == pytest.approx(rate, abs=1e-9)
+
+
 def test_the_legacy_curriculum_of_easy_ends_at_0_29():
     settings = TrafficJunctionSettings(curriculum=Curriculum(), legacy=True)
     assert settings.rate(10**6) == pytest.approx(0.29)
@@ -293,6 +305,17 @@ def test_the_curriculum_reaches_the_world():
     env = world(curriculum=Curriculum(start_epoch=0, end_epoch=10, rounds_per_epoch=1))
     cars = [evaluate_cars(env, episode) for episode in (0, 9)]
     assert cars[1] > 1.8 * cars[0]
+
+
+def test_each_world_has_the_rate_of_its_own_episode():
+    plan = Curriculum(first_rate=0.01, start_epoch=0, end_epoch=10, rounds_per_epoch=1)
+    env = world(add_rate=0.9, curriculum=plan)
+
+    def cars(*played):
+        env.reset(0, *torch.tensor(played).T)
+        return [env.step(SCRIPTS["always_gas"](env)).info["cars"] for _ in range(20)][-1].tolist()
+
+    assert cars((0, 0), (1, 9), (2, 4)) == cars((0, 0)) + cars((1, 9)) + cars((2, 4))
 
 
 def evaluate_cars(env, episode):
@@ -410,21 +433,22 @@ def test_pettingzoo_accepts_it(difficulty, capsys):
 def test_the_pettingzoo_face_is_the_same_world():
     face = traffic_junction_v0.parallel_env(difficulty="medium")
     env = world(difficulty="medium")
-    observations, infos = face.reset(seed=3)
-    now = env.reset(3, torch.tensor([0]), torch.tensor([0]), stream="pettingzoo")
-    for time in range(env.spec.horizon):
-        actions = {name: (time + slot) % 2 for slot, name in enumerate(face.agents)}
-        observations, rewards, _, truncated, infos = face.step(actions)
-        now = env.step(torch.tensor([list(actions.values())]))
-        assert np.array_equal(np.stack(list(observations.values())), now.observations[0].numpy())
-        assert list(rewards.values()) == now.rewards[0].tolist()
-        assert [info["alive"] for info in infos.values()] == now.alive[0].tolist()
-        assert [info["spawned"] for info in infos.values()] == now.spawned[0].tolist()
-        assert infos["agent_0"]["success"] == float(now.info["success"][0])
-    assert all(truncated.values())
-    assert face.agents == []
-    face.reset()  # the next episode of the same seed
-    assert face.agents == face.possible_agents
+    for episode, seed in enumerate((3, None, None)):  # without a seed: the next episode of the same one
+        observations, infos = face.reset(seed=seed)
+        assert face.agents == face.possible_agents
+        now = env.reset(3, torch.tensor([0]), torch.tensor([episode]), stream="pettingzoo")
+        for time in range(env.spec.horizon):
+            actions = {name: (time + slot) % 2 for slot, name in enumerate(face.agents)}
+            observations, rewards, terminated, truncated, infos = face.step(actions)
+            now = env.step(torch.tensor([list(actions.values())]))
+            assert np.array_equal(np.stack(list(observations.values())), now.observations[0].numpy())
+            assert list(rewards.values()) == now.rewards[0].tolist()
+            assert [info["alive"] for info in infos.values()] == now.alive[0].tolist()
+            assert [info["spawned"] for info in infos.values()] == now.spawned[0].tolist()
+            assert infos["agent_0"]["success"] == float(now.info["success"][0])
+        assert all(truncated.values())
+        assert not any(terminated.values())
+        assert face.agents == []
 
 
 def test_the_pettingzoo_face_names_misuse():
