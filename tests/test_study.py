@@ -250,6 +250,14 @@ def test_bits_are_compared_with_numbers_of_the_same_recipe(folder):
     assert "| 4.00 | 128.0 |" in section(study, rows(study))
 
 
+def test_the_page_says_how_often_gates_are_open(folder):
+    study = untuned(folder)
+    write(study, "continuous", 0, success=0.97)
+    assert "Gates open" not in section(study, rows(study))
+    write(study, "vq", 0, success=0.97, gate_rate=0.25, effective_gate_rate=0.125)
+    assert "(where somebody heard): vq 0.250 (0.125)." in section(study, rows(study))
+
+
 def test_bits_of_a_read_out_are_told_and_do_not_count(folder):
     study = untuned(folder)
     for seed in (0, 1):

@@ -67,7 +67,7 @@ def section(study: Study, found: Sequence[Row]) -> str:
             table(study, found),
             *_asked(study, found),
             *_claims(found),
-            *_listed([*_elsewhere(study, found), *_sizes(found), *_died(found)]),
+            *_listed([*_elsewhere(study, found), *_sizes(found), *_gates(found), *_died(found)]),
         ]
     parts += [*_listed(doubts(study, found)), *([_provenance(found)] if found else []), *_missing(study)]
     trials = study.trials()
@@ -175,6 +175,17 @@ def _sizes(found: Sequence[Row]) -> list[str]:
     ]
     sentences = [f"Parameters (of them the channel's): {', '.join(sizes)}."] if sizes else []
     return sentences + ([f"Entropy of the selector in a message: {', '.join(said)}."] if said else [])
+
+
+def _gates(found: Sequence[Row]) -> list[str]:
+    """How often agents that may keep silent speak."""
+    told = [
+        f"{row.label} {opened:.3f} ({heard:.3f})"
+        for row in found
+        if (opened := row.mean("gate_rate")) is not None
+        if (heard := row.mean("effective_gate_rate")) is not None
+    ]
+    return [f"Gates open, of living agents' steps (where somebody heard): {', '.join(told)}."] if told else []
 
 
 def _died(found: Sequence[Row]) -> list[str]:
