@@ -40,7 +40,7 @@ def marlcomm(*arguments, cwd, code=0):
     return Said(done.stdout, done.stderr)
 
 
-def wait_for(condition, process=None, seconds=120):
+def wait_for(condition, process=None, seconds=200):
     """Wait until a condition holds, while a process, if one is given, runs."""
     end = time.monotonic() + seconds
     while not condition():

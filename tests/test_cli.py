@@ -263,7 +263,7 @@ def test_ctrl_c_reaches_remote_workers_too_and_saves(workplace):
 
 def test_a_second_ctrl_c_stops_at_once_and_leaves_the_last_checkpoint_whole(workplace):
     process = start(workplace, "run.worlds=400", "run.checkpoint_every=1", f"run.env_steps={10**9}")
-    wait_for(lambda: rounds_done(workplace) >= 1, process, seconds=200)
+    wait_for(lambda: rounds_done(workplace) >= 1, process)
     checkpoints = only_run(workplace) / "checkpoints"
     wait_for(lambda: list(checkpoints.glob("[0-9]*/state.json")), process)
     process.send_signal(signal.SIGINT)
