@@ -29,7 +29,7 @@ from marlcomm.registry import ConfigError, nearest
 if TYPE_CHECKING:
     from marlcomm.envs.settings import EnvSettings
 
-_INIT_FROM, _RESUMED = "init_from", "resumed"
+_INIT_FROM, _RESUMED, _MOVED = "init_from", "resumed", "moved"
 _KEPT_CHECKPOINTS = 2
 _PACKAGES = ("marlcomm", "torch", "ray", "numpy", "gymnasium", "pettingzoo", "mpe2")
 
@@ -56,8 +56,7 @@ class Run:
         """A new folder under ``root/NAME/`` with the resolved config and what began the run (see `origin`)."""
         before = {} if settings.init_from is None else {_INIT_FROM: _spent(Path(settings.init_from))}
         run = Run(new_folder(root / settings.name, time.strftime("%Y-%m-%d_%H-%M-%S")))
-        found = versions(cast("EnvSettings", settings.env.settings).third_parties)
-        origin = {"command": shlex.join(["marlcomm", *command]), "versions": found, "machine": machine()}
+        origin = {"command": shlex.join(["marlcomm", *command]), **here(settings)}
         try:
             run._write_settings(settings, origin | before)
         except disk.DiskError:
@@ -137,18 +136,22 @@ class Run:
         To be called before the next checkpoint is written: whatever is killed in between, what was forced stays told.
         """
         round_, resumed = self._last_round(), self._resumed()
-        changes = self.changes(settings)
         if self._pending() is not None:
             resumed = resumed[:-1]  # nothing came of it
-        if changes:
-            told_of = {"command": shlex.join(["marlcomm", *command]), "round": round_, "changes": changes}
-            resumed = [*resumed, told_of | {"forced": list(of_training(changes))}]
         origin = {name: value for name, value in self._origin().items() if name != _RESUMED}
+        changes, moved = self.changes(settings), differences(sessions(origin | {_RESUMED: resumed})[-1], here(settings))
+        if changes or moved:
+            told_of = {"command": shlex.join(["marlcomm", *command]), "round": round_, "changes": changes}
+            resumed = [*resumed, told_of | {"forced": list(of_training(changes)), _MOVED: moved}]
         self._write_settings(settings, origin | ({_RESUMED: resumed} if resumed else {}))
 
     def is_told_otherwise(self, settings: Experiment) -> bool:
         """Whether `keep_changes` would change what the run's files say."""
-        return bool(self.changes(settings)) or self._pending() is not None
+        return bool(self.changes(settings) or self.moved(settings)) or self._pending() is not None
+
+    def moved(self, settings: Experiment) -> Changes:
+        """What the versions and the machine here are otherwise than those that wrote the last checkpoint."""
+        return differences(sessions(self._origin())[-1], here(settings)) if self.checkpoints() else {}
 
     def _untold(self, settings: Experiment) -> Changes:
         """Changes of what is learned that origin.json does not tell of yet."""
@@ -177,8 +180,8 @@ class Run:
 
         ``init_from`` says of the run whose weights it began with, if it did, the ``run``, the ``checkpoint``, and the
         ``env_steps`` and ``core_seconds`` that had been spent on them, by the runs that this one began with too.
-        ``resumed`` is a list of ``command``, ``round``, ``changes`` (key -> [old, new]) and ``forced``, the keys among
-        them that change what is learned.
+        ``resumed`` is a list of ``command``, ``round``, ``changes`` (key -> [old, new]), ``forced``, the keys among
+        them that change what is learned, and ``moved``, how versions and machine changed (see `sessions`).
         """
         origin = self._origin()
         try:
@@ -269,6 +272,28 @@ def _in_a_name(change: str) -> str:
     if re.fullmatch(r"[A-Za-z0-9._-]+", whole):
         return whole
     return f"{re.sub('[^A-Za-z0-9._]+', '-', whole).strip('-')}-{hashlib.sha256(change.encode()).hexdigest()[:8]}"
+
+
+def sessions(origin: Mapping[str, Any]) -> list[dict[str, dict[str, Any]]]:
+    """The ``versions`` and the ``machine`` of a run's origin (or summary): those it began with, and whenever others."""
+    last = {group: dict(origin.get(group, {})) for group in ("versions", "machine")}
+    found = [last]
+    for moved in (session.get(_MOVED, {}) for session in origin.get(_RESUMED, [])):
+        if moved:
+            last = {group: dict(values) for group, values in last.items()}
+            for key, (_, new) in moved.items():
+                group, _, name = key.partition(".")
+                last[group][name] = new
+            found.append(last)
+    return found
+
+
+def here(settings: Experiment) -> dict[str, dict[str, Any]]:
+    """The ``versions`` of what the experiment uses here, and the ``machine``."""
+    return {
+        "versions": versions(cast("EnvSettings", settings.env.settings).third_parties),
+        "machine": machine(),
+    }
 
 
 def new_folder(parent: Path, name: str) -> Path:

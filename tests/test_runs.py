@@ -106,6 +106,7 @@ def test_changes_become_the_runs_with_its_next_checkpoint(make):
         "round": 3,
         "changes": {"channel.delta": [0.25, 0.5], "run.env_steps": [1_000_000, 2_000_000]},
         "forced": ["channel.delta"],
+        "moved": {},
     }
     assert run.origin()["command"] == "marlcomm train x.yaml"
     assert shortcomings(SUMMARY | run.origin()) == ["from round 3 on it was trained with another channel.delta"]
@@ -127,6 +128,36 @@ def test_what_was_forced_stays_told_where_no_checkpoint_came_of_it(make):
     run.keep_changes(as_before, ["train"])
     assert "resumed" not in run.origin()
     assert run.experiment() == as_before
+
+
+def test_what_goes_on_elsewhere_says_so(make, monkeypatch):
+    """Another torch or machine counts from the next checkpoint on; a training killed before one leaves no trace."""
+    run = make()
+    settings = run.resumed()
+    assert not run.is_told_otherwise(settings)
+    first = runs.here(settings)
+    (began,) = runs.sessions(run.origin())
+    assert began == first
+    second = {"versions": first["versions"] | {"torch": "9.9"}, "machine": first["machine"] | {"cores": 999}}
+    monkeypatch.setattr(runs, "here", lambda settings: second)
+    moved = {"versions.torch": (first["versions"]["torch"], "9.9"), "machine.cores": (first["machine"]["cores"], 999)}
+    assert run.moved(settings) == moved
+    assert run.is_told_otherwise(settings)
+    run.keep_changes(settings, ["train", "--resume", "x"])
+    monkeypatch.setattr(runs, "here", lambda settings: first)
+    run.keep_changes(settings, ["train"])
+    assert "resumed" not in run.origin()
+    monkeypatch.setattr(runs, "here", lambda settings: second)
+    run.keep_changes(settings, ["train", "--resume", "x"])
+    checkpoint.write(run.checkpoint(5), {"round": 5}, settings.as_data())
+    assert not run.is_told_otherwise(settings)
+    assert runs.sessions(run.origin()) == [first, second]
+    (session,) = run.origin()["resumed"]
+    assert (session["changes"], session["moved"]) == ({}, {key: list(values) for key, values in moved.items()})
+    assert shortcomings(SUMMARY | run.origin()) == []
+    monkeypatch.setattr(runs, "here", lambda settings: first)  # and back
+    run.keep_changes(settings, ["train", "--resume", "x"])
+    assert runs.sessions(run.origin()) == [first, second, first]
 
 
 def test_checkpoints_are_ordered_by_their_rounds(make):

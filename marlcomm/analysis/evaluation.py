@@ -16,7 +16,7 @@ from marlcomm.policies.coding import frozen_code
 from marlcomm.policies.evaluation import evaluate, evaluate_script, evaluate_shuffled
 from marlcomm.policies.team import TeamNames, what_fits
 from marlcomm.registry import CHANNELS, ConfigError
-from marlcomm.runs import Run
+from marlcomm.runs import Run, here
 
 _BY_SLOT = {  # settings of policies that hold something for each agent of a team
     "agent_identity": "policy.agent_identity adds {} numbers to an observation, one for each agent",
@@ -139,6 +139,7 @@ def evaluate_run(
         "evaluation_seed": seed,
         "stream": stream,
         **run.origin(),
+        "evaluated_on": here(settings),
     }
     summary["no_evidence"] = shortcomings(summary)
     if env.spec.card is not None and "silent" in env.spec.card:

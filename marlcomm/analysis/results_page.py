@@ -10,6 +10,7 @@ from marlcomm.analysis.evidence import Interval
 from marlcomm.analysis.findings import CODED_BITS, Row, doubts, plays, scale
 from marlcomm.analysis.study import DIED, FAILED, Study
 from marlcomm.analysis.study_settings import CONTINUOUS
+from marlcomm.runs import sessions
 
 _HEAD = """# Results
 
@@ -235,12 +236,10 @@ def _provenance(found: Sequence[Row]) -> str:
         if kind in summary
     ]
     commands = "\n".join(dict.fromkeys(lines))
-    machines = dict.fromkeys(
-        f"{summary['machine']['processor']}, {summary['machine']['cores']} cores"
-        for row in found
-        for summary in row.summaries
-    )
-    versions = [summary["versions"] for row in found for summary in row.summaries]
+    places = [place for row in found for summary in row.summaries for place in sessions(summary)]
+    places += [summary["evaluated_on"] for row in found for summary in row.summaries if "evaluated_on" in summary]
+    machines = dict.fromkeys(f"{place['machine']['processor']}, {place['machine']['cores']} cores" for place in places)
+    versions = [place["versions"] for place in places]
     kept = ", ".join(
         f"{name} {' and '.join(dict.fromkeys(one[name] for one in versions if name in one))}"
         for name in ("python", "torch", "ray")

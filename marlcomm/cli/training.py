@@ -120,7 +120,7 @@ def _resumed(folder: Path, changes: list[str], force: bool, trust: bool) -> tupl
 
     run = Run.open(folder, trust)
     settings = run.resumed(changes, force)
-    print_notes(told({key: values}) for key, values in run.changes(settings).items())
+    print_notes(told({key: values}) for key, values in (run.changes(settings) | run.moved(settings)).items())
     return run, settings
 
 
