@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from time import perf_counter
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -239,75 +241,63 @@ class Player(Actor):
         return join_rollouts(rollouts)
 
     def _play(self, worlds: Tensor, episodes: Tensor, greedy: bool, heard: Talk | None, shuffled: bool) -> Rollout:
-        env, spec = self.env, self.spec
-        draws = self.draws(worlds, episodes)
+        tape, draws = _Tape(), self.draws(worlds, episodes)
         places = self._places(worlds, episodes) if shuffled else None
-        seconds = {"world": 0.0, "policy": 0.0}
         memory = self.policy.begin(len(worlds))
-        record: dict[str, list[Tensor]] = {}
-        talks: list[Talk] = []
-
-        clock = perf_counter()
-        with told_where(spec.name, worlds, episodes, time=0):
-            now = env.reset(self.seed, worlds, episodes, self.stream)
-        check_numbers(spec.name, now, worlds, episodes, time=0)
+        with tape.seconds_of("world"):
+            now = self._next(None, worlds, episodes, time=0)
         episode = EpisodeClock(now)
         gates = torch.zeros_like(now.alive) if self.policy.gated else None
-        seconds["world"] += perf_counter() - clock
-        for time in range(spec.horizon):
-            clock = perf_counter()
-            if gates is not None:
-                gates = self.still_open(gates, now.alive, now.spawned)
-            moment = Moment(
-                now.observations,
-                now.alive,
-                now.spawned,
-                gates,
-                None if draws.channel is None else draws.channel[:, time],
-            )
-            instead: Instead | list[Overheard] | None = None if heard is None else self._words(heard, time)
-            if places is not None:
-                instead = Shuffled(places, episode.running)
-            decision, memory = self.policy.step(moment, memory, instead)
-            actions, choices = self.choose(decision, draws, time, greedy)
-            talks.append(decision.talk)
-            _append(record, observations=now.observations, alive=now.alive, spawned=now.spawned)
-            _append(record, actions=actions, log_probs=log_probs(decision, actions, choices), values=decision.values)
-            _append(record, acts=now.alive & episode.running.unsqueeze(-1))
-            if now.labels is not None:
-                _append(record, labels=now.labels)
-            if choices is not None:
-                _append(record, gate_choices=choices)
-            if gates is not None and choices is not None:
-                _append(record, gates=gates)
-                gates = choices
-            seconds["policy"] += perf_counter() - clock
-            clock = perf_counter()
-            orders = decision.distribution.to_world(actions)
-            with told_where(spec.name, worlds, episodes, time + 1):
-                now = env.step(orders)
-            check_numbers(spec.name, now, worlds, episodes, time + 1)
-            seconds["world"] += perf_counter() - clock
-            _append(record, rewards=episode.count(now), terminated=now.terminated)
-        clock = perf_counter()
-        last = self._last(now, gates, draws)
-        decision, _ = self.policy.step(last, memory)
-        _append(record, alive=now.alive, spawned=now.spawned, values=decision.values)
-        columns = {name: torch.stack(values, dim=1) for name, values in record.items()}
-        seconds["policy"] += perf_counter() - clock
+        for time in range(self.spec.horizon):
+            with tape.seconds_of("policy"):
+                moment = self._moment(now, gates, draws, time)
+                instead: Instead | list[Overheard] | None = None if heard is None else self._words(heard, time)
+                if places is not None:
+                    instead = Shuffled(places, episode.running)
+                decision, memory = self.policy.step(moment, memory, instead)
+                actions, choices = self.choose(decision, draws, time, greedy)
+                tape.add(observations=now.observations, alive=now.alive, spawned=now.spawned, labels=now.labels)
+                tape.add(acts=now.alive & episode.running.unsqueeze(-1), values=decision.values)
+                tape.add(actions=actions, log_probs=log_probs(decision, actions, choices))
+                tape.add(gates=moment.gates, gate_choices=choices)
+                tape.talks.append(decision.talk)
+                gates = None if gates is None else choices
+            with tape.seconds_of("world"):
+                now = self._next(decision.distribution.to_world(actions), worlds, episodes, time + 1)
+            tape.add(rewards=episode.count(now), terminated=now.terminated)
+        with tape.seconds_of("policy"):
+            last = self._moment(now, gates, draws, self.spec.horizon)
+            decision, _ = self.policy.step(last, memory)
+            tape.add(alive=now.alive, spawned=now.spawned, values=decision.values)
+            columns: dict[str, Any] = {"gates": None, "gate_choices": None} | tape.columns()
         return Rollout(
             worlds=worlds,
             episodes=episodes,
-            gates=columns.pop("gates", None),
-            gate_choices=columns.pop("gate_choices", None),
-            labels=columns.pop("labels", None),
             lengths=episode.lengths,
-            talk=stack_talks(talks),
+            talk=stack_talks(tape.talks),
             info=episode.info,
-            seconds=seconds,
+            seconds=tape.seconds,
             last=last,
             last_talk=stack_talks([decision.talk]),
             **columns,
+        )
+
+    def _next(self, orders: Tensor | None, worlds: Tensor, episodes: Tensor, time: int) -> TeamStep:
+        """The world after orders, or its beginning where there are none, with numbers that can be learned from."""
+        env = self.env
+        with told_where(self.spec.name, worlds, episodes, time):
+            now = env.reset(self.seed, worlds, episodes, self.stream) if orders is None else env.step(orders)
+        check_numbers(self.spec.name, now, worlds, episodes, time)
+        return now
+
+    def _moment(self, now: TeamStep, gates: Tensor | None, draws: Draws, time: int) -> Moment:
+        """What the policy is given at a step; `gates` [B, N] are the choices of the step before."""
+        return Moment(
+            now.observations,
+            now.alive,
+            now.spawned,
+            None if gates is None else self.still_open(gates, now.alive, now.spawned),
+            None if draws.channel is None else draws.channel[:, time],
         )
 
     def _words(self, heard: Talk, time: int) -> list[Overheard]:
@@ -319,11 +309,6 @@ class Player(Actor):
         """Draws [B, N] that say from which world each sender's messages come, where they are shuffled."""
         keys = noise.world_keys(self.seed, f"{self.stream}/shuffle", worlds, episodes)
         return noise.uniform(keys, self.spec.num_agents)
-
-    def _last(self, now: TeamStep, gates: Tensor | None, draws: Draws) -> Moment:
-        gates = None if gates is None else self.still_open(gates, now.alive, now.spawned)
-        noise_now = None if draws.channel is None else draws.channel[:, -1]
-        return Moment(now.observations, now.alive, now.spawned, gates, noise_now)
 
 
 def join_rollouts(rollouts: Sequence[Rollout]) -> Rollout:
@@ -349,6 +334,25 @@ class Draws:
     channel: Tensor | None
 
 
-def _append(record: dict[str, list[Tensor]], **values: Tensor) -> None:
-    for name, value in values.items():
-        record.setdefault(name, []).append(value)
+class _Tape:
+    """What steps leave behind: columns that grow by one [B, ...] at a time, talks, and the wall time of each part."""
+
+    def __init__(self) -> None:
+        self.talks: list[Talk] = []
+        self.seconds = {"world": 0.0, "policy": 0.0}
+        self._columns: dict[str, list[Tensor]] = {}
+
+    def add(self, **values: Tensor | None) -> None:
+        for name, value in values.items():
+            if value is not None:
+                self._columns.setdefault(name, []).append(value)
+
+    def columns(self) -> dict[str, Tensor]:
+        """Each column that there is, [B, T, ...]."""
+        return {name: torch.stack(values, dim=1) for name, values in self._columns.items()}
+
+    @contextmanager
+    def seconds_of(self, part: str) -> Iterator[None]:
+        clock = perf_counter()
+        yield
+        self.seconds[part] += perf_counter() - clock
