@@ -205,6 +205,98 @@ class Trained(Deaf):
         return Search(messages.unsqueeze(-2), {"size": messages.abs().sum(-1)})
 
 
+class Flat(third_party.SignChannel):
+    def decode(self, symbols, noise=None):
+        return super().decode(symbols).sum(-1)
+
+
+class Double(third_party.SignChannel):
+    def decode(self, symbols, noise=None):
+        return super().decode(symbols).double()
+
+
+class Boundless(third_party.SignChannel):
+    def decode(self, symbols, noise=None):
+        return super().decode(symbols) / 0.0
+
+
+class TwoMinded(third_party.SignChannel):
+    """Learns from other symbols than it sends."""
+
+    def encode_with_surrogate(self, messages, noise=None):
+        return 1 - self.encode(messages), self.surrogate(messages)
+
+
+class Steep(third_party.SignChannel):
+    def surrogate(self, messages, noise=None):
+        return (messages - messages.detach()).sqrt()
+
+
+class Whispering(third_party.SignChannel):
+    carries = False
+
+
+class Total(Unweighted):
+    def losses(self, messages, symbols, noise=None):
+        return {"rate": messages.abs().sum()}
+
+    def loss_weights(self):
+        return {"rate": 1.0}
+
+
+class Idle(DetachedLoss):
+    def losses(self, messages, symbols, noise=None):
+        return {"rate": 0.0 * messages.sum(-1)}
+
+
+class Pooled(third_party.SignChannel):
+    """Its parameter learns from the mean over all messages, heard or not."""
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.scale = torch.nn.Parameter(torch.ones(()))
+
+    def losses(self, messages, symbols, noise=None):
+        return {"rate": (self.scale * messages.detach().mean()).square().expand(messages.shape[:-1])}
+
+    def loss_weights(self):
+        return {"rate": 1.0}
+
+
+class Wild(third_party.SignChannel):
+    """Keeps to its alphabet in training only."""
+
+    def encode(self, messages, noise=None):
+        return super().encode(messages) + self.evaluating
+
+
+class Absorbing(third_party.SignChannel):
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.register_buffer("mean", torch.zeros(()))
+
+    def absorb(self, messages, env_steps, peers):
+        self.mean.copy_(messages.mean())  # of nothing: NaN
+
+
+class Drifting(Absorbing):
+    def absorb(self, messages, env_steps, peers):
+        self.mean.add_(1)
+
+    def encode(self, messages, noise=None):
+        return super().encode(messages) + self.mean.int()
+
+
+class Narrow(third_party.SignChannel):
+    def transmit(self, messages, noise=None):
+        return super().transmit(messages.float(), noise)
+
+
+class Renamed(Deaf):
+    def credited_losses(self, search, credit=None):
+        return {"size" if credit is None else "worth": search.terms["size"]}
+
+
 class Broken(third_party.SignChannel):
     def decode(self, symbols, noise=None):
         raise KeyError("codebook")
@@ -228,6 +320,20 @@ class Broken(third_party.SignChannel):
         (Unsearched, "Unsearched wants credit, and has no samples"),
         (Deaf, "credit changes no loss"),
         (Trained, "samples carry a gradient"),
+        (Flat, r"decode returns shape \(64, 3\), wanted \(64, 3, 8\)"),
+        (Double, "decode returns torch.float64"),
+        (Boundless, "decode returns numbers that are infinite or NaN"),
+        (TwoMinded, "encode_with_surrogate must make the same"),
+        (Steep, "the sender's gradient is infinite or NaN"),
+        (Whispering, "carries = False has symbols on the wire"),
+        (Total, r"loss 'rate' has shape \(\), wanted one value per message"),
+        (Idle, "loss 'rate' moves neither messages nor parameters"),
+        (Pooled, "the parameters' gradient depends on messages that nobody heard"),
+        (Wild, r"in an evaluation: symbol 2 .* not in 0\.\.1"),
+        (Absorbing, "mean is infinite or NaN after absorb with 0 messages"),
+        (Drifting, r"after absorb: symbol \d in slot"),
+        (Narrow, "messages of torch.float64 come back as torch.float32"),
+        (Renamed, r"with credit, losses are \['worth'\], without \['size'\]"),
         (Broken, "raised KeyError: 'codebook'"),
     ],
 )
@@ -258,6 +364,15 @@ def test_quantising_afterwards_covers_what_the_team_says():
     assert channel.decode(wanted)[:, :2].flatten().tolist() == pytest.approx([-3, 0, -2, 2, 0, 6])
     error = (channel.decode(channel.encode(messages)) - messages).abs().max(0).values
     assert (error <= torch.tensor([0.5, 1.0, 1e-6]) + 1e-6).all()
+
+
+def test_a_clipped_share_lies_half_on_each_side():
+    channel = PostTrainingChannel(1, PostTrainingSettings(bits=2, clipped_share=0.2))
+    channel.calibrate(torch.arange(101.0).flip(0).unsqueeze(-1))
+    assert (channel.low.item(), channel.step.item()) == (10, pytest.approx(80 / 3))
+    assert channel.encode(torch.tensor([[0.0], [10.0], [90.0], [100.0]])).tolist() == [[0], [0], [3], [3]]
+    channel.calibrate(torch.full((5, 1), 7.0))
+    channel.alphabet().check(channel.encode(torch.tensor([[6.9], [7.0], [7.1]])).numpy())
 
 
 def test_silence_sends_nothing():

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from marlcomm.policies import coding
 from marlcomm.policies.coding import CodedEpisodes, frozen_code, shortest_code
 from marlcomm.policies.evaluation import evaluate
 from marlcomm.policies.rollout import Player
-from marlcomm.policies.team import TeamNames
+from marlcomm.policies.team import TeamNames, overhear
 from marlcomm.wire import Alphabet, BandwidthMeter, Code
 
 SMALL = {"hidden_size": 16, "width": 8, "message_size": 4}
@@ -125,6 +126,32 @@ def test_intervals_by_hand():
     report = many.report(seed=0)
     width = report["coded_bits_per_episode_high"] - report["coded_bits_per_episode_low"]
     assert width == pytest.approx(2 * 1.96 * lengths.std() / math.sqrt(4000), rel=0.15)
+
+
+def test_rates_go_with_the_rights_to_speak_of_their_own_episodes():
+    coded = CodedEpisodes(BandwidthMeter(Alphabet.fixed([4])))
+    acts = np.arange(8) < np.array([[1], [3], [8], [2]])
+    coded.add(np.full(14, 2), acts[..., None], acts[..., None])
+    report = coded.report(seed=0)
+    assert [report[f"coded_bits_per_agent_step{end}"] for end in ("", "_low", "_high")] == [2, 2, 2]
+
+
+def test_a_code_is_chosen_on_other_episodes_than_it_is_fitted_on(monkeypatch):
+    env, policy = team()
+    seen = []
+
+    def spy(alphabet, fitted_on, chosen_on, *more):
+        seen.append((fitted_on, chosen_on))
+        return shortest_code(alphabet, fitted_on, chosen_on, *more)
+
+    monkeypatch.setattr(coding, "shortest_code", spy)
+    frozen_code(env, policy, 0, 6)
+    with policy.channel.evaluation():
+        rollout, _ = overhear(Player(env, policy, 0, "code"), torch.arange(6))
+    symbols, sent = rollout.talk.symbols.numpy(), rollout.sent.numpy()
+    ((fitted_on, chosen_on),) = seen
+    assert np.array_equal(fitted_on, symbols[:3][sent[:3]])
+    assert np.array_equal(chosen_on, symbols[3:][sent[3:]])
 
 
 def test_a_code_is_fitted_on_episodes_that_no_evaluation_plays(resets):

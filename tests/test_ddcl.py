@@ -325,6 +325,19 @@ def test_symbols_of_cells_are_those_of_the_channel():
     assert ((cells + levels) // LEVELS == symbols).mean() > 0.9999  # float32 decides ties its own way
 
 
+def test_one_signal_is_expected_in_its_own_cell_and_half_as_much_in_the_next():
+    tables = ConditionalTables.fit(np.array([[0.25]]))  # cell 16: under level 47 the symbol 0, but 1 from cell 17 on
+    bits = tables.ideal_bits(np.array([[0], [1], [2]], np.int32), np.full((3, 1), 47))
+    # a quarter, a half, a quarter for the cells 15, 16 and 17, and half an observation for 0, 1 and the escape
+    assert bits == pytest.approx(-np.log2(np.array([3 + 2, 1 + 2, 2]) / 10) + [0, 0, 1], abs=1e-3)
+
+
+def test_tables_of_wide_signals_lie_about_their_median():
+    table = ConditionalTables.fit(5000 + 2000 * np.random.default_rng(0).normal(size=(5000, 1))).tables[0]
+    assert table.size == WIDEST
+    assert table.low + WIDEST // 2 == pytest.approx(5000, abs=150)
+
+
 def random_dithers(count):
     return np.random.default_rng(1).uniform(-0.5, 0.5, (count, 2))
 

@@ -57,6 +57,13 @@ def test_long_tables_list_the_most_frequent_values():
         assert (listed < tables.ideal_bits(np.array([[4999]], np.int32))).all()
 
 
+def test_the_escape_expects_the_values_that_were_left_out():
+    symbols = np.repeat(np.arange(5000, dtype=np.int32), 2)[:, None]
+    (table,) = Tables.fit(Alphabet.signed(1), symbols).slots
+    escape = 2 * 2 * (5000 - (MOST_ENTRIES - 1)) + 1
+    assert table.counts.counts[-1] / TOTAL == pytest.approx(escape / (5 * (MOST_ENTRIES - 1) + escape), rel=0.01)
+
+
 def test_floats_stay_32_bits():
     symbols = np.zeros((100, 2), np.int32)
     tables = Tables.fit(Alphabet.raw(2), symbols, joint=True)

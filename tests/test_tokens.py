@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from marlcomm import noise
-from marlcomm.channels.daps import LOG_ETA_RANGE, DAPSChannel, clipped_search, search_weights
+from marlcomm.channels.daps import LOG_ETA_RANGE, DAPSChannel, Standard, clipped_search, search_weights
 from marlcomm.channels.gumbel import GRMCKChannel, GumbelChannel, conditional_gumbels
 from marlcomm.channels.settings import DAPSSettings, GRMCKSettings, GumbelSettings
 from marlcomm.channels.tokens import TokenReader, one_hot, spoken, to_symbols
@@ -555,6 +555,22 @@ def test_the_standard_follows_the_messages():
     assert torch.allclose(channel.standard.undo(channel.standard(moved)), moved, atol=1e-5)
 
 
+def test_an_outlier_pulls_no_further_than_three_spreads():
+    standard = Standard(1)
+    loss = standard.loss(torch.tensor([[1000.0]]))
+    assert loss.item() == 1e6
+    centre, spread = torch.autograd.grad(loss.sum(), [standard.center, standard.slow_log_spread])
+    assert (centre.item(), spread.item()) == (-3, 1 - 9)
+
+
+def test_the_decoders_variance_is_within_its_bounds():
+    channel = daps()
+    with torch.no_grad():
+        channel.decoder.gaussian.bias[4:] = torch.tensor([1e3, 1e3, -1e3, -1e3])
+    _, log_variance, _ = channel.decoder(torch.zeros(1, 2, dtype=torch.int32))
+    assert log_variance.exp()[0].tolist() == pytest.approx([0.01, 0.01, 1, 1])
+
+
 def test_the_spread_of_messages_that_do_not_differ_is_bounded():
     channel = daps()
     channel.calibrate(torch.ones(10, 4))
@@ -568,6 +584,9 @@ def test_beta_falls_after_updates_only(schedule, halfway):
     assert float(channel.beta) == pytest.approx(0.4)
     channel.after_update(500)
     assert float(channel.beta) == pytest.approx(halfway)
+    copy = DAPSChannel(4, channel.settings)
+    copy.load_state_dict(channel.state_dict())
+    assert float(copy.beta) == pytest.approx(halfway)
 
 
 # --- settings --------------------------------------------------------------------------------------------------------

@@ -152,6 +152,31 @@ def test_k_means_waits_for_its_env_steps_and_runs_once():
     assert torch.equal(channel.codebook, clustered)
 
 
+def test_running_means_go_on_from_k_means():
+    """Each centre as the mean of those that chose it; one that nobody chose stays, and counts as one message."""
+    settings = VQSettings(codebook_size=3, init="kmeans", update="ema", normalization="none")
+    channel = VQChannel(1, settings)
+    messages = torch.tensor([[3.0]] * 6 + [[9.0]] * 2)  # two values for three centres
+    channel.absorb(messages, 100, Peers())
+    assert set(channel.codebook.flatten().tolist()) == {3.0, 9.0}
+    assert sorted(channel.usage[0].tolist()) == [1, 2, 6]
+    assert torch.equal(channel.totals, channel.codebook * channel.usage.unsqueeze(-1))
+    resumed = VQChannel(1, settings)
+    resumed.load_state_dict(channel.state_dict())
+    for one in (channel, resumed):
+        one.absorb(messages + 1, 200, Peers())
+    assert torch.equal(resumed.codebook, channel.codebook)
+
+
+@pytest.mark.parametrize("name", ["vq", "dvq", "rvq", "fsq", "lfq"])
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_few_messages_are_enough_to_start_from(name, count):
+    channel = make_channel(name, {}, 8)
+    channel.calibrate(torch.randn(count, 8))
+    for key, value in channel.state_dict().items():
+        assert torch.isfinite(value).all(), key
+
+
 @pytest.mark.parametrize("update", ["loss", "ema"])
 def test_idle_codewords_become_messages(update):
     channel = VQChannel(2, VQSettings(codebook_size=4, update=update, replace_after=2, normalization="none", decay=0.5))
@@ -265,6 +290,11 @@ def test_only_channels_with_statistics_absorb():
         assert VQChannel(4, VQSettings(**settings)).absorbs
     assert DVQChannel(4).absorbs
     assert not DVQChannel(4, DVQSettings(balance_weight=0)).absorbs
+
+
+@pytest.mark.parametrize("settings", [{"update": "ema"}, {"replace_after": 3}, {"normalization": "running"}], ids=str)
+def test_a_pool_that_is_not_balanced_absorbs_for_its_other_statistics(settings):
+    assert DVQChannel(4, DVQSettings(balance_weight=0, **settings)).absorbs
 
 
 def relay(channel, settings):
@@ -473,6 +503,28 @@ def test_selectors_without_learning():
     assert constant.loss_weights().keys() == {"codebook", "commitment"}
 
 
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [("vq", {}), ("dvq", {}), ("dvq", {"structure": "hierarchical"}), ("rvq", {}), ("rvq", {"prefix": "random"})],
+    ids=str,
+)
+def test_codewords_learn_by_their_own_loss_alone(name, settings):
+    channel = make_channel(name, settings, 8)
+    messages = torch.randn(50, 8, requires_grad=True)
+    sent = channel.transmit(messages, torch.rand(50, channel.noise_size))
+    codewords = [value for key, value in channel.named_parameters() if "book" in key]
+    assert codewords
+
+    def moves(value, what):
+        found = torch.autograd.grad(value, what, allow_unused=True, retain_graph=True)
+        return [gradient is not None and bool(gradient.any()) for gradient in found]
+
+    assert not any(moves(sent.received.square().sum(), codewords))
+    assert not any(moves(sent.losses["commitment"].sum(), codewords))
+    assert all(moves(sent.losses["codebook"].sum(), codewords))
+    assert moves(sent.losses["codebook"].sum(), [messages]) == [False]
+
+
 @pytest.mark.parametrize("train_unselected", [0.0, 0.25, 1.0])
 def test_codebooks_by_hand(train_unselected):
     channel = DVQChannel(4, DVQSettings(pool=[(1, 2), (2, 2)], train_unselected=train_unselected, normalization="none"))
@@ -507,6 +559,29 @@ def test_balance_draws_to_the_members_that_were_rare():
     assert channel.loss_weights()["balance"] == pytest.approx(0.01)
     channel.after_update(1000)
     assert channel.loss_weights()["balance"] == 0
+
+
+def test_balance_is_finite_where_a_member_is_never_chosen():
+    channel = DVQChannel(8, DVQSettings(pool=[(1, 4), (2, 4)]))
+    steer(channel, [0.0, -200.0])
+    channel.absorb(torch.randn(10, 8), 100, Peers())
+    assert channel.share.tolist() == [1, 0]
+    steer(channel, [math.log(3), 0.0])
+    loss = channel.transmit(torch.randn(1, 8, requires_grad=True), torch.full((1, 2), 0.5)).losses["balance"]
+    assert loss.item() == pytest.approx(0.75 * math.log(2) + 0.25 * math.log(2e-3), rel=1e-5)
+
+
+def test_what_a_pool_knows_of_the_team_travels_with_its_weights():
+    settings = DVQSettings(normalization="running", balance_steps=100)
+    channel, copied = DVQChannel(8, settings), DVQChannel(8, settings)
+    messages, uniforms = 3 + 2 * torch.randn(50, 8), draws(50, channel)
+    channel.absorb(messages, 100, Peers())
+    channel.after_update(100)
+    copied.load_state_dict(channel.state_dict())
+    assert copied.loss_weights() == channel.loss_weights()
+    ours, theirs = (one.transmit(messages, uniforms) for one in (channel, copied))
+    assert torch.equal(ours.symbols, theirs.symbols)
+    assert all(torch.equal(value, theirs.losses[name]) for name, value in ours.losses.items())
 
 
 def test_the_temperature_falls_with_the_env_steps():

@@ -30,6 +30,7 @@ from marlcomm.wire import (
 )
 from marlcomm.wire.bits import BitReader
 from marlcomm.wire.entropy import plug_in_entropy
+from marlcomm.wire.meter import at_limit
 
 
 @settings(max_examples=80, deadline=None)
@@ -412,6 +413,11 @@ def test_the_meter_by_hand():
     assert report["prefix_bits_per_episode"] == 21
     assert report["distinct_messages"] == 3
     assert "joint_entropy_bits_per_message" not in report  # 4 samples of 3 values
+
+
+def test_symbols_at_the_limit_are_those_that_were_sent():
+    alphabet = Alphabet.choice([Alphabet.fixed([4]), Alphabet.signed(1, 3)])
+    assert at_limit(alphabet, np.array([[0, 3], [1, 3], [1, -3], [1, 0]], np.int32)) == (3, 2)
 
 
 def test_counts_of_two_runners_merge_like_one():
