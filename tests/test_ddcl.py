@@ -332,12 +332,6 @@ def test_one_signal_is_expected_in_its_own_cell_and_half_as_much_in_the_next():
     assert bits == pytest.approx(-np.log2(np.array([3 + 2, 1 + 2, 2]) / 10) + [0, 0, 1], abs=1e-3)
 
 
-def test_tables_of_wide_signals_lie_about_their_median():
-    table = ConditionalTables.fit(5000 + 2000 * np.random.default_rng(0).normal(size=(5000, 1))).tables[0]
-    assert table.size == WIDEST
-    assert table.low + WIDEST // 2 == pytest.approx(5000, abs=150)
-
-
 def random_dithers(count):
     return np.random.default_rng(1).uniform(-0.5, 0.5, (count, 2))
 

@@ -197,18 +197,6 @@ def test_uniform_step_finds_the_best_one():
     assert channel.steps().item() == pytest.approx(0.335, rel=0.06)
 
 
-def test_a_fixed_step_is_not_taken_from_what_is_said():
-    channel = UniformChannel(2, UniformSettings(bits=3, step="fixed", low=-1.0, high=0.75))
-    channel.calibrate(9 * torch.randn(50, 2))
-    assert channel.steps().tolist() == pytest.approx([0.25, 0.25])
-
-
-def test_an_element_that_nobody_uses_keeps_its_first_step():
-    channel = UniformChannel(2, UniformSettings(bits=3, low=-1.0, high=0.75))
-    channel.calibrate(torch.tensor([[6.0, 0.0], [-3.0, 0.0]]))
-    assert channel.steps().tolist() == pytest.approx([2 * 4.5 / math.sqrt(3), 0.25])
-
-
 # --- number formats --------------------------------------------------------------------------------------------------
 
 

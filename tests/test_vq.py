@@ -177,6 +177,18 @@ def test_a_few_messages_are_enough_to_start_from(name, count):
         assert torch.isfinite(value).all(), key
 
 
+def test_codewords_and_shares_are_of_the_coordinates_in_which_the_next_round_speaks():
+    settings = {"normalization": "running", "decay": 0.0}
+    channel = VQChannel(1, VQSettings(codebook_size=2, update="ema", **settings))
+    channel.upkeep.begin(channel.codebook, torch.tensor([[[-0.5], [0.5]]]))
+    channel.absorb(torch.tensor([[10.0], [20.0]]), 0, Peers())
+    assert channel.codebook.flatten().tolist() == pytest.approx([-1, 1], abs=1e-3)  # mean 15, deviation 5
+    pool, messages = DVQChannel(8, DVQSettings(**settings)), 3 + 2 * torch.randn(50, 8)
+    pool.absorb(messages, 0, Peers())
+    shares = torch.softmax(pool._logits(pool.normalize(messages)), -1).mean(0)
+    assert pool.share.tolist() == pytest.approx(shares.tolist(), abs=1e-5)
+
+
 @pytest.mark.parametrize("update", ["loss", "ema"])
 def test_idle_codewords_become_messages(update):
     channel = VQChannel(2, VQSettings(codebook_size=4, update=update, replace_after=2, normalization="none", decay=0.5))

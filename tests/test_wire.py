@@ -420,6 +420,14 @@ def test_symbols_at_the_limit_are_those_that_were_sent():
     assert at_limit(alphabet, np.array([[0, 3], [1, 3], [1, -3], [1, 0]], np.int32)) == (3, 2)
 
 
+def test_presence_is_of_a_step_and_messages_are_of_its_rounds():
+    meter = BandwidthMeter(Alphabet.signed(1), gated=True)
+    everybody = np.ones((1, 2, 3), bool)  # two rounds of one step, three agents
+    counts = meter.count(np.zeros((1, 2, 3, 1), np.int32), everybody, everybody, env_steps=1, episodes=1, rounds=2)
+    assert (counts.messages, counts.agent_steps) == (6, 3)
+    assert (counts.prefix_bits, counts.received_bits) == (6 + 3, 2 * (6 + 3))
+
+
 def test_counts_of_two_runners_merge_like_one():
     meter = BandwidthMeter(Alphabet.fixed([4, 4]))
     rng = np.random.default_rng(0)
