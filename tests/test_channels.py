@@ -96,6 +96,27 @@ def test_messages_that_are_no_numbers_are_refused(name, wrong):
         channel.transmit(messages, torch.full((5, channel.noise_size), 0.5))
 
 
+@pytest.mark.parametrize(("name", "settings"), CASES, ids=str)
+def test_a_learner_comes_through_messages_that_are_no_numbers(name, settings):
+    channel = make_channel(name, settings, 8)
+    messages = torch.randn(5, 8)
+    messages[3, 2] = torch.nan
+    messages.requires_grad_()
+    sent = channel.transmit(messages, torch.full((5, channel.noise_size), 0.5))  # its update is skipped, not stopped
+    assert sent.received.shape == messages.shape
+
+
+@pytest.mark.parametrize("leading", [(), (0,), (0, 3), (2, 3, 4)])
+@pytest.mark.parametrize(("name", "settings"), CASES, ids=str)
+def test_messages_come_in_any_number_of_axes(name, settings, leading):
+    channel = make_channel(name, settings, 8)
+    messages = torch.randn(*leading, 8, requires_grad=True)
+    sent = channel.transmit(messages, torch.full((*leading, channel.noise_size), 0.5))
+    assert sent.received.shape == messages.shape
+    assert sent.symbols.shape == (*leading, channel.alphabet().columns)
+    assert all(loss.shape == leading for loss in sent.losses.values())
+
+
 def test_third_party_channel_is_short():
     with open(third_party.__file__, encoding="utf-8") as file:
         assert sum(1 for _ in file) < 40

@@ -7,11 +7,12 @@ import pytest
 import torch
 
 from marlcomm.policies import coding
-from marlcomm.policies.coding import CodedEpisodes, frozen_code, shortest_code
+from marlcomm.policies.coding import CodedEpisodes, FrozenCode, frozen_code, shortest_code
 from marlcomm.policies.evaluation import evaluate
 from marlcomm.policies.rollout import Player
-from marlcomm.policies.team import TeamNames, overhear
-from marlcomm.wire import Alphabet, BandwidthMeter, Code
+from marlcomm.policies.team import TeamNames, make_channel, overhear
+from marlcomm.wire import Alphabet, BandwidthMeter, Code, WireError
+from marlcomm.wire.conditional import ConditionalTables
 
 SMALL = {"hidden_size": 16, "width": 8, "message_size": 4}
 
@@ -89,6 +90,29 @@ def test_knowing_the_dither_is_cheaper():
         code = frozen_code(env, policy, seed=0, episodes=200)
         bits.append(evaluate(env, policy, 0, 60, code=code)["coded_bits_per_message"])
     assert bits[1] < 0.9 * bits[0]
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"dither_levels": 16, "code": "dither_conditional"}, "contexts of 64 levels, the channel's have 16"),
+        ({}, "contexts of 64 levels, the channel's have None"),
+        ({"dither_levels": 64, "code": "dither_conditional", "limit": 9}, "another alphabet"),
+    ],
+)
+def test_tables_for_other_contexts_are_refused(settings, reason):
+    given = {"dither_levels": 64, "code": "dither_conditional"}
+    tables = ConditionalTables.fit(np.random.default_rng(0).normal(size=(50, 4)), 64)
+    state = {"kind": "conditional", "tables": tables.state()}
+    assert FrozenCode.from_state(state, make_channel("ddcl", given, 4)).digest == tables.digest
+    with pytest.raises(WireError, match=reason):
+        FrozenCode.from_state(state, make_channel("ddcl", settings, 4))
+
+
+@pytest.mark.parametrize("state", [[], {}, {"kind": "none", "tables": {}}, {"kind": "marginal", "tables": []}])
+def test_what_describes_no_frozen_code_is_refused(state):
+    with pytest.raises(WireError, match=r"frozen code|state of a code"):
+        FrozenCode.from_state(state, make_channel("vq", {}, 4))
 
 
 def test_the_dither_is_left_out_of_it_where_that_is_shorter():

@@ -256,5 +256,17 @@ def test_a_price_that_does_not_rise_is_the_whole_one_whatever_the_parents_was(st
     assert scale == 1
 
 
+@pytest.mark.parametrize("parent_channel", [{"name": "ddcl", "learn_step": True}, {"name": "uniform", "bits": 2}])
+def test_learned_steps_are_not_those_of_another_channel(start, tmp_path, parent_channel):
+    parent = start(experiment(team(channel=parent_channel)))
+    (step,) = (name for name in weights(parent) if name.endswith("channel.log_step"))
+    save(parent, tmp_path / "parent")
+    data = team(channel={"name": "uniform", "bits": 6})
+    child = weights(start(experiment(data | {"init_from": str(tmp_path / "parent")})))
+    assert not np.array_equal(child[step], weights(parent)[step])
+    same = [name for name, value in weights(parent).items() if name in child and np.array_equal(value, child[name])]
+    assert len(same) > len(child) / 2
+
+
 def test_a_channel_of_ones_own_goes_on(start, tmp_path):
     assert_resumes(start, tmp_path, team() | {"channel": {"name": "sign"}, "imports": ["tiny_world", "third_party"]})

@@ -218,6 +218,16 @@ def test_idle_codewords_become_messages(update):
     assert torch.equal(quiet.codebook, channel.codebook)
 
 
+def test_new_codewords_have_not_been_idle():
+    settings = VQSettings(codebook_size=4, init="kmeans", init_after=300, replace_after=3, normalization="none")
+    channel, (messages, _) = VQChannel(2, settings), blobs()
+    with torch.no_grad():
+        channel.upkeep.begin(channel.codebook, torch.tensor([[[0.0, 0.0], [10.0, 0.0], [0.0, 10.0], [1e3, 1e3]]]))
+    for env_steps, oldest in ((100, 1), (200, 2), (300, 0)):
+        channel.absorb(messages, env_steps, Peers())
+        assert channel.idle.max() == oldest
+
+
 def test_draws_do_not_depend_on_the_order_of_messages():
     messages, key = torch.randn(500, 3), torch.tensor(5)
     mixed = messages[torch.randperm(500)]
@@ -602,6 +612,7 @@ def test_the_temperature_falls_with_the_env_steps():
         channel.after_update(env_steps)
         assert channel.state_dict()["temperature"].item() == pytest.approx(temperature)
     constant = DVQChannel(8)
+    constant.temperature.fill_(0.5)  # a parent's, where it had fallen
     constant.after_update(9000)
     assert constant.temperature.item() == 1
 

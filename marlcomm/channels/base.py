@@ -88,7 +88,8 @@ class Channel(nn.Module, ABC):
         evaluating: whether what is sent now is part of an evaluation (see `evaluation`).
         differentiable: whether the receivers' loss has a gradient for the sender. Where False, the sender learns from
             the channel's own losses instead, and one of them must have a gradient for the messages.
-        keeps_scale: whether what it has learned means the same under other settings of its own.
+        keeps_scale: whether what it has learned means the same under other settings of its own, and what another
+            channel has learned under the same names.
         stands_in: whether it is put in place of the numbers of a trained team: while it takes its range from what that
             says, that is heard as it is; an untrained team has nothing to say that it could take.
         wants_credit: whether a learner is to tell the channel what other messages would have been worth to those who
@@ -183,8 +184,13 @@ class Channel(nn.Module, ABC):
     def after_update(self, env_steps: int) -> None:
         """Advance schedules; called once after each update with the env steps sampled so far."""
 
+    @property
+    def context_levels(self) -> int | None:
+        """L, where both ends know something before a message that its code may use; None where that is nothing."""
+        return None
+
     def context(self, noise: Tensor | None) -> Tensor | None:
-        """What both ends know before a message that its code may use, [..., D] int64; None where that is nothing."""
+        """What both ends know before a message, [..., D] int64 in 0 .. L - 1; None where that is nothing."""
         return None
 
     def conditional_tables(self, messages: Tensor) -> ConditionalTables | None:

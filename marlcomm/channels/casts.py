@@ -19,9 +19,12 @@ _FINITE_SCALES = 0x7F80  # bfloat16 patterns of 0 and of the positive finite num
 
 
 def _to_patterns(numbers: Tensor, dtype: torch.dtype) -> Tensor:
-    """Bit patterns 0 .. 2^16 - 1 (int32) of numbers rounded to a 16-bit format, at most its largest."""
+    """Bit patterns 0 .. 2^16 - 1 (int32) of numbers rounded to a 16-bit format, at most its largest; 0 of NaN.
+
+    A learner whose messages are NaN skips that update, and has to come to it: nothing raises on the way.
+    """
     most = torch.finfo(dtype).max
-    return numbers.clamp(-most, most).to(dtype).view(torch.int16).to(torch.int32) & (_PATTERNS - 1)
+    return numbers.nan_to_num(nan=0.0).clamp(-most, most).to(dtype).view(torch.int16).to(torch.int32) & (_PATTERNS - 1)
 
 
 def _from_patterns(patterns: Tensor, dtype: torch.dtype) -> Tensor:

@@ -97,6 +97,8 @@ class Upkeep:
             usage, totals = self._running
             usage.copy_(torch.as_tensor(counts).clamp(min=1).expand_as(usage))
             totals.copy_(codebook * usage.unsqueeze(-1))
+        if self.settings.replace_after is not None:
+            self.module.get_buffer("idle").zero_()
 
     @torch.no_grad()
     def move(self, codebook: Tensor, segments: Tensor, told: tuple[Tensor, Tensor], key: Tensor, peers: Peers) -> None:

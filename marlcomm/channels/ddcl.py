@@ -55,18 +55,20 @@ class DDCLChannel(Channel):
         return self.log_step.exp() if self.settings.learn_step else self.settings.delta
 
     def conditional_tables(self, messages: Tensor) -> ConditionalTables | None:
-        levels = self.settings.dither_levels
-        if self.settings.code != "dither_conditional" or levels is None or not len(messages):
+        levels = self.context_levels
+        if levels is None or not len(messages):
             return None
         signals = (messages.detach() / self._known_step()).cpu().numpy()
         return ConditionalTables.fit(signals, levels, self.settings.limit, joint=True)
 
+    @property
+    def context_levels(self) -> int | None:
+        return self.settings.dither_levels if self.settings.code == "dither_conditional" else None
+
     def context(self, noise: Tensor | None) -> Tensor | None:
         """What the code may know of each symbol: its dither's level [..., D] int64; None for the marginal code."""
-        levels = self.settings.dither_levels
-        if self.settings.code != "dither_conditional" or levels is None:
-            return None
-        return choice(_given(noise), levels)
+        levels = self.context_levels
+        return None if levels is None else choice(_given(noise), levels)
 
     def paper_bits(self, symbols: Symbols) -> NDArray[np.float64]:
         return published.paper_bits(symbols)

@@ -372,8 +372,9 @@ class DVQChannel(Channel):
 
     def after_update(self, env_steps: int) -> None:
         settings = self.settings
-        if settings.selector == "learned" and settings.temperature_steps:
-            way = min(env_steps / settings.temperature_steps, 1.0)
+        if settings.selector == "learned":  # also where a parent's had half fallen
+            steps = settings.temperature_steps
+            way = min(env_steps / steps, 1.0) if steps else 0.0
             self.temperature.fill_(settings.temperature + way * (settings.final_temperature - settings.temperature))
         if self._balances:
             self.balancing.fill_(float(env_steps < settings.balance_steps))

@@ -50,16 +50,17 @@ class AutoregressiveSender(nn.Module):
 
     def forward(self, messages: Tensor, draws: Tensor, choose: Choose) -> tuple[Tensor, Tensor]:
         """Tokens and logits, both [..., T, V], of messages [..., D] and draws [..., T, A]."""
-        state = torch.tanh(self.to_state(messages)).flatten(0, -2)
+        leading = messages.shape[:-1]
+        state = torch.tanh(self.to_state(messages)).reshape(-1, self.cell.hidden_size)  # the cell wants one axis
         said = torch.zeros_like(state)
         tokens, logits = [], []
-        for drawn in draws.flatten(0, -3).unbind(-2):
+        for drawn in draws.reshape(-1, *draws.shape[-2:]).unbind(-2):
             state = self.cell(said, state)
             logits.append(self.to_logits(state))
             tokens.append(choose(logits[-1], drawn))
             said = tokens[-1] @ self.embedding
-        leading = messages.shape[:-1]
-        return torch.stack(tokens, -2).unflatten(0, leading), torch.stack(logits, -2).unflatten(0, leading)
+        chosen, scores = torch.stack(tokens, -2), torch.stack(logits, -2)
+        return chosen.reshape(*leading, *chosen.shape[1:]), scores.reshape(*leading, *scores.shape[1:])
 
 
 SENDERS: dict[str, type[FactorisedSender | AutoregressiveSender]] = {
@@ -118,9 +119,9 @@ class TokenReader(nn.Module):
         """Vectors [..., W] of symbols [..., T]; whatever stands after an end mark counts for nothing."""
         slots, vocabulary = self.embedding.shape[:2]
         rows = symbols.long() + torch.arange(slots, device=symbols.device) * vocabulary
-        weights = self._heard(symbols).view(-1, slots) if self.end_token else None
-        heard: Tensor = _sum_of_rows(self.embedding.flatten(0, 1), rows.view(-1, slots), weights)
-        return heard.view(*symbols.shape[:-1], -1)
+        weights = self._heard(symbols).reshape(-1, slots) if self.end_token else None
+        heard: Tensor = _sum_of_rows(self.embedding.flatten(0, 1), rows.reshape(-1, slots), weights)
+        return heard.view(*symbols.shape[:-1], self.embedding.shape[-1])
 
     def _heard(self, symbols: Tensor) -> Tensor:
         """One [..., T] for each symbol up to the end mark, zero after it."""

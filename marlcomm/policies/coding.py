@@ -24,6 +24,7 @@ from marlcomm.wire.conditional_codes import ConditionalCode
 from marlcomm.wire.meter import BandwidthMeter
 from marlcomm.wire.packets import MessageCode
 from marlcomm.wire.prior import learned_tables
+from marlcomm.wire.state import rebuilding
 from marlcomm.wire.streams import STREAM_HEADER_BYTES, read_stream, write_stream
 from marlcomm.wire.tables import Tables
 
@@ -129,15 +130,20 @@ class FrozenCode:
     @classmethod
     def from_state(cls, state: dict[str, Any], channel: Channel) -> FrozenCode:
         """The code that `state` describes; raises `WireError` where it describes none for this channel."""
-        kind, tables = state.get("kind"), state.get("tables", {})
-        if kind == "marginal":
-            code = Code.from_state(tables)
-            if code.alphabet != channel.alphabet():
-                raise WireError("the code is of another alphabet than the channel's")
-            return cls(code, channel)
-        if kind == "conditional":
-            return cls(ConditionalCode(ConditionalTables.from_state(tables)), channel)
-        raise WireError(f"a frozen code is marginal or conditional, got {kind!r}")
+        with rebuilding("a frozen code"):
+            kind, tables = state["kind"], state["tables"]
+        if kind not in ("marginal", "conditional"):
+            raise WireError(f"a frozen code is marginal or conditional, got {kind!r}")
+        rebuilt = Code.from_state(tables) if kind == "marginal" else ConditionalTables.from_state(tables)
+        if rebuilt.alphabet != channel.alphabet():
+            raise WireError("the code is of another alphabet than the channel's")
+        if isinstance(rebuilt, Code):
+            return cls(rebuilt, channel)
+        if rebuilt.levels != channel.context_levels:
+            raise WireError(
+                f"the code is for contexts of {rebuilt.levels} levels, the channel's have {channel.context_levels}"
+            )
+        return cls(ConditionalCode(rebuilt), channel)
 
 
 def _context(channel: Channel, rollout: Rollout, seed: int, stream: str) -> Int | None:

@@ -83,13 +83,15 @@ class TeamNames:
     def start(self, stored: checkpoint.Checkpoint) -> dict[str, np.ndarray]:
         """The weights of a checkpoint that mean the same in this team.
 
-        What a channel without `Channel.keeps_scale` has learned under other settings is not among them.
+        What another channel has learned, or the same under other settings, is not among them for a channel without
+        `Channel.keeps_scale`.
         """
         weights, settings = stored.policy(), dict((stored.settings or {}).get("channel", {}))
         row = CHANNELS.row(self.channel)
-        if row.load().keeps_scale or settings.pop("name", None) != self.channel:
+        if row.load().keeps_scale:
             return weights
-        if row.settings_model()(**settings) == CHANNELS.check(self.channel, self.channel_config):
+        same = settings.pop("name", None) == self.channel
+        if same and row.settings_model()(**settings) == CHANNELS.check(self.channel, self.channel_config):
             return weights
         return {name: value for name, value in weights.items() if not name.startswith(_CHANNEL)}
 
